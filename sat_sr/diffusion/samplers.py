@@ -1,0 +1,86 @@
+"""Samplers: free functions from a denoiser and noise levels to a picture.
+
+All share one signature, `sampler(denoise, x, sigmas, *, callback=None) -> x`:
+
+denoise   D(x, sigma): (B, 3, H, W) float32 and a float -> the denoised picture, same shape; one network call
+x         (B, 3, H, W) float32, the start: a picture plus sigmas[0] times unit noise
+sigmas    (N+1,) falling, the last 0
+callback  called after step i of N with (i, N, x)
+
+State and arithmetic are float32 whatever the network computes in.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+
+Denoise = Callable[[torch.Tensor, float], torch.Tensor]
+Callback = Callable[[int, int, torch.Tensor], None]
+
+
+def _steps(sigmas: torch.Tensor):
+    """(i, sigma_i, sigma_{i+1}) as Python floats."""
+    values = [float(s) for s in sigmas]
+    return [(i, values[i], values[i + 1]) for i in range(len(values) - 1)]
+
+
+@torch.no_grad()
+def euler(denoise: Denoise, x: torch.Tensor, sigmas: torch.Tensor, *, callback: Callback | None = None) -> torch.Tensor:
+    """First order: N network calls."""
+    steps = _steps(sigmas)
+    for i, sigma, sigma_next in steps:
+        slope = (x - denoise(x, sigma)).div_(sigma)
+        x = x.add(slope, alpha=sigma_next - sigma)
+        if callback:
+            callback(i, len(steps), x)
+    return x
+
+
+@torch.no_grad()
+def heun(denoise: Denoise, x: torch.Tensor, sigmas: torch.Tensor, *, callback: Callback | None = None) -> torch.Tensor:
+    """Second order, EDM Algorithm 1 (no churn): 2N-1 network calls, the last step is Euler's."""
+    steps = _steps(sigmas)
+    for i, sigma, sigma_next in steps:
+        slope = (x - denoise(x, sigma)).div_(sigma)
+        guess = x.add(slope, alpha=sigma_next - sigma)
+        if sigma_next > 0:
+            slope_next = (guess - denoise(guess, sigma_next)).div_(sigma_next)
+            guess = x.add(slope.add_(slope_next), alpha=(sigma_next - sigma) / 2)
+        x = guess
+        if callback:
+            callback(i, len(steps), x)
+    return x
+
+
+@torch.no_grad()
+def dpmpp_2m(
+    denoise: Denoise, x: torch.Tensor, sigmas: torch.Tensor, *, callback: Callback | None = None
+) -> torch.Tensor:
+    """DPM-Solver++(2M) (arXiv 2211.01095, Algorithm 2): second order from the last two calls, N network calls."""
+    steps = _steps(sigmas)
+    previous, h_previous = None, None
+    for i, sigma, sigma_next in steps:
+        denoised = denoise(x, sigma)
+        if sigma_next == 0:
+            x = denoised
+        else:
+            h = math.log(sigma / sigma_next)  # step in lambda = -ln(sigma)
+            estimate = denoised
+            if previous is not None:
+                estimate = denoised.lerp(previous, -h / (2 * h_previous))  # linear in lambda, at the step's middle
+            x = x.mul(sigma_next / sigma).add_(estimate, alpha=1 - sigma_next / sigma)
+            previous, h_previous = denoised, h
+        if callback:
+            callback(i, len(steps), x)
+    return x
+
+
+SAMPLERS = {"heun": heun, "euler": euler, "dpmpp_2m": dpmpp_2m}
+
+
+def network_calls(sampler: str, num_steps: int) -> int:
+    """Network calls of a run with `num_steps` steps."""
+    return 2 * num_steps - 1 if sampler == "heun" else num_steps

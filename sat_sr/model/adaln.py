@@ -1,0 +1,141 @@
+"""One transformer layer, as the paper draws it: adaLN around block attention, LR cross-attention (layer 0) and MLP."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from sat.model.base_model import BaseMixin
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from sat_sr.config import LAYERNORM_EPS, LR_FACTOR, LR_PATCH, OUT_CHANNELS, InfDiTConfig
+from sat_sr.model.attention_kernels import KERNELS
+from sat_sr.model.block_attention import RELATIONS, Extended
+from sat_sr.model.embeddings import layer_norm, modulate
+from sat_sr.model.lr_cross_attention import attend_windows, block_windows, lr_features
+from sat_sr.model.rope import Rotary, rotate
+
+Extend = Callable[[torch.Tensor, torch.Tensor], Extended]
+
+
+@dataclass
+class GroupContext:
+    """What a layer must know about the group of blocks that it works on.
+
+    rotary  positions of the group's tokens
+    lr      (B, 3, y, x) LR condition of the group and the ring of blocks around it (`group_lr`); used by layer 0 only
+    kernel  name in KERNELS
+    """
+
+    rotary: Rotary
+    lr: torch.Tensor | None
+    kernel: str = "sdpa"
+
+
+class LRCrossAttentionProjections(nn.Module):
+    """The Linears of the LR cross-attention, under the names that checkpoints have."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.query = nn.Linear(width, width)
+        self.key_value = nn.Linear(width, 2 * width)
+        self.dense = nn.Linear(width, width)
+
+
+class AdaLNMixin(BaseMixin):
+    """The layers of the network, around the attention and MLP Linears that SAT's transformer holds."""
+
+    def __init__(self, config: InfDiTConfig):
+        super().__init__()
+        layers, width = config.num_layers, config.hidden_size
+        heads, dim = config.num_attention_heads, config.head_dim
+        self.heads, self.lr_side = heads, config.lr_features_per_side
+        self.checkpoint_activations = False
+
+        def head_norm():
+            return nn.LayerNorm(dim, eps=LAYERNORM_EPS)
+
+        self.adaLN_modulations = nn.ModuleList(
+            nn.Sequential(nn.SiLU(), nn.Linear(width, 4 * width)) for _ in range(layers)
+        )
+        self.q_layer_norm = nn.ModuleList(head_norm() for _ in range(layers))
+        # In every checkpoint, never used: the released weights were trained with q_layer_norm on the keys as well.
+        self.k_layer_norm = nn.ModuleList(head_norm() for _ in range(layers))
+        self.re_pos_embed = nn.Parameter(torch.zeros(layers, len(RELATIONS), heads, dim))
+
+        self.proj_lr = nn.Conv2d(OUT_CHANNELS, width, kernel_size=LR_PATCH, stride=LR_PATCH)
+        self.cross_attention = LRCrossAttentionProjections(width)
+        self.cross_q_ln, self.cross_k_ln = head_norm(), head_norm()
+        self.lr_query_position_embedding = nn.Parameter(torch.zeros(1, config.tokens_per_block, heads, dim))
+        self.lr_key_position_embedding = nn.Parameter(torch.zeros(1, (3 * self.lr_side) ** 2, heads, dim))
+        self.post_cross_attention_layernorm = nn.LayerNorm(width, eps=LAYERNORM_EPS)
+
+    def modulation(self, layer: int, emb: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """(shift1, scale1, shift2, scale2), each (B, C). SiLU a second time on emb: the release trained so."""
+        return self.adaLN_modulations[layer](emb).chunk(4, dim=-1)
+
+    def layer(
+        self, layer: int, x: torch.Tensor, modulation: tuple[torch.Tensor, ...], extend: Extend, context: GroupContext
+    ) -> torch.Tensor:
+        """One layer on one group of blocks.
+
+        x           (B, i, j, L, C)
+        modulation  of this layer
+        extend      gives keys and values (B, i, j, h, L, d) their halo, and keeps what later groups need
+        returns     (B, i, j, L, C), a new tensor
+        """
+        shift1, scale1, shift2, scale2 = modulation
+        x = x + self.self_attention(layer, modulate(layer_norm(x), shift1, scale1), extend, context)
+        if layer == 0:
+            x = x + self.lr_cross_attention(layer_norm(x), context.lr)
+            m = self.post_cross_attention_layernorm(x)
+        else:
+            m = layer_norm(x)
+        return x + self.mlp(layer, modulate(m, shift2, scale2))
+
+    def self_attention(self, layer: int, x: torch.Tensor, extend: Extend, context: GroupContext) -> torch.Tensor:
+        """Unidirectional block attention: (B, i, j, L, C) -> the same shape."""
+        linears = self.transformer.layers[layer].attention
+        q, k, v = rearrange(linears.query_key_value(x), "B i j L (t h d) -> t B i j L h d", t=3, h=self.heads)
+        norm = self.q_layer_norm[layer]  # for the keys as well, see __init__
+        q, k = (rotate(norm(t), context.rotary).transpose(-3, -2) for t in (q, k))
+        extended = extend(k, v.transpose(-3, -2))
+        out = KERNELS[context.kernel](q, extended, self.re_pos_embed[layer])
+        return linears.dense(rearrange(out, "B i j h L d -> B i j L (h d)"))
+
+    def lr_cross_attention(self, x: torch.Tensor, lr: torch.Tensor) -> torch.Tensor:
+        """Attention to the LR features around each block: (B, i, j, L, C) -> the same shape."""
+        linears = self.cross_attention
+        features = lr_features(lr, self.proj_lr.weight, self.proj_lr.bias)
+        k, v = rearrange(linears.key_value(features), "B y x (t h d) -> t B y x h d", t=2, h=self.heads)
+        # Windows overlap: normalise each feature once, then cut.
+        k = block_windows(self.cross_k_ln(k), self.lr_side)
+        k = k + self.lr_key_position_embedding.transpose(1, 2)
+        v = block_windows(v, self.lr_side)
+        q = rearrange(linears.query(x), "B i j L (h d) -> B i j L h d", h=self.heads)
+        q = (self.cross_q_ln(q) + self.lr_query_position_embedding).transpose(-3, -2)
+        return linears.dense(rearrange(attend_windows(q, k, v), "B i j h L d -> B i j L (h d)"))
+
+    def mlp(self, layer: int, x: torch.Tensor) -> torch.Tensor:
+        linears = self.transformer.layers[layer].mlp
+        return linears.dense_4h_to_h(F.gelu(linears.dense_h_to_4h(x), approximate="tanh"))
+
+    def layer_forward(self, hidden_states, mask, *, layer_id, emb, extend, context, **kwargs):
+        """SAT's hook: the whole canvas as one group."""
+        layer = int(layer_id)
+
+        def run(x, emb):
+            return self.layer(layer, x, self.modulation(layer, emb), extend, context)
+
+        if self.checkpoint_activations and torch.is_grad_enabled():
+            return checkpoint(run, hidden_states, emb, use_reentrant=False)
+        return run(hidden_states, emb)
+
+
+def lr_size(canvas: tuple[int, int]) -> tuple[int, int]:
+    """Height and width of the LR condition of a canvas."""
+    return canvas[0] // LR_FACTOR, canvas[1] // LR_FACTOR
