@@ -1,0 +1,240 @@
+#!/usr/bin/env python3
+"""Pack folders of pictures into WebDataset shards for training.
+
+    python scripts/make_shards.py PHOTOS... SHARDS/
+
+PHOTOS are picture files or folders (searched through). SHARDS/ is written whole or not at all: the shards get their
+names when the last one is complete, and a folder that holds anything already is refused.
+
+A sample has one file, `<key>.jpg`, and its key names the source: `holiday/beach/0001.jpg` for beach/0001.jpg of the
+folder holiday. 8-bit RGB JPEGs are stored as they are; every other picture (PNG, WebP, TIFF, BMP, grey, CMYK, 16 bit,
+with transparency, rotated by EXIF) is converted to RGB and stored as JPEG of --quality. What is skipped is counted by
+reason and listed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
+NAMED = 10  # files that are named for each reason of skipping; the rest is counted
+
+
+@dataclass
+class Packed:
+    """What became of one picture: the JPEGs to store by key, or why there are none."""
+
+    files: dict[str, bytes] = field(default_factory=dict)
+    converted: str | None = None
+    skipped: str | None = None
+
+
+def main() -> None:
+    args = parse_args()
+
+    from tqdm import tqdm
+
+    from sat_sr.data.pictures import SUFFIXES, find_pictures
+
+    try:
+        pictures, others = find_pictures(args.photos)
+    except FileNotFoundError as error:
+        sys.exit(f"make_shards.py: {error}")
+    skipped: dict[str, list[Path]] = {}
+    if others:
+        skipped[f"not a picture (known: {' '.join(sorted(SUFFIXES))})"] = others
+    converted: Counter[str] = Counter()
+    prepare = partial(pack, min_side=args.min_side, tile=args.tile, quality=args.quality)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # `kill` cleans up just as Ctrl-C does
+    try:
+        with whole_or_nothing(args.out) as folder, ShardWriter(folder, args.shard_size) as writer:
+            with processes(args.jobs) as map_in_order:
+                done = map_in_order(prepare, pictures.items())
+                done = tqdm(done, "packing", len(pictures), unit="picture", disable=None)
+                for path, packed in zip(pictures.values(), done, strict=True):
+                    if packed.skipped:
+                        skipped.setdefault(packed.skipped, []).append(path)
+                    if packed.converted:
+                        converted[packed.converted] += 1
+                    for key, jpeg in packed.files.items():
+                        writer.write(key, jpeg)
+            if not writer.samples:
+                report(skipped, converted)
+                raise ValueError(f"none of the {len(pictures)} pictures can be used, nothing was written")
+    except (OSError, ValueError) as error:
+        sys.exit(f"make_shards.py: {error}")
+    except KeyboardInterrupt:
+        sys.exit("make_shards.py: interrupted, nothing was written")
+    report(skipped, converted)
+    print(
+        f"{args.out}: {writer.samples} samples in {writer.shards} shards, {writer.bytes / 1e6:.1f} MB; "
+        f"train with --train-data ';{args.out}'"
+    )
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("photos", nargs="+", type=Path, metavar="PHOTOS", help="picture files, or folders of them")
+    parser.add_argument("out", type=Path, metavar="SHARDS", help="folder to write; must not hold anything yet")
+    parser.add_argument("--shard-size", type=size_in_bytes, default="256MB", help="bytes a shard (default: 256MB)")
+    parser.add_argument("--min-side", type=int, default=512, help="skip pictures with a side below this (default: 512)")
+    parser.add_argument("--tile", type=int, help="cut pictures into disjoint squares of this side, as many as fit")
+    parser.add_argument("--quality", type=int, default=95, help="of the JPEGs that are made here (default: 95)")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes (default: all cores)")
+    args = parser.parse_args()
+    if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
+        parser.error(f"{args.out} exists already: name a new folder, nothing is overwritten")
+    if not 1 <= args.quality <= 100:
+        parser.error(f"--quality {args.quality}: 1 to 100 is wanted")
+    if args.jobs < 1:
+        parser.error(f"--jobs {args.jobs}: at least 1 is wanted")
+    if args.tile is not None:
+        if args.tile < 8:
+            parser.error(f"--tile {args.tile}: at least 8 pixels are wanted")
+        args.min_side = max(args.min_side, args.tile)
+    return args
+
+
+def size_in_bytes(text: str) -> int:
+    unit = text[-2:].upper()
+    try:
+        size = int(float(text[:-2]) * UNITS[unit]) if unit in UNITS else int(text)
+    except ValueError:
+        size = 0
+    if size <= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size: write bytes, or 300KB, 45MB, 1.5GB")
+    return size
+
+
+def pack(entry: tuple[str, Path], *, min_side: int, tile: int | None, quality: int) -> Packed:
+    """Read one picture and make the JPEGs to store of it."""
+    from PIL import Image
+
+    from sat_sr.data.pictures import ORIENTATION, to_rgb
+
+    key, path = entry
+    try:
+        data = path.read_bytes()
+        with Image.open(io.BytesIO(data)) as image:
+            image.load()  # decode it all: a JPEG that breaks off opens well
+            if min(image.size) < min_side:
+                return Packed(skipped=f"a side below {min_side} px")
+            upright = image.getexif().get(ORIENTATION, 1) == 1
+            stored = image.format == "JPEG" and image.mode == "RGB" and upright
+            if stored and tile is None:
+                return Packed({key: data})
+            rgb, converted = to_rgb(image)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        # Pillow's ways to say that a file is damaged, of no known kind, or absurdly large.
+        return Packed(skipped="cannot be decoded")
+    if tile is None:
+        reason = converted or ("rotated by EXIF" if not upright else "not JPEG")
+        return Packed({key: encode(rgb, quality)}, reason)
+    files = {}
+    for row in range(rgb.height // tile):
+        for column in range(rgb.width // tile):
+            x = spread(column, rgb.width, tile)
+            y = spread(row, rgb.height, tile)
+            files[f"{key}_x{x:05d}_y{y:05d}"] = encode(rgb.crop((x, y, x + tile, y + tile)), quality)
+    return Packed(files, converted)
+
+
+def spread(index: int, length: int, tile: int) -> int:
+    """Where the index-th of as many tiles as fit begins: the first at 0, the last at the end, or one in the middle."""
+    count = length // tile
+    return (length - tile) // 2 if count == 1 else (length - tile) * index // (count - 1)
+
+
+def encode(image, quality: int) -> bytes:
+    """JPEG without chroma subsampling: these pictures are what the model learns to make."""
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=quality, subsampling="4:4:4", optimize=True)
+    return buffer.getvalue()
+
+
+class ShardWriter:
+    """Writes samples to shard-000000.tar, shard-000001.tar, … of at most `size` bytes each (one sample at least)."""
+
+    def __init__(self, folder: Path, size: int) -> None:
+        self.folder, self.size = folder, size
+        self.shards = self.samples = self.bytes = self._in_shard = 0
+        self._tar = None
+
+    def write(self, key: str, jpeg: bytes) -> None:
+        from webdataset import TarWriter
+
+        needed = len(jpeg) + 1024  # header and padding of the tar
+        if self._tar is not None and self._in_shard + needed > self.size:
+            self._tar.close()
+            self._tar = None
+        if self._tar is None:
+            # The stream is ours, so that a full disk is an error here and not a warning at exit. mtime: the same
+            # pictures give the same bytes.
+            self._tar = TarWriter(str(self.folder / f"shard-{self.shards:06d}.tar"), encoder=False, mtime=0)
+            self.shards, self._in_shard = self.shards + 1, 0
+        self._tar.write({"__key__": key, "jpg": jpeg})
+        self._in_shard += needed
+        self.samples, self.bytes = self.samples + 1, self.bytes + len(jpeg)
+
+    def __enter__(self) -> ShardWriter:
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self._tar is not None:
+            self._tar.close()
+
+
+@contextmanager
+def whole_or_nothing(out: Path) -> Iterator[Path]:
+    """A hidden folder beside `out` that becomes `out` at the end, or goes away if anything stops it."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.unfinished-", dir=out.parent))
+    try:
+        yield folder
+        folder.chmod(0o755)
+        folder.replace(out)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def processes(jobs: int):
+    """A map that keeps the order: of this process for one job, of a pool for several."""
+    if jobs == 1:
+        yield map
+        return
+    import multiprocessing
+
+    # The children ignore Ctrl-C: the parent alone decides, and ends them.
+    ignore = (signal.SIGINT, signal.SIG_IGN)
+    with multiprocessing.get_context("spawn").Pool(jobs, initializer=signal.signal, initargs=ignore) as pool:
+        yield partial(pool.imap, chunksize=4)
+
+
+def report(skipped: dict[str, list[Path]], converted: Counter[str]) -> None:
+    for reason, paths in skipped.items():
+        print(f"skipped {len(paths)}: {reason}")
+        for path in paths[:NAMED]:
+            print(f"    {path}")
+        if len(paths) > NAMED:
+            print(f"    and {len(paths) - NAMED} more")
+    if converted:
+        print("converted: " + ", ".join(f"{count} {reason}" for reason, count in converted.most_common()))
+
+
+if __name__ == "__main__":
+    main()
