@@ -1,0 +1,348 @@
+"""Checkpoints of Inf-DiT: finding, checking, loading and writing them.
+
+Read are (a) the release's layout, a DeepSpeed/SAT `.pt` whose key `module` holds the state dict, (b) a training folder
+(`latest`, `<tag>/mp_rank_00_model_states.pt` and, preferred, `<tag>/ema.safetensors`; `config.json`), and (c)
+safetensors with the configuration in the metadata:
+
+    format   "sat_sr"
+    config   JSON of InfDiTConfig
+    sampler  JSON, optional: how the model wants to be sampled (sat_sr/sampler_defaults.py)
+
+A `.pt` that this project writes has `config` and `sampler` under its key `sat_sr`; the configuration of others follows
+from their shapes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from sat_sr.clip_weights import DEFAULT_CLIP, load_clip
+from sat_sr.config import InfDiTConfig
+from sat_sr.model.layout import CLIP_PREFIX, ROPE_TABLES, Shape, infer_config, mismatch, parameter_shapes
+from sat_sr.sampler_defaults import check_sampler_defaults
+from sat_sr.weight_files import convert, is_safetensors, read_pt, read_safetensors, write_pt, write_safetensors
+
+if TYPE_CHECKING:
+    from sat_sr.model.clip import CLIPImageEncoder
+    from sat_sr.model.inf_dit import InfDiT
+
+FORMAT = "sat_sr"
+MODEL_STATES = "mp_rank_00_model_states.pt"
+EMA_WEIGHTS = "ema.safetensors"
+RUN_CONFIG = "config.json"
+WHERE_FROM = "ckpt/README.md tells where weights come from"
+
+# What a file may hold in the CLIP tower's place besides the tower: the rest of OpenCLIP's text tower.
+_IMAGE_TOWER = "visual."
+_FLOATS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Weights of an Inf-DiT and what is known about them. The tensors are memory-mapped: unread, they cost nothing.
+
+    path              the file that was read (of a folder, the one that was chosen)
+    kind              what it is, for people
+    config            sizes of the network
+    tensors           name -> tensor: exactly the names of `InfDiT(config).state_dict()`
+    clip_tensors      name in OpenCLIP -> tensor: the image tower if the file carries one, else None
+    sampler_defaults  how the model wants to be sampled, {} when the file does not say
+    metadata          the safetensors metadata, {} for other files
+    notes             what was preferred, derived, assumed or left out, a line each
+    """
+
+    path: Path
+    kind: str
+    config: InfDiTConfig
+    tensors: Mapping[str, Tensor]
+    clip_tensors: Mapping[str, Tensor] | None = None
+    sampler_defaults: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of most parameters."""
+        return max(_parameters_by_dtype(self.tensors).items(), key=lambda item: item[1])[0]
+
+    def report(self) -> list[str]:
+        """What was found, a line each, for printing."""
+        sizes = " ".join(f"{name}={value}" for name, value in self.config.to_dict().items())
+        lines = [
+            f"{self.path}: {self.kind}, {self.path.stat().st_size / 1e6:,.1f} MB",
+            f"network: {_describe(self.tensors)}",
+            f"config: {sizes}",
+        ]
+        if self.clip_tensors:
+            lines.append(f"CLIP image tower: {_describe(self.clip_tensors)}")
+        else:
+            lines.append("CLIP image tower: none in the file" + ("" if self.config.vector_dim else ", none needed"))
+        if self.sampler_defaults:
+            lines.append(f"sampler: {json.dumps(self.sampler_defaults)}")
+        return [*lines, *(f"note: {note}" for note in self.notes)]
+
+
+def load(path: str | Path) -> Checkpoint:
+    """Opens a checkpoint file or folder and checks every name and shape; no values are read.
+
+    Raises ValueError for what is no Inf-DiT checkpoint, is damaged, or asks for code; FileNotFoundError. The message is
+    one sentence with the culprit and the way out.
+    """
+    path, run, notes = _find_weights(Path(path))
+    if is_safetensors(path):
+        kind = "safetensors"
+        state, metadata = read_safetensors(path)
+        about = _json_metadata(path, metadata)
+    else:
+        kind = "DeepSpeed/SAT checkpoint"
+        state, about = _state_of_pt(path, read_pt(path))
+        metadata = {}
+        if run and "config" not in about and (run / RUN_CONFIG).is_file():
+            about = {"config": json.loads((run / RUN_CONFIG).read_text(encoding="utf-8"))}
+    sampler = check_sampler_defaults(about.get("sampler", {}), where=f"{path}, sampler")
+
+    clip = {n.removeprefix(CLIP_PREFIX): t for n, t in state.items() if n.startswith(CLIP_PREFIX)}
+    rope = {name: state[name] for name in ROPE_TABLES if name in state}
+    network = {n: t for n, t in state.items() if n not in rope and not n.startswith(CLIP_PREFIX)}
+    config, where = _configuration(path, about.get("config"), _shapes(network | rope))
+    if problem := mismatch(_shapes(network), parameter_shapes(config)):
+        raise ValueError(f"{path} does not fit an Inf-DiT of its own sizes ({problem}): fetch or convert it again")
+    if strange := [name for name, tensor in state.items() if tensor.dtype not in _FLOATS]:
+        raise ValueError(f"{path}: {strange[0]} is {state[strange[0]].dtype}, weights must be bf16, fp16 or fp32")
+
+    tower = {name: tensor for name, tensor in clip.items() if name.startswith(_IMAGE_TOWER)}
+    leftovers = len(clip) - len(tower)
+    if rope:
+        notes.append(f"{len(rope)} rotary tables in the file not used: they follow from the configuration")
+    if leftovers:
+        notes.append(f"{leftovers} leftovers of CLIP's text tower ignored")
+    if where:
+        notes.append(where)
+    return Checkpoint(path, kind, config, network, tower or None, sampler, metadata, tuple(notes))
+
+
+def load_model(
+    source: Checkpoint | str | Path, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
+) -> InfDiT:
+    """The network with its weights, converted one tensor at a time: no second copy of the model is ever made.
+
+    source  a checkpoint, or where it lies
+    dtype   of the parameters; None: as in the file. Tensors that need no conversion stay memory-mapped on the CPU.
+
+    Raises what `load` raises.
+    """
+    checkpoint = source if isinstance(source, Checkpoint) else load(source)
+    from sat_sr.model.inf_dit import InfDiT  # imports SAT, which takes seconds
+
+    dtype = dtype or checkpoint.dtype
+    model = InfDiT(checkpoint.config, device="meta", dtype=dtype)
+    model.load_state_dict(
+        {name: convert(name, tensor, dtype).to(device) for name, tensor in checkpoint.tensors.items()}, assign=True
+    )
+    return model
+
+
+def load_image_encoder(
+    checkpoint: Checkpoint,
+    clip_model: str | Path = DEFAULT_CLIP,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+) -> CLIPImageEncoder | None:
+    """The CLIP tower that the model is conditioned by: the checkpoint's own, else clip_model; None if it needs none.
+
+    Raises what `load_clip` raises, and ValueError when the tower's embedding does not fit the model.
+    """
+    if not checkpoint.config.vector_dim:
+        return None
+    if checkpoint.clip_tensors:
+        from sat_sr.model.clip import CLIPImageEncoder  # imports transformers, which takes seconds
+
+        source = checkpoint.path
+        try:
+            encoder = CLIPImageEncoder.from_openclip(checkpoint.clip_tensors).to(device=device, dtype=dtype)
+        except ValueError as error:
+            raise ValueError(f"{source}: {error}: fetch or convert it again") from None
+    else:
+        source = clip_model
+        encoder = load_clip(clip_model, device=device, dtype=dtype)
+    if encoder.embedding_dim != checkpoint.config.vector_dim:
+        raise ValueError(
+            f"the CLIP tower of {source} makes embeddings of {encoder.embedding_dim} numbers, the model takes "
+            f"{checkpoint.config.vector_dim}: name the tower that it was trained with by --clip-model"
+        )
+    return encoder
+
+
+def save_safetensors(
+    path: str | Path,
+    tensors: Mapping[str, Tensor],
+    config: InfDiTConfig,
+    extra_metadata: Mapping[str, str] | None = None,
+    clip: Mapping[str, Tensor] | None = None,
+    *,
+    sampler_defaults: Mapping[str, Any] | None = None,
+    dtype: torch.dtype | None = None,
+) -> None:
+    """Writes format (c), atomically, one tensor at a time.
+
+    tensors           the network's state dict, any device
+    extra_metadata    more keys for the metadata, as strings
+    clip              the image tower in OpenCLIP's names
+    sampler_defaults  see `check_sampler_defaults`
+    dtype             of the file; None: each tensor as it is
+
+    Raises ValueError when names or shapes do not fit config, or a value does not fit dtype; OSError.
+    """
+    metadata = dict(extra_metadata or {}) | {"format": FORMAT, "config": config.to_json()}
+    if sampler_defaults:
+        metadata["sampler"] = json.dumps(check_sampler_defaults(sampler_defaults))
+    write_safetensors(Path(path), _joined(tensors, config, clip), metadata, dtype=dtype)
+
+
+def save_pt(
+    path: str | Path,
+    tensors: Mapping[str, Tensor],
+    config: InfDiTConfig,
+    clip: Mapping[str, Tensor] | None = None,
+    *,
+    sampler_defaults: Mapping[str, Any] | None = None,
+    dtype: torch.dtype | None = None,
+) -> None:
+    """Writes layout (a), atomically; the rotary tables, which follow from the configuration, are left out.
+
+    Arguments and errors as in `save_safetensors`; converting takes the memory of the converted tensors.
+    """
+    module = {name: convert(name, tensor, dtype) for name, tensor in _joined(tensors, config, clip).items()}
+    about = {"config": config.to_dict()}
+    if sampler_defaults:
+        about["sampler"] = check_sampler_defaults(sampler_defaults)
+    write_pt(Path(path), {"module": module, FORMAT: about})
+
+
+def checkpoint_hash(path: str | Path) -> str:
+    """12 hexadecimal digits that tell one checkpoint from another, for the metadata of pictures.
+
+    SHA-256 of the size and the content; of a file over 64 MiB, of its first and last MiB (where both formats keep
+    their tables) and of 64 KiB at 256 places evenly between. Fast, and no protection against forgery.
+    """
+    path, *_ = _find_weights(Path(path))
+    size, chunk, piece = path.stat().st_size, 1 << 20, 1 << 16
+    digest = hashlib.sha256(f"{size}:".encode())
+    with open(path, "rb") as file:
+        if size <= 64 * chunk:
+            digest.update(file.read())
+        else:
+            digest.update(file.read(chunk))
+            for i in range(256):
+                file.seek(chunk + (size - 2 * chunk - piece) * i // 255)
+                digest.update(file.read(piece))
+            file.seek(size - chunk)
+            digest.update(file.read())
+    return digest.hexdigest()[:12]
+
+
+def _find_weights(path: Path) -> tuple[Path, Path | None, list[str]]:
+    """The file with the weights behind a file's or folder's name, the training run's folder, what to say about it."""
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such checkpoint ({WHERE_FROM})")
+    if path.is_file():
+        return path, None, []
+    run, folder = path.parent, path
+    if not (folder / MODEL_STATES).exists() and not (folder / EMA_WEIGHTS).exists():
+        if not (path / "latest").is_file():
+            raise FileNotFoundError(
+                f"{path} is a folder without the file 'latest' and without {MODEL_STATES}: name a checkpoint file, a "
+                "training folder (--save) or one of its tags"
+            )
+        tag = (path / "latest").read_text(errors="replace").strip()
+        if not tag or Path(tag).name != tag:
+            raise ValueError(f"{path / 'latest'} holds {tag[:40]!r}: it must hold the name of a folder beside it")
+        run, folder = path, path / tag
+        if not folder.is_dir():
+            tags = sorted(entry.name for entry in path.iterdir() if entry.is_dir())
+            raise FileNotFoundError(
+                f"{path / 'latest'} names {tag!r}, which is not there: name one of {', '.join(tags) or '(none)'} itself"
+            )
+    if (folder / EMA_WEIGHTS).is_file():
+        return folder / EMA_WEIGHTS, run, [f"averaged (EMA) weights taken from training folder {folder}"]
+    if (folder / MODEL_STATES.replace("00", "01", 1)).exists():
+        raise ValueError(f"{folder} is split over model-parallel ranks: merge them with SAT first")
+    if not (folder / MODEL_STATES).is_file():
+        inside = ", ".join(sorted(entry.name for entry in folder.iterdir())[:3]) or "nothing"
+        raise FileNotFoundError(f"{folder} has no {MODEL_STATES} (inside: {inside}): is the checkpoint complete?")
+    return folder / MODEL_STATES, run, [f"raw weights taken from training folder {folder}: it has no {EMA_WEIGHTS}"]
+
+
+def _state_of_pt(path: Path, content: Any) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
+    """State dict of a `.pt`, and what this project has written beside it."""
+    state, about = content, {}
+    if isinstance(content, Mapping) and "module" in content:
+        state, about = content["module"], content.get(FORMAT) or {}
+    if isinstance(state, Mapping) and state and all(isinstance(value, Tensor) for value in state.values()):
+        return dict(state), about
+    keys = ", ".join(map(str, list(content)[:5])) if isinstance(content, Mapping) else type(content).__name__
+    raise ValueError(
+        f"{path} is a checkpoint of another kind: it has no state dict under the key 'module' (it has: {keys}); "
+        f"an Inf-DiT is wanted ({WHERE_FROM})"
+    )
+
+
+def _json_metadata(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
+    """`config` and `sampler` out of safetensors metadata that this project wrote; of others, nothing."""
+    if metadata.get("format") != FORMAT:
+        return {}
+    try:
+        return {key: json.loads(metadata[key]) for key in ("config", "sampler") if key in metadata}
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: its metadata is no JSON ({error}): convert the checkpoint again") from None
+
+
+def _configuration(path: Path, stated: Any, shapes: Mapping[str, Shape]) -> tuple[InfDiTConfig, str | None]:
+    """The configuration that the file states, or that its shapes imply, and what to say about it."""
+    if stated is not None:
+        try:
+            return InfDiTConfig.from_dict(stated), None
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path}: the configuration in it is not valid ({error}): convert it again") from None
+    try:
+        config = infer_config(shapes)
+    except ValueError as error:
+        raise ValueError(f"{path} is a checkpoint of another architecture ({error}); {WHERE_FROM}") from None
+    if any(name in shapes for name in ROPE_TABLES):
+        return config, "the configuration follows from the shapes"
+    return config, f"the configuration follows from the shapes, but image_size {config.image_size}, which is assumed"
+
+
+def _joined(
+    tensors: Mapping[str, Tensor], config: InfDiTConfig, clip: Mapping[str, Tensor] | None
+) -> dict[str, Tensor]:
+    """One state dict of network and CLIP tower. Raises ValueError when the network's names or shapes are wrong."""
+    if problem := mismatch(_shapes(tensors), parameter_shapes(config)):
+        raise ValueError(f"the weights do not fit the configuration ({problem})")
+    return dict(tensors) | {CLIP_PREFIX + name: tensor for name, tensor in (clip or {}).items()}
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, Shape]:
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+
+def _parameters_by_dtype(tensors: Mapping[str, Tensor]) -> dict[torch.dtype, int]:
+    counts: dict[torch.dtype, int] = {}
+    for tensor in tensors.values():
+        counts[tensor.dtype] = counts.get(tensor.dtype, 0) + tensor.numel()
+    return counts
+
+
+def _describe(tensors: Mapping[str, Tensor]) -> str:
+    counts = _parameters_by_dtype(tensors)
+    dtypes = " and ".join(str(dtype).removeprefix("torch.") for dtype in counts)
+    return f"{sum(counts.values()):,} parameters in {len(tensors)} tensors, {dtypes}"
