@@ -8,37 +8,41 @@ from typing import Any
 from sat_sr.diffusion.samplers import SAMPLERS
 
 
+def _positive(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < float("inf")
+
+
+_RULES = {
+    "name": (lambda value: isinstance(value, str) and value in SAMPLERS, f"one of {', '.join(SAMPLERS)}"),
+    "num_steps": (lambda value: _positive(value) and isinstance(value, int), "an integer of at least 1"),
+    "sigma_max": (_positive, "a positive number"),
+    "sigma_min": (_positive, "a positive number"),
+    "color_fix": (lambda value: isinstance(value, str), "a string"),
+    "fast": (lambda value: isinstance(value, Mapping) and "fast" not in value, "an object like the outer one"),
+}
+
+
 def check_sampler_defaults(values: Mapping[str, Any], *, where: str = "sampler defaults") -> dict[str, Any]:
     """The values if they are fine: any of
 
     name        a sampler (sat_sr.diffusion.samplers.SAMPLERS)
     num_steps   steps, at least 1
     sigma_max, sigma_min   noise levels, 0 < sigma_min < sigma_max
-    color_fix   a string, as the Upscaler takes it
+    color_fix   a string, as the upscaler takes it
     fast        the same once more, for quick results
 
-    Raises ValueError for anything else.
+    Raises ValueError for anything else; the message begins with `where`.
     """
     if not isinstance(values, Mapping):
-        raise ValueError(f"{where}: {values!r} is no object")
-
-    def number(value: Any) -> bool:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-
-    rules = {
-        "name": (lambda v: isinstance(v, str) and v in SAMPLERS, f"one of {', '.join(SAMPLERS)}"),
-        "num_steps": (lambda v: number(v) and isinstance(v, int) and v >= 1, "an integer of at least 1"),
-        "sigma_max": (lambda v: number(v) and 0 < v < float("inf"), "a positive number"),
-        "sigma_min": (lambda v: number(v) and 0 < v < values.get("sigma_max", float("inf")), "between 0 and sigma_max"),
-        "color_fix": (lambda v: isinstance(v, str), "a string"),
-        "fast": (lambda v: isinstance(v, Mapping) and "fast" not in v, "an object like the outer one"),
-    }
+        raise ValueError(f'{where}: {values!r} is no object like {{"name": "heun", "num_steps": 20}}')
     for name, value in values.items():
-        if name not in rules:
-            raise ValueError(f"{where}: unknown key {name!r}, the known ones are {', '.join(rules)}")
-        fits, rule = rules[name]
+        if name not in _RULES:
+            raise ValueError(f"{where}: unknown key {name!r}, the known ones are {', '.join(_RULES)}")
+        fits, rule = _RULES[name]
         if not fits(value):
             raise ValueError(f"{where}: {name}={value!r} must be {rule}")
-        if name == "fast":
-            check_sampler_defaults(value, where=f"{where}, fast")
+    if values.get("sigma_min", 0) >= values.get("sigma_max", float("inf")):
+        raise ValueError(f"{where}: sigma_min={values['sigma_min']} must be below sigma_max={values['sigma_max']}")
+    if "fast" in values:
+        check_sampler_defaults(values["fast"], where=f"{where}, fast")
     return dict(values)
