@@ -1,0 +1,177 @@
+"""The command line of training: the release's flags and ours. Imports nothing heavy, so --help answers at once."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+
+from sat_sr.config import InfDiTConfig
+
+DEFAULT_DEEPSPEED_CONFIG = "scripts/ds_config_zero_clip.json"
+
+# Flags of the release that no longer decide anything, with the one value they can have (None: any) and why.
+_SETTLED: dict[str, tuple[object, str]] = {
+    "vocab_size": (1, "pixels come in, there is no vocabulary"),
+    "nogate": (True, "the network has no gates"),
+    "no_crossmask": (True, "there is no cross-attention mask"),
+    "input_time": ("adaln", "the noise level acts through adaLN"),
+    "hidden_dropout": (0.0, "the network has no dropout"),
+    "attention_dropout": (0.0, "the network has no dropout"),
+    "in_channels": (6, "noisy canvas and upsampled low-resolution image"),
+    "out_channels": (3, "RGB"),
+    "config_path": (None, "there are no configuration files besides DeepSpeed's"),
+    "max_sequence_length": (256, "the table it sizes is never used"),
+    "layernorm_epsilon": (1e-6, "it is part of the network"),
+    "layernorm_order": ("pre", "it is part of the network"),
+    "model_parallel_size": (1, "the model fits one device; ranks share the batch"),
+    "tokenizer_type": ("fake", "there is no text"),
+    "qk_ln": (True, "queries and keys are always normalised"),
+    "image_condition": (True, "--vector-dim decides whether there is a CLIP input"),
+    "re_position": (True, "the relation embedding is always there"),
+    "cross_lr": (True, "the cross-attention to the low-resolution image is always there"),
+    "mode": ("pretrain", "generate_sr_big.py does the other one"),
+    "sr_scale": (4, "the low-resolution image has a quarter of the canvas"),
+    "split": (None, "--valid-data names the validation set"),
+    "iterable_dataset": (True, "the data is always a stream"),
+    "no_load_rng": (True, "random numbers are functions of the seed and the step, there is no state to load"),
+    "deepspeed": (True, "DeepSpeed always runs the training"),
+    "text_dropout": (None, "there is no text"),
+    "cross_attn_hidden_size": (None, "there is no attention to text"),
+    "local_rank": (None, "the launcher's environment variables name the ranks"),
+}
+
+
+def parse_arguments(argv: list[str]) -> argparse.Namespace:
+    """The settings of a run. Flags may be spelt with dashes or underscores.
+
+    Besides the flags, the result has `model`, the resolved InfDiTConfig, and `notes`, sentences that the user should
+    read once about flags that were accepted but decide nothing. Wrong use ends the program with a message (argparse).
+    """
+    parser = _parser()
+    settings = parser.parse_args([_dashes(argument) for argument in argv])
+    try:
+        settings.notes = _settled_flags(settings)
+        settings.model = _model_config(settings)
+        _check(settings)
+    except ValueError as error:
+        parser.error(str(error))
+    return settings
+
+
+def _dashes(argument: str) -> str:
+    if not argument.startswith("--"):
+        return argument
+    flag, equals, value = argument.partition("=")
+    return flag.replace("_", "-") + equals + value
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="train_text2image_sr.py",
+        description="Train an Inf-DiT upscaler from shards of photographs. The same command run again resumes.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument_group("data").add_argument
+    add("--train-data", nargs="+", metavar="SHARDS", help="shards: paths, globs, brace lists, URLs, or ';DIR1,DIR2*3'")
+    add("--valid-data", nargs="+", metavar="SHARDS", help="shards of the validation set")
+    add("--num-workers", type=int, default=2, help="processes that read and degrade, each rank (default %(default)s)")
+    add("--degradation", choices=("strong", "mild", "bicubic"), default="strong", help="what makes the low resolution")
+    add("--lr-dropout", type=float, default=0.07, help="share of samples whose low resolution is noise (%(default)s)")
+
+    add = parser.add_argument_group("model").add_argument
+    add("--preset", default="official", help="official or mini; the flags below change single sizes")
+    for field in dataclasses.fields(InfDiTConfig):
+        add("--" + field.name.replace("_", "-"), type=int, metavar="N")
+    add("--clip", metavar="FILE", help="OpenCLIP ViT-L/14 image tower, where --load brings none")
+    add("--load", metavar="FILE", help="start from these weights: official .pt, or .safetensors")
+
+    add = parser.add_argument_group("recipe").add_argument
+    add("--train-iters", type=int, default=1_000_000, help="steps of the run (default %(default)s)")
+    add("--micro-batch-size", "--batch-size", type=int, help="samples a rank computes at a time (default: the JSON's)")
+    add("--gradient-accumulation-steps", type=int, help="micro batches a step (default: the JSON's)")
+    add("--train-batch-size", type=int, help="samples of a step over all ranks, instead of the flag above")
+    add("--lr", type=float, help="peak learning rate (default: the JSON's)")
+    add("--warmup", type=float, default=0.01, help="share of the run that warms up (default %(default)s)")
+    add("--lr-decay-style", choices=("linear", "cosine", "constant"), default="linear")
+    add("--weight-decay", type=float, help="default: the JSON's; none on biases and norms")
+    add("--clip-grad", type=float, help="largest gradient norm (default: the JSON's)")
+    add("--optimizer", choices=("adamw", "muon"), default="adamw", help="muon: for small models; needs --zero-stage 0")
+    add("--ema-decay", type=float, default=0.9999, help="largest decay of the averaged weights (default %(default)s)")
+    add("--p-mean", type=float, default=-1.0, help="mean of ln sigma (default %(default)s)")
+    add("--p-std", type=float, default=1.4, help="standard deviation of ln sigma (default %(default)s)")
+    add("--sigma-sampling", choices=("iid", "stratified"), default="iid", help="stratified: spread over a micro batch")
+    add("--random-position", action="store_true", help="offset the rotary positions at random")
+    add("--seed", type=int, default=1234)
+
+    add = parser.add_argument_group("engine").add_argument
+    add("--deepspeed-config", default=DEFAULT_DEEPSPEED_CONFIG, metavar="JSON", help="default %(default)s")
+    add("--zero-stage", type=int, choices=(0, 1, 2), help="default: the JSON's")
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    add("--precision", choices=("auto", "bf16", "fp32"), default="auto", help="auto: the JSON's; fp32 on the CPU")
+    add("--checkpoint-activations", action="store_true", help="recompute layers in the backward: less memory, slower")
+    add("--threads", type=int, help="CPU threads of each rank (default: PyTorch's)")
+    add("--timeout", type=float, default=30.0, metavar="MINUTES", help="how long ranks wait for one another")
+
+    add = parser.add_argument_group("saving and looking").add_argument
+    add("--save", metavar="DIR", help="folder of the run: checkpoints, logs, pictures")
+    add("--experiment-name", metavar="NAME", help="the run's folder is then DIR/NAME")
+    add("--save-interval", type=int, default=5000)
+    add("--keep-last", type=int, default=3, metavar="K", help="checkpoints kept; 0 keeps all (default %(default)s)")
+    add("--log-interval", type=int, default=20)
+    add("--eval-interval", type=int, default=1000)
+    add("--eval-iters", type=int, default=1, help="validation micro batches of each rank")
+    add("--eval-steps", type=int, default=10, help="sampler steps for the validation pictures (default %(default)s)")
+    add("--max-bad-steps", type=int, default=10, help="steps in a row without a finite loss that end the run")
+    add("--dry-run", action="store_true", help="print the resolved settings and the size of the model, and end")
+
+    add = parser.add_argument_group("accepted for compatibility; decide nothing").add_argument
+    for name, (value, _) in _SETTLED.items():
+        flag = "--" + name.replace("_", "-")
+        if value is True:
+            add(flag, action="store_true", help=argparse.SUPPRESS)
+        else:
+            add(flag, type=str if value is None else type(value), help=argparse.SUPPRESS)
+    return parser
+
+
+def _settled_flags(settings: argparse.Namespace) -> list[str]:
+    notes = []
+    for name, (only, why) in _SETTLED.items():
+        given = vars(settings).pop(name)
+        if given is None or given is False:
+            continue
+        flag = "--" + name.replace("_", "-")
+        if only is not None and given != only:
+            raise ValueError(f"{flag} {given}: must be {only} ({why})")
+        notes.append(f"{flag} is accepted and changes nothing: {why}")
+    return notes
+
+
+def _model_config(settings: argparse.Namespace) -> InfDiTConfig:
+    names = [field.name for field in dataclasses.fields(InfDiTConfig)]
+    given = {name: vars(settings).pop(name) for name in names}
+    changes = {name: value for name, value in given.items() if value is not None}
+    return dataclasses.replace(InfDiTConfig.preset(settings.preset), **changes)
+
+
+def _check(settings: argparse.Namespace) -> None:
+    at_least = {
+        "train_iters": 1, "save_interval": 1, "log_interval": 1, "eval_interval": 1, "eval_iters": 1, "eval_steps": 1,
+        "max_bad_steps": 1, "keep_last": 0, "num_workers": 0, "micro_batch_size": 1, "gradient_accumulation_steps": 1,
+        "train_batch_size": 1, "threads": 1,
+    }  # fmt: skip
+    for name, least in at_least.items():
+        value = getattr(settings, name)
+        if value is not None and value < least:
+            raise ValueError(f"--{name.replace('_', '-')} {value}: must be at least {least}")
+    for name in ("lr_dropout", "warmup"):
+        if not 0 <= getattr(settings, name) <= 1:
+            raise ValueError(f"--{name.replace('_', '-')} {getattr(settings, name)}: a share, between 0 and 1")
+    if not 0 <= settings.ema_decay < 1:
+        raise ValueError(f"--ema-decay {settings.ema_decay}: must be at least 0 and below 1")
+    if settings.lr is not None and settings.lr <= 0:
+        raise ValueError(f"--lr {settings.lr}: must be above 0")
+    if not settings.dry_run:
+        for name, what in (("train_data", "the shards to train on"), ("save", "the folder of the run")):
+            if not getattr(settings, name):
+                raise ValueError(f"--{name.replace('_', '-')} is missing: name {what}")

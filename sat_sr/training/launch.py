@@ -1,0 +1,101 @@
+"""From parsed flags to a running trainer: device, process group, what to say first, and how to end."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import math
+import os
+import sys
+import traceback
+
+import torch
+
+from sat_sr.model.layout import parameter_shapes
+from sat_sr.training.logs import say, warn
+from sat_sr.training.ranks import Ranks, find_ranks, start_process_group
+from sat_sr.training.recipe import Recipe, read_deepspeed_config, settle
+
+EXIT_FAILED = 1
+
+
+def launch(settings: argparse.Namespace) -> int:
+    """Runs the training on this rank and returns the exit code: 0 done, 75 stopped by a signal and saved.
+
+    An error ends the process at once with code 1, so that no rank waits for the others' connections to time out.
+    """
+    try:
+        ranks = find_ranks()
+        use_cuda = _use_cuda(settings.device, ranks)
+        recipe = settle(settings, read_deepspeed_config(settings.deepspeed_config), ranks.world_size, use_cuda)
+        if ranks.rank == 0:
+            _introduce(settings, recipe, ranks, use_cuda)
+        if settings.dry_run:
+            return 0
+        return _train(settings, recipe, ranks, use_cuda)
+    except (ValueError, OSError, FloatingPointError) as error:
+        # What a user can cause: the sentence is enough.
+        warn(f"error: {error}")
+    except Exception:
+        traceback.print_exc()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(EXIT_FAILED)  # not sys.exit: leaving NCCL or a data worker in order can wait for ranks that wait for us
+
+
+def _train(settings: argparse.Namespace, recipe: Recipe, ranks: Ranks, use_cuda: bool) -> int:
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    logging.disable(logging.INFO)  # what SAT and DeepSpeed have to say while they start concerns neither us nor the user
+    start_process_group(ranks, use_cuda, settings.timeout)
+    from sat_sr.training.trainer import Trainer
+
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)  # warns of an "untested" optimizer: ours is tested with ZeRO
+    device = torch.device("cuda", ranks.local_rank) if use_cuda else torch.device("cpu")
+    trainer = Trainer(settings, recipe, device)
+    logging.disable(logging.NOTSET)
+    code = trainer.run()
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+    return code
+
+
+def _use_cuda(device: str, ranks: Ranks) -> bool:
+    if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
+        return False
+    if not torch.cuda.is_available():
+        raise ValueError("--device cuda: PyTorch sees no CUDA device here; use --device cpu")
+    if ranks.local_rank >= torch.cuda.device_count():
+        raise ValueError(
+            f"local rank {ranks.local_rank} has no GPU of its own, this host has {torch.cuda.device_count()}: start as "
+            "many ranks a host as it has GPUs"
+        )
+    return True
+
+
+def _introduce(settings: argparse.Namespace, recipe: Recipe, ranks: Ranks, use_cuda: bool) -> None:
+    """What will run, before anything slow happens; with --dry-run, in full."""
+    for note in settings.notes:
+        say(note)
+    if recipe.precision == "fp32" and recipe.asked_bf16:
+        say("the DeepSpeed JSON enables bf16, the CPU is faster in fp32: fp32 is used; --precision bf16 insists")
+    shapes = parameter_shapes(settings.model)
+    total = sum(math.prod(shape) for shape in shapes.values())
+    say(
+        f"{ranks.world_size} rank(s) from {ranks.source}, {'CUDA' if use_cuda else 'CPU'}, {recipe.precision}, ZeRO stage "
+        f"{recipe.zero_stage} | model of {total:,} parameters"
+    )
+    say(
+        f"batch {recipe.batch} = {recipe.micro_batch} x {recipe.accumulation} accumulation x {recipe.world_size} rank(s) | "
+        f"{settings.optimizer} lr {recipe.lr:g}, weight decay {recipe.weight_decay:g}, clipping {recipe.clip_grad:g}, "
+        f"{settings.train_iters} steps"
+    )
+    if settings.dry_run:
+        # Network and gradients in its precision on every rank; float32 weights, two moments and EMA shared by the ranks.
+        width = 2 if recipe.precision == "bf16" else 4
+        shared = ranks.world_size if recipe.zero_stage else 1
+        gib = total * (2 * width + 16 / shared) / 2**30
+        say(f"weights, gradients and optimizer state take {gib:.2f} GiB a rank; activations come on top")
+        shown = {name: value for name, value in vars(settings).items() if name not in ("notes", "model")}
+        print(json.dumps({"model": settings.model.to_dict(), **shown, "deepspeed": recipe.engine}, indent=2))

@@ -1,0 +1,132 @@
+"""What a run tells: one line to read, one JSON line to plot, TensorBoard where it is installed. Rank 0 writes."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+PHASES = ("data", "forward", "backward", "step")
+
+
+class PhaseTimer:
+    """Seconds spent in each of PHASES since the last `take`.
+
+    On CUDA by events, so that nothing waits for the device until the times are read; "data" is then the time that the
+    device stood still for it.
+    """
+
+    def __init__(self, use_cuda: bool) -> None:
+        self._use_cuda = use_cuda
+        self._marks: list[tuple[str, object]] = [("", self._now())]
+
+    def _now(self):
+        if not self._use_cuda:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def mark(self, phase: str) -> None:
+        """Ends `phase`; it began at the mark before."""
+        self._marks.append((phase, self._now()))
+
+    def take(self) -> dict[str, float]:
+        """Seconds by phase; starts again at the last mark."""
+        if self._use_cuda:
+            torch.cuda.synchronize()
+        seconds = dict.fromkeys(PHASES, 0.0)
+        for (_, begin), (phase, end) in zip(self._marks, self._marks[1:], strict=False):
+            if phase in seconds:
+                seconds[phase] += begin.elapsed_time(end) / 1000 if self._use_cuda else end - begin
+        del self._marks[:-1]
+        return seconds
+
+
+def peak_memory(use_cuda: bool) -> float:
+    """GiB: most that was allocated on the device, or the largest resident size of this process."""
+    if use_cuda:
+        return torch.cuda.max_memory_allocated() / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def say(message: str) -> None:
+    """One line for the user, with the time of day. For rank 0, or for what concerns one rank."""
+    print(f"{time.strftime('%H:%M:%S')} {message}", flush=True)
+
+
+class RunLog:
+    """The log of a run in its folder: log.jsonl, and TensorBoard's events if the package is there.
+
+    `enabled` is true on rank 0 only; elsewhere all methods do nothing. Records after step `resume_step` are dropped, a
+    resumed run writes them again.
+    """
+
+    def __init__(self, folder: Path, resume_step: int, enabled: bool) -> None:
+        self._enabled = enabled
+        self._board = None
+        if not enabled:
+            return
+        self._path = folder / "log.jsonl"
+        kept = [line for line in self._lines() if json.loads(line)["step"] <= resume_step]
+        temporary = self._path.with_suffix(".tmp")
+        temporary.write_text("".join(kept), encoding="utf-8")
+        os.replace(temporary, self._path)
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            say("no TensorBoard here (pip install tensorboard): the scalars are in log.jsonl only")
+        else:
+            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=resume_step + 1)
+
+    def _lines(self) -> list[str]:
+        if not self._path.exists():
+            return []
+        lines = self._path.read_text(encoding="utf-8").splitlines(keepends=True)
+        return [line for line in lines if line.endswith("\n")]  # a killed process may have left half a line
+
+    def line(self, message: str) -> None:
+        if self._enabled:
+            say(message)
+
+    def scalars(self, kind: str, step: int, values: dict[str, float]) -> None:
+        """One record: `kind` is "train" or "valid"."""
+        if not self._enabled:
+            return
+        with open(self._path, "a", encoding="utf-8") as file:
+            file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
+        if self._board:
+            for name, value in values.items():
+                self._board.add_scalar(f"{kind}/{name}", value, step)
+            self._board.flush()
+
+    def picture(self, step: int, picture: torch.Tensor) -> None:
+        """(3, H, W) uint8, shown in TensorBoard."""
+        if self._board:
+            self._board.add_image("valid/samples", picture, step)
+
+    def close(self) -> None:
+        if self._board:
+            self._board.close()
+
+
+def warn(message: str) -> None:
+    """To standard error, at once: for what goes wrong on any rank."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def duration(seconds: float) -> str:
+    """ "42 s", "3 min 20 s", "5 h 07 min", "12 d 3 h"."""
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60:02d} s"
+    if seconds < 86400:
+        return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
+    return f"{seconds // 86400} d {seconds % 86400 // 3600} h"

@@ -1,0 +1,198 @@
+"""Checkpoints of a run: saved whole or not at all, and resumed exactly.
+
+A run's folder:
+
+    config.json                     the architecture
+    latest                          name of the newest complete checkpoint
+    1000/                           one checkpoint, named by its step
+        mp_rank_00_model_states.pt      weights, key "module", names of the official checkpoint (DeepSpeed)
+        *zero_pp_rank_R_*optim_states.pt    float32 weights, moments and EMA of rank R (DeepSpeed; with ZeRO)
+        ema.safetensors                 the averaged weights, for generation
+        training.json                   step, seed, batch, ranks
+        data_rank_R.json                where rank R stands in its stream of samples
+
+A checkpoint is written under a temporary name, renamed when all ranks are done, and only then named in `latest`; so
+whatever step a crash comes between, `latest` names a complete one. Learning rate and random numbers need no saving: both
+are functions of the seed and the step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from deepspeed import DeepSpeedEngine
+from deepspeed.utils import safe_get_full_optimizer_state
+
+from sat_sr.config import InfDiTConfig
+
+LATEST = "latest"
+CONFIG = "config.json"
+_TEMPORARY = "tmp-"
+
+
+def claim_folder(folder: Path, config: InfDiTConfig) -> None:
+    """Makes the run's folder and writes config.json, or checks the one that is there.
+
+    Raises ValueError when the folder belongs to a model of another architecture.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / CONFIG
+    if not path.exists():
+        _write(path, json.dumps(config.to_dict(), indent=2) + "\n")
+        return
+    there = InfDiTConfig.from_json(path.read_text(encoding="utf-8")).to_dict()
+    here = config.to_dict()
+    differing = [f"{name} {there[name]} (here {here[name]})" for name in here if here[name] != there[name]]
+    if differing:
+        raise ValueError(
+            f"{folder} holds a run of another architecture: {', '.join(differing)}; choose another --save, or that model"
+        )
+
+
+def find_latest(folder: Path) -> Path | None:
+    """The newest complete checkpoint of a run, None for a run that has none. Raises ValueError if `latest` is broken."""
+    pointer = folder / LATEST
+    if not pointer.exists():
+        return None
+    tag = pointer.read_text(encoding="utf-8").strip()
+    if not tag.isdecimal() or not (folder / tag / "training.json").is_file():
+        raise ValueError(
+            f"{pointer} names {tag!r}, which is no checkpoint in {folder}: write the name of a complete one into it "
+            f"(there are: {', '.join(map(str, _steps(folder))) or 'none'}), or remove it to start anew"
+        )
+    return folder / tag
+
+
+def save(
+    engine: DeepSpeedEngine, folder: Path, step: int, training: dict, data_position: dict, write_ema, keep_last: int
+) -> None:
+    """Writes checkpoint `step`; called by all ranks together.
+
+    training       what training.json holds, JSON values
+    data_position  of this rank, JSON values
+    write_ema      called with (path, named tensors) to write the averaged weights; by rank 0 only
+    keep_last      how many checkpoints stay, 0: all
+    Whatever fails, the previous checkpoint is untouched and named by `latest`.
+    """
+    rank = dist.get_rank()
+    temporary = folder / f"{_TEMPORARY}{step}"
+    if rank == 0:
+        _remove_temporary(folder)
+    dist.barrier()
+    engine.save_checkpoint(str(folder), tag=temporary.name, save_latest=False)
+    _write(temporary / f"data_rank_{rank}.json", json.dumps(data_position))
+    averaged = gather_ema(engine)
+    if rank == 0:
+        write_ema(temporary / "ema.safetensors", {name: tensor.cpu() for name, tensor in averaged})
+        _write(temporary / "training.json", json.dumps(training, indent=2) + "\n")
+    else:
+        for _ in averaged:  # takes part in the exchange
+            pass
+    dist.barrier()
+    if rank == 0:
+        publish(folder, temporary, step)
+        remove_old(folder, keep_last)
+    dist.barrier()
+
+
+def publish(folder: Path, temporary: Path, step: int) -> None:
+    """Gives a complete checkpoint its name, then points `latest` at it."""
+    for file in temporary.iterdir():
+        _sync(file)
+    final = folder / str(step)
+    if final.exists():  # a crash came between the two steps below; `latest` names an older one
+        _remove(final)
+    os.rename(temporary, final)
+    _write(folder / LATEST, str(step))
+
+
+def remove_old(folder: Path, keep_last: int) -> None:
+    """Removes all but the newest `keep_last` checkpoints (0: none is removed); never the one that `latest` names."""
+    latest = find_latest(folder)
+    for step in _steps(folder)[:-keep_last] if keep_last else []:
+        if folder / str(step) != latest:
+            _remove(folder / str(step))
+
+
+def load(engine: DeepSpeedEngine, checkpoint: Path) -> dict:
+    """Restores the engine (weights, moments, EMA) and returns this rank's data position. Called by all ranks together."""
+    # The hyperparameters stay those of this command line, not those saved with the optimizer.
+    hyperparameters = [{k: v for k, v in group.items() if k != "params"} for group in engine.optimizer.param_groups]
+    engine.load_checkpoint(str(checkpoint.parent), tag=checkpoint.name)
+    for group, values in zip(engine.optimizer.param_groups, hyperparameters, strict=True):
+        group.update(values)
+    return json.loads((checkpoint / f"data_rank_{dist.get_rank()}.json").read_text(encoding="utf-8"))
+
+
+def read_training(checkpoint: Path) -> dict:
+    """training.json of a checkpoint."""
+    return json.loads((checkpoint / "training.json").read_text(encoding="utf-8"))
+
+
+@torch.no_grad()
+def gather_ema(engine: DeepSpeedEngine) -> Iterator[tuple[str, torch.Tensor]]:
+    """(name, averaged weights) of every parameter, whole, float32; what is not trained is given as it is.
+
+    All ranks iterate together: with ZeRO each holds a slice of every average.
+    """
+    partitioned = engine.zero_optimization()
+    if partitioned:
+        # Normally done by the first update; a run that has just resumed has not made one.
+        engine.optimizer._lazy_init_hp_params_optimizer_state()
+    for name, parameter in engine.module.named_parameters():
+        if not parameter.requires_grad:
+            yield name, parameter.detach().float()
+        elif partitioned:
+            yield name, safe_get_full_optimizer_state(parameter, "ema")
+        else:
+            yield name, engine.optimizer.state[parameter]["ema"]
+
+
+@contextlib.contextmanager
+def ema_weights(engine: DeepSpeedEngine) -> Iterator[None]:
+    """Inside, the network has the averaged weights; afterwards exactly those that it had."""
+    trained = [parameter.detach().clone() for parameter in engine.module.parameters()]
+    try:
+        with torch.no_grad():
+            for (_, averaged), parameter in zip(gather_ema(engine), engine.module.parameters(), strict=True):
+                parameter.copy_(averaged)
+        yield
+    finally:
+        with torch.no_grad():
+            for before, parameter in zip(trained, engine.module.parameters(), strict=True):
+                parameter.copy_(before)
+
+
+def _steps(folder: Path) -> list[int]:
+    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal() and path.is_dir())
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(f"{_TEMPORARY}{path.name}")
+    temporary.write_text(text, encoding="utf-8")
+    _sync(temporary)
+    os.replace(temporary, path)
+
+
+def _sync(path: Path) -> None:
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+
+
+def _remove(checkpoint: Path) -> None:
+    """Renamed first, so that a removal that is cut short leaves no half checkpoint under a step's name."""
+    doomed = checkpoint.with_name(f"{_TEMPORARY}removed-{checkpoint.name}")
+    os.rename(checkpoint, doomed)
+    shutil.rmtree(doomed)
+
+
+def _remove_temporary(folder: Path) -> None:
+    for path in folder.glob(f"{_TEMPORARY}*"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -1,0 +1,238 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import time
+from pathlib import Path
+
+import deepspeed
+import torch
+import torch.distributed as dist
+
+from sat_sr.checkpoint import load, save_safetensors
+from sat_sr.diffusion.edm import edm_loss
+from sat_sr.model.inf_dit import InfDiT
+from sat_sr.training import state
+from sat_sr.training.batches import Batches, validation_batches
+from sat_sr.training.logs import PHASES, PhaseTimer, RunLog, duration, peak_memory
+from sat_sr.training.noise import TrainingNoise
+from sat_sr.training.optimizer import AdamWWithEMA, learning_rate, parameter_groups
+from sat_sr.training.recipe import Recipe
+from sat_sr.training.validation import SIGMAS, validate, write_picture
+
+EXIT_PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: saved on a signal; run the same command again
+UNUSED = ("transformer.position_embeddings.", ".k_layer_norm.")  # in every checkpoint, never in the computation
+
+
+class Trainer:
+    """One rank of a run: built, it has the model and the data where the last checkpoint left them; `run` trains."""
+
+    def __init__(self, settings: argparse.Namespace, recipe: Recipe, device: torch.device) -> None:
+        self.settings, self.recipe, self.device = settings, recipe, device
+        self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
+        self.folder = Path(settings.save, settings.experiment_name or "")
+        if self.rank == 0:
+            state.claim_folder(self.folder, settings.model)
+        dist.barrier()
+        checkpoint = state.find_latest(self.folder)
+        saved = state.read_training(checkpoint) if checkpoint else {}
+        self.clip_weights = None
+        self.step = saved.get("step", 0)  # updates tried so far, skipped ones included
+        self.bad_steps = saved.get("bad_steps", 0)
+        self.log = RunLog(self.folder, self.step, enabled=self.rank == 0)
+        self.seed = self._resumed_seed(saved)
+
+        self.engine = self._build_engine(fresh=checkpoint is None)
+        position = state.load(self.engine, checkpoint) if checkpoint else None
+        self.batches = Batches(settings, self.seed, self.rank, self.world_size, recipe.micro_batch, device, position)
+        self.validation = validation_batches(settings, self.seed, self.rank, self.world_size, recipe.micro_batch, device)
+        self.noise = TrainingNoise(
+            self.seed, self.rank, device, settings.p_mean, settings.p_std, settings.sigma_sampling == "stratified"
+        )
+        self.timer = PhaseTimer(device.type == "cuda")
+        self.preempted = False
+        if checkpoint:
+            self.log.line(f"resuming {self.folder} at step {self.step}")
+
+    def _resumed_seed(self, saved: dict) -> int:
+        """A run keeps the seed it started with: launchers draw --seed anew for each start."""
+        if saved.get("seed", self.settings.seed) != self.settings.seed:
+            self.log.line(f"--seed {self.settings.seed} is not used: this run started with seed {saved['seed']}")
+        if saved.get("world_size", self.world_size) != self.world_size:
+            raise ValueError(
+                f"{self.folder} was trained by {saved['world_size']} rank(s), this start has {self.world_size}: the "
+                "optimizer state and the samples belong to ranks, so start as many; or begin a new run from the averaged "
+                f"weights: --load {self.folder / str(saved['step']) / 'ema.safetensors'} with another --save"
+            )
+        return saved.get("seed", self.settings.seed)
+
+    def _build_engine(self, fresh: bool) -> deepspeed.DeepSpeedEngine:
+        settings, recipe = self.settings, self.recipe
+        torch.manual_seed(self.seed)  # the same initial weights on all ranks
+        model = InfDiT(settings.model)
+        if fresh and settings.load:
+            self._load_weights(model)
+        model.mixins["adaln_layer"].checkpoint_activations = settings.checkpoint_activations
+        for name, parameter in model.named_parameters():
+            # Without a gradient they would only be decayed to zero.
+            parameter.requires_grad_(not any(unused in name for unused in UNUSED))
+        optimizer = AdamWWithEMA(
+            parameter_groups(model, recipe.weight_decay),
+            lr=recipe.lr,
+            betas=recipe.betas,
+            eps=recipe.eps,
+            ema_decay=settings.ema_decay,
+        )
+        engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=recipe.engine)
+        optimizer.start()
+        return engine
+
+    def run(self) -> int:
+        """Trains to the end, or until a signal asks to stop. Returns the exit code: 0, or EXIT_PREEMPTED."""
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(number, self._ask_to_stop)
+        total = self.settings.train_iters
+        if self.step >= total:
+            self.log.line(f"nothing to do: {self.folder} is at step {self.step} of {total}")
+        self._start_interval()
+        while self.step < total:
+            self._train_step()
+            if self.step % self.settings.log_interval == 0 or self.step == total:
+                self._log_interval()
+            if self.validation and (self.step % self.settings.eval_interval == 0 or self.step == total):
+                self._validate()
+            stop = self._any_rank(self.preempted) and self.step < total
+            if stop or self.step % self.settings.save_interval == 0 or self.step == total:
+                self._save()
+            if stop:
+                self.log.line(f"stopped by a signal, saved at step {self.step}: run the same command again to go on")
+                return EXIT_PREEMPTED
+        self.log.close()
+        return 0
+
+    def _train_step(self) -> None:
+        """One update: `accumulation` micro batches. A non-finite loss on any rank makes all ranks skip it."""
+        settings, engine = self.settings, self.engine
+        lr = learning_rate(self.step, settings.train_iters, self.recipe.lr, settings.warmup, settings.lr_decay_style)
+        for group in engine.optimizer.param_groups:
+            group["lr"] = lr
+        self.noise.start_step(self.step)
+        losses, keys = [], []
+        for _ in range(self.recipe.accumulation):
+            batch, batch_keys = next(self.batches)
+            self.timer.mark("data")
+            target = batch["target"]
+            loss = edm_loss(
+                engine,
+                noise=self.noise.noise(target.shape),
+                sigma=self.noise.sigmas(len(target)),
+                position_offset=self.noise.position_offset(settings.model) if settings.random_position else (0, 0),
+                **batch,
+            ).mean()
+            self.timer.mark("forward")
+            # An infinite loss may have finite gradients: make them NaN, then DeepSpeed's check of the gradient norm,
+            # which all ranks share, skips the update everywhere.
+            engine.backward(loss * torch.where(loss.detach().isfinite(), 1.0, torch.nan))
+            self.timer.mark("backward")
+            engine.step()
+            self.timer.mark("step")
+            losses.append(loss.detach())
+            keys += batch_keys
+        self.step += 1
+        loss = torch.stack(losses).mean()
+        if engine.was_step_applied():
+            self.bad_steps = 0
+            self.interval_loss += loss
+            self.interval_steps += 1
+        else:
+            self._count_bad_step(loss, keys)
+
+    def _count_bad_step(self, loss: torch.Tensor, keys: list[str]) -> None:
+        self.bad_steps += 1
+        reports = [None] * self.world_size
+        dist.all_gather_object(reports, (loss.item(), keys))
+        culprits = [report for report in reports if not torch.tensor(report[0]).isfinite()] or reports
+        what = "; ".join(f"loss {value} on {', '.join(names)}" for value, names in culprits)
+        self.log.line(f"step {self.step} skipped on all ranks, no finite gradient ({self.bad_steps} in a row): {what}")
+        if self.bad_steps >= self.settings.max_bad_steps:
+            raise FloatingPointError(
+                f"{self.bad_steps} steps in a row without a finite gradient, the last is step {self.step}: {what}; the "
+                "checkpoint before is intact: try a lower --lr, or look at these samples"
+            )
+
+    def _any_rank(self, flag: bool) -> bool:
+        if self.world_size == 1:
+            return flag
+        value = torch.tensor(int(flag), device=self.device)
+        dist.all_reduce(value, op=dist.ReduceOp.MAX)
+        return bool(value)
+
+    def _ask_to_stop(self, number: int, frame: object) -> None:
+        self.preempted = True  # looked at after the step; the ranks agree there
+
+    def _start_interval(self) -> None:
+        self.interval_loss = torch.zeros((), device=self.device)
+        self.interval_steps = 0
+        self.interval_first = self.step
+        self.interval_start = time.perf_counter()
+        self.timer.mark("other")
+        self.timer.take()
+
+    def _log_interval(self) -> None:
+        mean = self.interval_loss / max(self.interval_steps, 1)
+        dist.all_reduce(mean)
+        loss = mean.item() / self.world_size if self.interval_steps else float("nan")
+        steps = self.step - self.interval_first
+        phases = {name: seconds / steps for name, seconds in self.timer.take().items()}
+        seconds = (time.perf_counter() - self.interval_start) / steps
+        norm = float(self.engine.get_global_grad_norm() or 0.0)
+        lr = self.engine.optimizer.param_groups[0]["lr"]
+        memory = peak_memory(self.device.type == "cuda")
+        left = (self.settings.train_iters - self.step) * seconds
+        rate = self.recipe.batch / seconds
+        self.log.line(
+            f"step {self.step}/{self.settings.train_iters} | loss {loss:.4f} | grad norm {norm:.3f} | lr {lr:.2e} | "
+            f"{rate:.2f} samples/s | {' '.join(f'{name} {phases[name]:.3f}' for name in PHASES)} s | "
+            f"{memory:.2f} GiB | {duration(left)} left"
+        )
+        self.log.scalars(
+            "train",
+            self.step,
+            {"loss": loss, "grad_norm": norm, "lr": lr, "samples_per_second": rate, "memory_gib": memory}
+            | {f"seconds_{name}": phases[name] for name in PHASES},
+        )
+        self._start_interval()
+
+    def _validate(self) -> None:
+        self.engine.eval()
+        with state.ema_weights(self.engine):
+            result = validate(self.engine, self.validation, steps=self.settings.eval_steps, seed=self.seed)
+        self.engine.train()
+        if self.rank == 0:
+            write_picture(self.folder / "pictures" / f"{self.step:08d}.png", result.grid)
+        self.log.line(f"step {self.step} | validation loss {result.loss:.4f} | PSNR of samples {result.psnr:.2f} dB")
+        by_sigma = {f"loss_sigma_{sigma}": loss for sigma, loss in zip(SIGMAS, result.by_sigma, strict=True)}
+        self.log.scalars("valid", self.step, {"loss": result.loss, "psnr": result.psnr} | by_sigma)
+        self.log.picture(self.step, result.grid)
+        self._start_interval()
+
+    def _save(self) -> None:
+        start = time.perf_counter()
+        training = {
+            "step": self.step,
+            "seed": self.seed,
+            "world_size": self.world_size,
+            "micro_batch": self.recipe.micro_batch,
+            "accumulation": self.recipe.accumulation,
+            "bad_steps": self.bad_steps,
+        }
+        state.save(
+            self.engine, self.folder, self.step, training, self.batches.position(), self._write_ema, self.settings.keep_last
+        )
+        self.log.line(f"saved {self.folder / str(self.step)} in {duration(time.perf_counter() - start)}")
+        self._start_interval()
+
+    def _write_ema(self, path: Path, tensors: dict[str, torch.Tensor]) -> None:
+        save_safetensors(path, tensors, self.settings.model, {"step": str(self.step)}, self.clip_weights)
