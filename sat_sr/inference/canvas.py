@@ -1,0 +1,96 @@
+"""From a picture of any size to a canvas of whole blocks, and back.
+
+The output has exactly the target's size; the network needs whole blocks. So the input is continued by reflection to the
+right and below, resized with the *target's* scale, and the surplus cut off after sampling. When the target fills whole
+blocks nothing is added, and the conditions are exactly `diffusion.resize.lr_conditions` of the input.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from sat_sr.config import LR_FACTOR
+from sat_sr.diffusion.resize import lr_conditions
+
+MIN_SCALE = 1 / LR_FACTOR  # below, the input is larger than its own LR condition could ever use
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """Geometry of one picture. All sizes are (height, width) pixels.
+
+    source  of the input picture
+    target  of the output picture
+    size    of the canvas: the target rounded up to whole blocks
+    """
+
+    source: tuple[int, int]
+    target: tuple[int, int]
+    size: tuple[int, int]
+
+    @classmethod
+    def of(
+        cls,
+        source: tuple[int, int],
+        block: int,
+        *,
+        scale: float | None = None,
+        target: tuple[int, int] | None = None,
+    ) -> Canvas:
+        """The canvas for a scale or a target size (height, width); exactly one of them.
+
+        Raises ValueError for a scale or size that cannot be.
+        """
+        if (scale is None) == (target is None):
+            raise ValueError("give either a scale or a target size, not both and not neither")
+        if scale is not None:
+            if not math.isfinite(scale) or scale <= MIN_SCALE:
+                raise ValueError(f"scale {scale}: must be a number above {MIN_SCALE}")
+            target = tuple(max(1, round(side * scale)) for side in source)
+        if min(target) < 1 or any(t <= s * MIN_SCALE for t, s in zip(target, source, strict=True)):
+            raise ValueError(
+                f"target size {target[1]}x{target[0]} for a picture of {source[1]}x{source[0]}: "
+                f"each side must be above {MIN_SCALE} of the picture's"
+            )
+        size = tuple(-(-side // block) * block for side in target)
+        return cls(tuple(source), tuple(target), size)
+
+    @property
+    def padded(self) -> bool:
+        return self.size != self.target
+
+    def conditions(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, 3, h, w) in [-1, 1] -> lr (B, 3, H/4, W/4), lr_upsampled (B, 3, H, W) clipped to [-1, 1]."""
+        if not self.padded:
+            return lr_conditions(image, self.size)
+        scales = [t / s for t, s in zip(self.target, self.source, strict=True)]
+        # Whole pixels of the input, enough for the canvas and for the kernel's reach beyond it.
+        wanted = [math.ceil(side / scale) + 4 for side, scale in zip(self.size, scales, strict=True)]
+        image = reflect_to(image, (max(wanted[0], self.source[0]), max(wanted[1], self.source[1])))
+        lr = _resize_by(image, [scale / LR_FACTOR for scale in scales], [side // LR_FACTOR for side in self.size])
+        return lr, _resize_by(image, scales, self.size).clamp(-1, 1)
+
+    def crop(self, canvas: torch.Tensor) -> torch.Tensor:
+        """(B, 3, H, W) of the canvas -> (B, 3, *target), a view."""
+        return canvas[..., : self.target[0], : self.target[1]]
+
+
+def reflect_to(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Continue a picture (B, c, h, w) to the right and below by reflection without repeating the edge, however far."""
+    for dim, wanted in ((-2, size[0]), (-1, size[1])):
+        period = max(2 * (image.shape[dim] - 1), 1)
+        index = torch.arange(wanted, device=image.device) % period
+        image = image.index_select(dim, torch.minimum(index, period - index) if image.shape[dim] > 1 else index)
+    return image
+
+
+def _resize_by(image: torch.Tensor, scales: list[float], size: list[int] | tuple[int, int]) -> torch.Tensor:
+    """Bicubic resize at exactly these scales, cut to `size`; image must reach at least as far."""
+    resized = F.interpolate(
+        image, scale_factor=scales, mode="bicubic", antialias=True, align_corners=False, recompute_scale_factor=False
+    )
+    return resized[..., : size[0], : size[1]].contiguous()

@@ -1,0 +1,79 @@
+"""How a picture is sampled, as one frozen value: what is written into pictures and read back from them."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+
+import torch
+
+from sat_sr.diffusion.edm import karras_sigmas
+from sat_sr.diffusion.samplers import SAMPLERS, network_calls
+from sat_sr.inference.color_fix import COLOR_FIXES
+
+
+@dataclass(frozen=True)
+class SamplingSettings:
+    """The defaults are the release's: 20 Heun steps from sigma 40, started at the upsampled input plus noise.
+
+    sampler      name in SAMPLERS
+    num_steps    N
+    sigma_min    last noise level before 0
+    sigma_max    first noise level
+    init_noise   start from the upsampled input plus noise; False: from noise alone
+    strength     0..1: at 1 sampling starts at sigma_max; below, at a noise level in between (geometrically) and so
+                 stays closer to the input; at 0 it starts at sigma_min
+    color_fix    name in COLOR_FIXES: what is taken over from the input afterwards
+
+    Raises ValueError when a value breaks its rule.
+    """
+
+    sampler: str = "heun"
+    num_steps: int = 20
+    sigma_min: float = 0.002
+    sigma_max: float = 40.0
+    init_noise: bool = True
+    strength: float = 1.0
+    color_fix: str = "none"
+
+    def __post_init__(self) -> None:
+        if self.sampler not in SAMPLERS:
+            raise ValueError(f"unknown sampler {self.sampler!r}: choose one of {', '.join(SAMPLERS)}")
+        if self.color_fix not in COLOR_FIXES:
+            raise ValueError(f"unknown color fix {self.color_fix!r}: choose one of {', '.join(COLOR_FIXES)}")
+        if isinstance(self.num_steps, bool) or not isinstance(self.num_steps, int) or self.num_steps < 1:
+            raise ValueError(f"num_steps={self.num_steps!r}: must be an integer of at least 1")
+        if not 0 < self.sigma_min <= self.sigma_max < math.inf:
+            raise ValueError(
+                f"sigma_min={self.sigma_min}, sigma_max={self.sigma_max}: must be 0 < sigma_min <= sigma_max"
+            )
+        if not 0 <= self.strength <= 1:
+            raise ValueError(f"strength={self.strength}: must lie between 0 and 1")
+        if self.strength < 1 and not self.init_noise:
+            raise ValueError("strength below 1 starts from the upsampled input: it cannot go without init_noise")
+
+    def sigmas(self) -> torch.Tensor:
+        """Noise levels (num_steps + 1,) float32, the last 0."""
+        start = self.sigma_min * (self.sigma_max / self.sigma_min) ** self.strength
+        return karras_sigmas(self.num_steps, min(self.sigma_min, start), start)
+
+    @property
+    def network_calls(self) -> int:
+        return network_calls(self.sampler, self.num_steps)
+
+    def replace(self, **changes) -> SamplingSettings:
+        """A copy with those changes that are not None. Raises ValueError for an unknown name."""
+        known = [field.name for field in dataclasses.fields(self)]
+        unknown = sorted(set(changes) - set(known))
+        if unknown:
+            raise ValueError(f"unknown sampling setting {', '.join(unknown)}: the known ones are {', '.join(known)}")
+        return dataclasses.replace(self, **{name: value for name, value in changes.items() if value is not None})
+
+    def to_dict(self) -> dict:
+        return dataclasses.asdict(self)
+
+    def __str__(self) -> str:
+        text = f"{self.sampler}, {self.num_steps} steps ({self.network_calls} network calls), sigma "
+        text += f"{float(self.sigmas()[0]):.4g} to {self.sigma_min:g}"
+        return text + (f", color fix {self.color_fix}" if self.color_fix != "none" else "")

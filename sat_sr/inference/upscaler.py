@@ -1,0 +1,335 @@
+"""Picture in, picture out.
+
+    upscaler = Upscaler.from_checkpoint("ckpt/mini.safetensors")
+    large = upscaler(Image.open("small.png"), scale=4, seed=0)
+
+What happens between: the input is continued to whole blocks (`canvas`), resized to the two conditions, and a sampler
+denoises noise that depends on the seed and the place only (`noise`), calling the network by a schedule that fits the
+memory (`memory`, `denoiser`).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from PIL import Image
+
+from sat_sr.checkpoint import DEFAULT_CLIP, Checkpoint, checkpoint_hash, load, load_image_encoder, load_model
+from sat_sr.config import InfDiTConfig
+from sat_sr.diffusion.samplers import SAMPLERS
+from sat_sr.inference.canvas import Canvas
+from sat_sr.inference.color_fix import fix_colors
+from sat_sr.inference.denoiser import Denoiser
+from sat_sr.inference.memory import Plan, flops, make_plan
+from sat_sr.inference.noise import position_noise
+from sat_sr.inference.settings import SamplingSettings
+from sat_sr.model.attention_kernels import choose_kernel
+
+logger = logging.getLogger(__name__)
+
+Picture = TypeVar("Picture", Image.Image, np.ndarray, torch.Tensor)
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that is decided about a picture before it is computed: what `--estimate` prints.
+
+    canvas    geometry
+    plan      schedule, kernel, predicted memory
+    settings  sampler and its settings
+    flops     of the whole run
+    """
+
+    canvas: Canvas
+    plan: Plan
+    settings: SamplingSettings
+    flops: int
+
+
+def make_job(
+    config: InfDiTConfig,
+    source: tuple[int, int],
+    *,
+    scale: float | None = None,
+    target: tuple[int, int] | None = None,
+    settings: SamplingSettings | None = None,
+    mode: str = "auto",
+    block_batch: int = 1,
+    memory: int | None = None,
+    batch: int = 1,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    kernel: str = "auto",
+) -> Job:
+    """Decide how a picture of source (height, width) is computed. Needs no weights.
+
+    Raises ValueError for settings that cannot be, MemoryError when nothing fits `memory` bytes.
+    """
+    settings, device = settings or SamplingSettings(), torch.device(device)
+    canvas = Canvas.of(source, config.image_block_size, scale=scale, target=target)
+    plan = make_plan(
+        config,
+        canvas.size,
+        mode=mode,
+        block_batch=block_batch,
+        budget=memory,
+        batch=batch,
+        device=device.type,
+        dtype=dtype,
+        kernel=choose_kernel(kernel, device)[0],
+        sampler=settings.sampler,
+    )
+    grid = plan.schedule.grid
+    return Job(canvas, plan, settings, settings.network_calls * batch * flops(config, grid))
+
+
+def resolve_device(name: str) -> torch.device:
+    """'auto' -> CUDA, else MPS, else the CPU; anything else as torch takes it.
+
+    Raises ValueError for a device that is not there.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"device {name!r}: write auto, cpu, cuda, cuda:1 or mps") from error
+    available = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}.get(device.type)
+    if available and not available():
+        raise ValueError(f"device {name!r} is not available on this machine: use --device auto or cpu")
+    return device
+
+
+class Upscaler:
+    """A network with everything around it.
+
+    model     InfDiT
+    clip      CLIP image tower, for a model that has a CLIP input
+    defaults  settings used where a call gives none
+    fast      settings of the quick preset, None when the checkpoint has none
+    name      what the weights are called in messages and metadata
+    """
+
+    def __init__(
+        self,
+        model,
+        *,
+        clip=None,
+        defaults: SamplingSettings | None = None,
+        fast: SamplingSettings | None = None,
+        name: str = "",
+        checkpoint_hash: str = "",
+    ):
+        if bool(model.config.vector_dim) != (clip is not None):
+            wanted = "needs a CLIP image encoder" if model.config.vector_dim else "takes no CLIP image encoder"
+            raise ValueError(f"the model has vector_dim {model.config.vector_dim} and {wanted}")
+        self.model, self.clip = model.eval().requires_grad_(False), clip
+        self.defaults, self.fast = defaults or SamplingSettings(), fast
+        self.name, self.checkpoint_hash = name, checkpoint_hash
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        source: Checkpoint | str | Path,
+        device: str = "auto",
+        dtype: torch.dtype | None = None,
+        clip_model: str | Path = DEFAULT_CLIP,
+    ) -> Upscaler:
+        """Load weights: a published `.pt`, a training folder, or safetensors.
+
+        dtype  of the network; None: bfloat16 on CUDA, float32 elsewhere (CPUs compute bfloat16 slower)
+
+        Raises FileNotFoundError or ValueError that says what is wrong with the file.
+        """
+        checkpoint = source if isinstance(source, Checkpoint) else load(source)
+        place = resolve_device(device)
+        dtype = dtype or (torch.bfloat16 if place.type == "cuda" else torch.float32)
+        return cls(
+            load_model(checkpoint, device=place, dtype=dtype),
+            clip=load_image_encoder(checkpoint, clip_model, device=place, dtype=torch.float32),
+            defaults=default_settings(checkpoint),
+            fast=default_settings(checkpoint, fast=True) if "fast" in checkpoint.sampler_defaults else None,
+            name=Path(checkpoint.path).name,
+            checkpoint_hash=checkpoint_hash(checkpoint.path),
+        )
+
+    def __enter__(self) -> Upscaler:
+        return self
+
+    def __exit__(self, *exc) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the weights back; the upscaler cannot be used afterwards."""
+        device = self.model.device if self.model is not None else None
+        self.model = self.clip = None
+        if device is not None and device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def __call__(
+        self,
+        image: Picture,
+        scale: float | None = None,
+        *,
+        size: tuple[int, int] | None = None,
+        seed: int = 0,
+        mode: str = "auto",
+        block_batch: int = 1,
+        memory: int | None = None,
+        kernel: str = "auto",
+        callback: Callable[[int, int, torch.Tensor], None] | None = None,
+        **settings,
+    ) -> Picture:
+        """Upscale one picture or a batch of equal size; the same kind comes back.
+
+        image      PIL image (RGB, L or RGBA; others become RGB); numpy (h, w, 3) uint8, uint16 or float in [0, 1];
+                   tensor (3, h, w) or (B, 3, h, w) float in [-1, 1]
+        scale      any number above 0.25 (default 4), or
+        size       (width, height) of the output
+        seed       0 <= seed < 2**64; the noise depends on it and the place in the picture only
+        mode       "auto", "full", "ar2" (with block_batch) or "ar": the same picture in different memory
+        memory     bytes of device memory that may be used, weights included
+        callback   called after each step with (step, steps, current picture (B, 3, H, W) in [-1, 1])
+        settings   fields of SamplingSettings; what is not given is the checkpoint's default
+
+        Raises ValueError for input that cannot be, MemoryError when nothing fits, FloatingPointError when the
+        network gives NaN.
+        """
+        tensor, restore = to_tensor(image)
+        job = self.prepare(
+            tensor.shape[-2:],
+            batch=len(tensor),
+            scale=4.0 if scale is None and size is None else scale,
+            target=None if size is None else (size[1], size[0]),
+            settings=self.defaults.replace(**settings),
+            mode=mode,
+            block_batch=block_batch,
+            memory=memory,
+            kernel=kernel,
+        )
+        return restore(self.run(tensor, job, seed=seed, callback=callback))
+
+    def prepare(self, source: tuple[int, int], **choices) -> Job:
+        """`make_job` for this model on its device. source (height, width)."""
+        return make_job(
+            self.model.config,
+            tuple(source),
+            **{"settings": self.defaults, "device": self.model.device, "dtype": self.model.dtype, **choices},
+        )
+
+    @torch.inference_mode()
+    def run(
+        self,
+        image: torch.Tensor,
+        job: Job,
+        *,
+        seed: int = 0,
+        callback: Callable[[int, int, torch.Tensor], None] | None = None,
+        on_progress: Callable[[float], None] | None = None,
+    ) -> torch.Tensor:
+        """Compute a prepared job. image (B, 3, h, w) float32 in [-1, 1] on the host; returns (B, 3, *target).
+
+        on_progress is called with the finished share, 0..1, after every piece of a network call.
+        """
+        settings, canvas = job.settings, job.canvas
+        lr, lr_upsampled = canvas.conditions(image)
+        embedding = self.clip(lr.to(self.model.device)) if self.clip is not None else None
+        sigmas = settings.sigmas()
+
+        # Pictures of a batch get the noise that they would get alone.
+        x = position_noise(seed, canvas.size).mul_(float(sigmas[0])).expand(len(image), -1, -1, -1)
+        x = x + lr_upsampled if settings.init_noise else x.clone()
+
+        def report(done: int, total: int) -> None:
+            on_progress((denoiser.calls - 1 + done / total) / settings.network_calls)
+
+        def preview(step: int, steps: int, x: torch.Tensor) -> None:
+            callback(step, steps, canvas.crop(x).clamp(-1, 1))
+
+        denoiser = Denoiser(self.model, job.plan, lr, lr_upsampled, embedding, report if on_progress else None)
+        sample = SAMPLERS[settings.sampler](denoiser, x, sigmas, callback=preview if callback else None)
+        output = canvas.crop(sample).clamp(-1, 1)
+        return fix_colors(output, image, settings.color_fix).clamp(-1, 1)
+
+
+def default_settings(checkpoint: Checkpoint, fast: bool = False) -> SamplingSettings:
+    """How the checkpoint wants to be sampled: the release's settings where it says nothing."""
+    stated = dict(checkpoint.sampler_defaults)
+    quick = stated.pop("fast", None)
+    if fast:
+        if quick is None:
+            raise ValueError(f"{checkpoint.path} has no fast preset: give --sampler and --num-steps instead")
+        stated |= quick
+    if "name" in stated:
+        stated["sampler"] = stated.pop("name")
+    return SamplingSettings(**stated)
+
+
+def to_tensor(image: Picture) -> tuple[torch.Tensor, Callable[[torch.Tensor], Picture]]:
+    """Any accepted picture as (B, 3, h, w) float32 in [-1, 1], and the way back to its kind.
+
+    Raises TypeError or ValueError that says what was given and what is wanted.
+    """
+    if isinstance(image, Image.Image):
+        return _from_pil(image)
+    if isinstance(image, np.ndarray):
+        return _from_numpy(image)
+    if not isinstance(image, torch.Tensor):
+        raise TypeError(f"image is a {type(image).__name__}: give a PIL image, a numpy array or a tensor")
+    if image.ndim not in (3, 4) or image.shape[-3] != 3 or not image.is_floating_point() or 0 in image.shape:
+        raise ValueError(
+            f"tensor of shape {tuple(image.shape)}, {image.dtype}: must be (3, h, w) or (B, 3, h, w), float in [-1, 1]"
+        )
+    low, high = image.aminmax()
+    if not (low >= -1.0001 and high <= 1.0001):  # also false for NaN
+        raise ValueError(f"tensor with values from {low:.4g} to {high:.4g}: must lie in [-1, 1]")
+    batch = image.detach().float().cpu().reshape(-1, *image.shape[-3:])
+
+    def restore(output: torch.Tensor) -> torch.Tensor:
+        output = output.to(image.device, image.dtype)
+        return output if image.ndim == 4 else output[0]
+
+    return batch, restore
+
+
+def _from_numpy(image: np.ndarray) -> tuple[torch.Tensor, Callable[[torch.Tensor], np.ndarray]]:
+    levels = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535}.get(image.dtype)
+    if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape or not (levels or image.dtype.kind == "f"):
+        raise ValueError(
+            f"array of shape {image.shape}, {image.dtype}: must be (h, w, 3), uint8, uint16 or float in [0, 1]"
+        )
+    values = torch.from_numpy(image.astype(np.float32)) / (levels or 1)
+    if not bool(((values >= 0) & (values <= 1)).all()):
+        raise ValueError(f"array with values from {image.min()} to {image.max()}: floats must lie in [0, 1]")
+
+    def restore(output: torch.Tensor) -> np.ndarray:
+        values = (output[0].permute(1, 2, 0) + 1) / 2
+        if levels:
+            return (values * levels).round().numpy().astype(image.dtype)
+        return values.numpy().astype(image.dtype)
+
+    return (values * 2 - 1).permute(2, 0, 1)[None].contiguous(), restore
+
+
+def _from_pil(image: Image.Image) -> tuple[torch.Tensor, Callable[[torch.Tensor], Image.Image]]:
+    """RGB as it is, L and RGBA restored afterwards (alpha by Lanczos), other modes as RGB."""
+    if image.mode not in ("RGB", "L", "RGBA"):
+        logger.warning("a picture of mode %s is upscaled as RGB; read files with image_io to keep more", image.mode)
+    mode = image.mode if image.mode in ("L", "RGBA") else "RGB"
+    tensor, from_array = _from_numpy(np.asarray(image.convert("RGB")))
+
+    def restore(output: torch.Tensor) -> Image.Image:
+        picture = Image.fromarray(from_array(output))
+        if mode == "RGBA":
+            picture.putalpha(image.getchannel("A").resize(picture.size, Image.Resampling.LANCZOS))
+        return picture.convert(mode)
+
+    return tensor, restore
