@@ -2,6 +2,20 @@
 
 from setuptools import find_packages, setup
 
+EXTRAS = {
+    "train": ["tensorboardX>=2.6"],
+    "eval": ["scikit-image>=0.22", "stlpips_pytorch>=0.0.2"],
+    "dev": [
+        "pytest>=8",
+        "pytest-xdist>=3.5",
+        "pytest-timeout>=2.3",
+        "hypothesis>=6.100",
+        "ruff>=0.9",
+        "scipy>=1.11",  # independent reference for the degradation's kernels and blurs
+        "tifffile>=2024.1",  # independent reader of 16-bit TIFF
+    ],
+}
+
 setup(
     name="sat-sr",
     version="0.1.0",
@@ -9,6 +23,10 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["sat_sr", "sat_sr.*"]),
+    py_modules=["generate_sr_big", "train_text2image_sr"],
+    entry_points={
+        "console_scripts": ["sat-sr = generate_sr_big:main", "sat-sr-train = train_text2image_sr:main"],
+    },
     install_requires=[
         "torch>=2.6",
         "SwissArmyTransformer>=0.4.12",
@@ -24,5 +42,7 @@ setup(
         "einops>=0.8",
         "safetensors>=0.4.5",
         "tqdm>=4.66",
+        "psutil>=5.9",  # how much memory is free
     ],
+    extras_require=EXTRAS,
 )
