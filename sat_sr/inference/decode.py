@@ -1,0 +1,160 @@
+"""Picture file -> samples as stored, at full depth.
+
+Pillow decodes everything, but hands out 16-bit colour cut to 8 bits. A 16-bit PNG is therefore decoded twice, once
+keeping the high bytes and once the low ones; 16-bit TIFF is in deep_tiff.py.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image, TiffImagePlugin
+
+from sat_sr.inference.color import cmyk_to_srgb, lab_to_srgb
+from sat_sr.inference.deep_tiff import decode_deep_tiff, open_deep_tiff
+from sat_sr.inference.metadata import parse_exif
+from sat_sr.inference.picture import READ_FORMATS, Decoded, PictureError, check_size
+
+_PNG_COLOR_CHUNKS = (b"cHRM", b"gAMA", b"sRGB", b"cICP")
+
+
+def decode(file: BinaryIO, name: str, max_pixels: int, notes: list[str]) -> Decoded:
+    """Decodes the first picture of a seekable binary file.
+
+    Raises PictureError for what is not accepted, and whatever Pillow raises on damaged data.
+    """
+    deep_tiff = open_deep_tiff(file)
+    if deep_tiff is not None:
+        return decode_deep_tiff(file, deep_tiff, name, max_pixels, notes)
+    image = open_image(file)
+    check_size(image.size, name, max_pixels)
+    if getattr(image, "is_animated", False):
+        notes.append("more than one picture in the file (animation, pages): only the first is used")
+    exif, orientation = parse_exif(image.getexif(), notes, is_tiff=image.format == "TIFF")
+    head = _head(file, 4096)
+    depth = _bits_lost(head, image.format)
+    if depth:
+        notes.append(f"{depth} bits a sample in the file: read at 8")
+
+    decoded = Decoded(np.empty(0), "rgb", image.format or "", orientation, exif=exif)
+    if image.format == "PNG":
+        decoded.color_chunks = _png_color_chunks(file)
+    if image.format == "PNG" and head[24] == 16 and head[25] != 0:
+        decoded.samples = _decode_deep_png(file, head[25])
+        image.load()  # the text chunks behind the pixels
+    else:
+        decoded.samples, decoded.mode_kind = _samples(image, name, notes)
+    if image.format == "PNG":
+        decoded.text = {key: str(value) for key, value in image.text.items()}
+    if image.format == "TIFF":
+        decoded.orientation = 1  # Pillow turns TIFF itself
+    decoded.info = image.info
+    transparent = image.info.get("transparency")
+    if decoded.samples.dtype == np.uint16 and transparent is not None:  # PNG's transparent colour, as 16-bit samples
+        opaque = (decoded.samples != np.array(transparent, dtype=np.uint16)).any(axis=2, keepdims=True)
+        decoded.samples = np.concatenate([decoded.samples, opaque * np.uint16(65535)], axis=2)
+    if decoded.samples.shape[2] in (1, 2):
+        decoded.mode_kind = "grey"
+    return decoded
+
+
+def open_image(file: BinaryIO) -> Image.Image:
+    """Reads the header. Only formats on our list: Pillow's EPS reader, for one, would start Ghostscript."""
+    file.seek(0)
+    Image.init()
+    return Image.open(file, formats=[name for name in READ_FORMATS if name in Image.OPEN])
+
+
+def header_size(file: BinaryIO, name: str) -> tuple[int, int]:
+    """(width, height) of the upright picture, from the header alone."""
+    deep_tiff = open_deep_tiff(file)
+    if deep_tiff is not None:
+        size = deep_tiff.value(TiffImagePlugin.IMAGEWIDTH), deep_tiff.value(TiffImagePlugin.IMAGELENGTH)
+        orientation = deep_tiff.value(TiffImagePlugin.ORIENTATION, 1) if 274 in deep_tiff else 1
+    else:
+        image = open_image(file)
+        size = image.size
+        _, orientation = parse_exif(image.getexif(), [], is_tiff=image.format == "TIFF")
+        if image.format == "TIFF":
+            orientation = 1  # Pillow's size is that of the upright picture already
+    return size[::-1] if orientation >= 5 else size
+
+
+def _head(file: BinaryIO, count: int) -> bytes:
+    file.seek(0)
+    return file.read(count)
+
+
+def _samples(image: Image.Image, name: str, notes: list[str]) -> tuple[np.ndarray, str]:
+    """Loads a picture that Pillow decodes in full: samples (H, W, C) and mode_kind."""
+    kind, mode = "rgb", image.mode
+    transparent = "transparency" in image.info
+    if mode.startswith("I;16"):
+        return np.asarray(image).astype(np.uint16)[..., None], "grey"
+    if mode == "I":  # grey PNM above 8 bits, signed or 32-bit TIFF
+        samples = np.asarray(image)
+        if samples.min() < 0 or samples.max() > 65535 or image.format == "TIFF":
+            raise PictureError(f"{name} has signed or 32-bit samples, which is no picture format: save it as 16-bit")
+        return samples.astype(np.uint16)[..., None], "grey"
+    if mode == "F":
+        raise PictureError(f"{name} has floating-point samples without a known range: save it as 16-bit PNG or TIFF")
+    if mode == "CMYK":
+        kind, image = "cmyk", cmyk_to_srgb(image, image.info.get("icc_profile"), notes)
+    elif mode == "LAB":
+        kind, image = "lab", lab_to_srgb(image, notes)
+    elif mode in ("P", "PA"):
+        kind, image = "palette", image.convert("RGBA" if transparent or mode == "PA" else "RGB")
+        notes.append("palette colours: written as full RGB")
+    elif mode in ("1", "L", "LA", "La"):
+        image = image.convert("LA" if transparent or mode in ("LA", "La") else "L")
+    else:
+        image = image.convert("RGBA" if transparent or mode in ("RGBA", "RGBa") else "RGB")
+    samples = np.asarray(image)
+    return (samples[..., None] if samples.ndim == 2 else samples), kind
+
+
+# --- PNG --------------------------------------------------------------------------------------------------------------
+def _decode_deep_png(file: BinaryIO, color_type: int) -> np.ndarray:
+    """16-bit PNG of colour type 2 (RGB), 4 (grey + alpha) or 6 (RGBA) -> (H, W, C) uint16."""
+
+    def decode_as(raw_mode: str) -> np.ndarray:
+        image = open_image(file)
+        image.tile = [image.tile[0]._replace(args=raw_mode)]
+        return np.asarray(image)
+
+    if color_type == 4:  # four bytes a pixel, like 8-bit RGBA
+        return decode_as("RGBA").view(">u2").astype(np.uint16)
+    mode = "RGB" if color_type == 2 else "RGBA"
+    # Cutting to 8 bits, Pillow takes the first byte of what it is told to be big-endian, the second of little-endian.
+    high, low = decode_as(f"{mode};16B"), decode_as(f"{mode};16L")
+    return high.astype(np.uint16) << 8 | low
+
+
+def _png_color_chunks(file: BinaryIO) -> tuple[tuple[bytes, bytes], ...]:
+    """PNG's own description of its colours: (type, data) of the chunks before the pixels."""
+    chunks = []
+    file.seek(8)
+    while len(header := file.read(8)) == 8:
+        length, kind = struct.unpack(">I4s", header)
+        if kind in (b"IDAT", b"IEND"):
+            break
+        if kind in _PNG_COLOR_CHUNKS and length <= 32:
+            chunks.append((kind, file.read(length)))
+            file.seek(4, io.SEEK_CUR)
+        else:
+            file.seek(length + 4, io.SEEK_CUR)
+    return tuple(chunks)
+
+
+def _bits_lost(head: bytes, image_format: str | None) -> int:
+    """Bits a sample where the format stores more than Pillow hands out (AVIF, JPEG 2000), else 0."""
+    if image_format == "AVIF" and (at := head.find(b"av1C")) >= 0 and len(head) > at + 6:
+        flags = head[at + 6]  # seq_tier, high_bitdepth, twelve_bit, … (AV1-ISOBMFF 2.3.3)
+        return (12 if flags & 0x20 else 10) if flags & 0x40 else 0
+    if image_format == "JPEG2000" and (at := head.find(b"\xff\x4f\xff\x51")) >= 0 and len(head) > at + 42:
+        components, bits = head[at + 41], (head[at + 42] & 0x7F) + 1  # low byte of Csiz, Ssiz (T.800 A.5.1)
+        return bits if bits > 8 and components > 1 else 0
+    return 0

@@ -1,0 +1,275 @@
+"""Where the pictures go: names, what becomes of files that are there already, writing that never leaves half a file.
+
+A finished output appears by a rename, so whatever carries an output's name is whole. No torch in here: names are
+planned before anything heavy is imported.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import platform
+import secrets
+import string
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from sat_sr.inference.inputs import Entry
+from sat_sr.inference.picture import FORMAT_CHOICES, WRITE_FORMATS, PictureError
+
+try:
+    import fcntl
+except ImportError:  # Windows: leftovers of a killed run are not swept
+    fcntl = None
+
+DEFAULT_TEMPLATE = "{stem}_sr"
+_TEMPORARY_SUFFIX = ".part"
+
+_REASONS = {
+    errno.ENOSPC: "the disk is full: free some space or choose another folder",
+    errno.EDQUOT: "the disk quota is used up: free some space or choose another folder",
+    errno.EFBIG: "the file is too large for this file system: choose another folder or a format that compresses more",
+    errno.EACCES: "no permission to write there: choose another folder with --out-dir",
+    errno.EPERM: "no permission to write there: choose another folder with --out-dir",
+    errno.EROFS: "the file system is read-only: choose another folder with --out-dir",
+    errno.ENOTDIR: "a part of the path is a file, not a folder: choose another folder with --out-dir",
+    errno.EEXIST: "a part of the path is a file, not a folder: choose another folder with --out-dir",
+    errno.EISDIR: "there is a folder of that name: remove it or choose another name",
+    errno.ENAMETOOLONG: "the name is too long for this file system: choose a shorter one with --name",
+}
+
+
+def storage_error(path: str | os.PathLike, error: OSError) -> PictureError:
+    """The one-sentence form of an OSError on writing `path`."""
+    reason = _REASONS.get(error.errno or 0, f"{error.strerror or error}: choose another folder with --out-dir")
+    return PictureError(f"cannot write {os.fspath(path)}: {reason}")
+
+
+# --- names ------------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Output:
+    """One line of the plan: `entry` is written to `path`, unless `skip` (finished by an earlier run) or `error` is set.
+    `note` is to be said once."""
+
+    entry: Entry
+    path: Path
+    skip: bool = False
+    error: str | None = None
+    note: str | None = None
+
+
+def plan_outputs(
+    entries: Sequence[Entry], *, out_dir: str | os.PathLike | None = None, out_file: str | os.PathLike | None = None,
+    template: str = DEFAULT_TEMPLATE, format: str = "png", values: Mapping[str, object] | None = None,
+    size_of: Callable[[Entry], tuple[int, int]] | None = None, existing: str = "error",
+) -> list[Output]:  # fmt: skip
+    """Gives every entry its own output path; the same entries give the same plan on every rank and in every run.
+
+    out_dir or out_file  a folder (entries keep their sub-folder in it), or the one file for a single entry
+    template             name without suffix; fields: {stem}, {width}, {height} (of the output, by `size_of(entry)`) and
+                         those of `values`, e.g. {scale}
+    format               "png", "jpg", "webp", "tiff", or "keep" (the input's where it can be written, else PNG);
+                         out_file's own suffix stands as it is
+    existing             what becomes of a finished output: "error", "skip" or "overwrite"
+    Names that two entries would share are numbered in order: a_sr.png, a_sr_2.png. No output is an input of the run:
+    the name is numbered then, too; but a file that was merely found in a folder and bears the output name of another
+    entry is an earlier output, and left out. ValueError for a template or combination that cannot work.
+    """
+    if (out_dir is None) == (out_file is None):
+        raise ValueError("give either a folder for the outputs or one output file")
+    if existing not in ("error", "skip", "overwrite"):
+        raise ValueError(f"existing={existing!r} is none of 'error', 'skip', 'overwrite'")
+    if format != "keep" and format not in FORMAT_CHOICES:
+        raise ValueError(f"format {format!r} is not written: choose from {', '.join([*FORMAT_CHOICES, 'keep'])}")
+    if out_file is not None:
+        if len(entries) > 1:
+            raise ValueError(f"{out_file} is one file for {len(entries)} pictures: use --out-dir for several")
+        if Path(out_file).suffix.lower() not in WRITE_FORMATS:
+            raise ValueError(f"{out_file} names no format that is written: end it in {', '.join(WRITE_FORMATS)}")
+    values = dict(values or {})
+    wants_size = check_template(template, [*values, "stem", "width", "height"])
+
+    def wanted(entry: Entry) -> Path:
+        if out_file is not None:
+            return Path(out_file)
+        fields = values | {"stem": entry.stem}
+        if wants_size and not entry.error:
+            if size_of is None:
+                raise ValueError("the name asks for {width} or {height}, which are not known here: leave them out")
+            fields["width"], fields["height"] = size_of(entry)
+        name = template.format(**dict.fromkeys(("width", "height"), 0) | fields)
+        return Path(out_dir, entry.folder, name + _suffix(entry, format))
+
+    first_choice: list[Path | PictureError] = []
+    for entry in entries:
+        try:
+            first_choice.append(wanted(entry))
+        except PictureError as error:
+            first_choice.append(error)
+
+    sources = [_key(entry.source) for entry in entries]
+    inputs = {key for entry, key in zip(entries, sources, strict=True) if entry.explicit or entry.member}
+    maker_of = {  # output name -> the first entry that wants it
+        _key(choice): entry
+        for entry, source, choice in reversed(list(zip(entries, sources, first_choice, strict=True)))
+        if isinstance(choice, Path) and not entry.error and _key(choice) != source
+    }
+    taken: set[str] = set()
+    plan = []
+    for entry, own, choice in zip(entries, sources, first_choice, strict=True):
+        if entry.error or isinstance(choice, PictureError):
+            path = choice if isinstance(choice, Path) else Path(out_dir, entry.folder, entry.stem)
+            plan.append(Output(entry, path, error=entry.error or str(choice)))
+            continue
+        if own in maker_of and own not in inputs:
+            note = f"{entry.name} is left out: it bears the output name of {maker_of[own].name}"
+            plan.append(Output(entry, choice, skip=True, note=note))
+            continue
+        path, note, number = choice, None, 1
+        while (key := _key(path)) in taken or key in inputs or key == own:
+            if key in inputs or key == own:
+                note = f"{path} is itself an input"
+            number += 1
+            path = choice.with_name(f"{choice.stem}_{number}{choice.suffix}")
+        if number > 1:
+            note = f"{entry.name} is written to {path}: {note or f'{choice} is the output of another input'}"
+            if out_file is not None:
+                raise ValueError(f"{out_file} is itself the input: choose another name for the output")
+        taken.add(key)
+        plan.append(_with_existing(Output(entry, path, note=note), existing))
+    return plan
+
+
+def check_template(template: str, fields: Sequence[str]) -> bool:
+    """Whether a name template asks for the output's size. ValueError if it is no template of these fields: nothing but
+    `{field}` and `{field:format}` is allowed, since a template may look into the objects that it formats."""
+    try:
+        parts = list(string.Formatter().parse(template))
+        names = [name for _, name, _, _ in parts if name is not None]
+        unknown = [name for name in names if name not in fields]
+        if unknown:
+            known = ", ".join(f"{{{name}}}" for name in fields)
+            raise ValueError(f"no field {{{unknown[0]}}} is known here, only {known}")
+        if any("{" in (spec or "") for _, _, spec, _ in parts):
+            raise ValueError("a format may not hold fields")
+    except ValueError as error:
+        message = f"the name {template!r} is no template ({error}): write it like {DEFAULT_TEMPLATE!r}"
+        raise ValueError(message) from error
+    literal = "".join(text for text, *_ in parts)
+    if "/" in literal or "\\" in literal or "\0" in literal or not template.strip(" ."):
+        raise ValueError(f"the name {template!r} is no file name: folders belong into --out-dir")
+    if Path(template).suffix.lower() in WRITE_FORMATS:
+        raise ValueError(f"the name {template!r} has a suffix: leave it out, --format sets it")
+    return "width" in names or "height" in names
+
+
+def _suffix(entry: Entry, format: str) -> str:
+    if format != "keep":
+        return FORMAT_CHOICES[format]
+    suffix = Path(entry.member.name if entry.member else entry.source).suffix
+    return suffix if suffix.lower() in WRITE_FORMATS else ".png"
+
+
+def _key(path: str | os.PathLike) -> str:
+    """Equal for paths that name one file; also for those that would on a file system that ignores case."""
+    return os.path.realpath(path).casefold()
+
+
+def _with_existing(output: Output, existing: str) -> Output:
+    path = output.path
+    if path.is_dir():
+        error = f"{path} is a folder: remove it or choose another name for the output"
+    elif existing == "overwrite" or not path.is_file() or path.stat().st_size == 0:
+        return output
+    elif existing == "skip":
+        return Output(output.entry, path, skip=True, note=output.note)
+    else:
+        error = f"{path} is there already: use --overwrite to replace it or --skip-existing to keep it"
+    return Output(output.entry, path, error=error, note=output.note)
+
+
+# --- writing ----------------------------------------------------------------------------------------------------------
+def require_writable(folder: str | os.PathLike) -> None:
+    """Makes the folder and a file in it, and removes the file: PictureError before hours of work, not after."""
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _sweep(folder)
+        descriptor, temporary = _create_temporary(folder)
+        os.close(descriptor)
+        temporary.unlink()
+    except OSError as error:
+        raise storage_error(folder, error) from error
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | os.PathLike) -> Iterator[BinaryIO]:
+    """A seekable binary file that becomes `path` when the block ends well, and vanishes when it does not.
+
+    It lives under a temporary name in the same folder, is flushed to the disk and then renamed. OSError becomes a
+    PictureError that says what to do. After a kill -9 the temporary stays; the next write into the folder sweeps it.
+    """
+    path = Path(path)
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        _sweep(path.parent)
+        descriptor, temporary = _create_temporary(path.parent)
+        with open(descriptor, "w+b") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        temporary = None
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise storage_error(path, error) from error
+    finally:
+        if temporary is not None:
+            with contextlib.suppress(FileNotFoundError):
+                temporary.unlink()
+
+
+def _create_temporary(folder: Path) -> tuple[int, Path]:
+    """A new file, locked as long as its writer lives. Not by `tempfile`: its files are private to the user for good."""
+    while True:
+        temporary = folder / f"{_temporary_prefix()}{secrets.token_hex(8)}{_TEMPORARY_SUFFIX}"
+        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+        if fcntl is not None:
+            with contextlib.suppress(OSError):  # a file system without locks
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if os.fstat(descriptor).st_nlink or fcntl is None:
+            return descriptor, temporary
+        os.close(descriptor)  # another process swept it before it was locked
+
+
+def _sweep(folder: Path) -> None:
+    """Removes the temporaries of this machine's writers that were killed: those that nobody holds a lock on."""
+    if fcntl is None:
+        return
+    for leftover in folder.glob(f"{_temporary_prefix()}*{_TEMPORARY_SUFFIX}"):
+        with contextlib.suppress(OSError):  # somebody else's, in use, or gone already
+            with open(leftover, "rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                leftover.unlink()
+
+
+def _temporary_prefix() -> str:
+    """Names the machine: a lock says nothing about another machine's writers in a shared folder."""
+    return f".sat-sr-{zlib.crc32(platform.node().encode()):08x}-"
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes the rename last through a power cut, where folders can be synced."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
