@@ -17,7 +17,7 @@ from sat_sr.model.attention_kernels import KERNELS
 from sat_sr.model.block_attention import RELATIONS, Extended
 from sat_sr.model.embeddings import layer_norm, modulate
 from sat_sr.model.lr_cross_attention import attend_windows, block_windows, lr_features
-from sat_sr.model.rope import Rotary, rotate
+from sat_sr.model.rope import rotate
 
 Extend = Callable[[torch.Tensor, torch.Tensor], Extended]
 
@@ -26,12 +26,12 @@ Extend = Callable[[torch.Tensor, torch.Tensor], Extended]
 class GroupContext:
     """What a layer must know about the group of blocks that it works on.
 
-    rotary  positions of the group's tokens
+    rotary  positions of the group's tokens, as `rope.rotary` gives them
     lr      (B, 3, y, x) LR condition of the group and the ring of blocks around it (`group_lr`); used by layer 0 only
     kernel  name in KERNELS
     """
 
-    rotary: Rotary
+    rotary: torch.Tensor
     lr: torch.Tensor | None
     kernel: str = "sdpa"
 
@@ -100,9 +100,9 @@ class AdaLNMixin(BaseMixin):
     def self_attention(self, layer: int, x: torch.Tensor, extend: Extend, context: GroupContext) -> torch.Tensor:
         """Unidirectional block attention: (B, i, j, L, C) -> the same shape."""
         linears = self.transformer.layers[layer].attention
-        q, k, v = rearrange(linears.query_key_value(x), "B i j L (t h d) -> t B i j L h d", t=3, h=self.heads)
+        qk, v = linears.query_key_value(x).unflatten(-1, (3 * self.heads, -1)).split([2 * self.heads, self.heads], dim=-2)
         norm = self.q_layer_norm[layer]  # for the keys as well, see __init__
-        q, k = (rotate(norm(t), context.rotary).transpose(-3, -2) for t in (q, k))
+        q, k = rotate(norm(qk), context.rotary).transpose(-3, -2).chunk(2, dim=-3)
         extended = extend(k, v.transpose(-3, -2))
         out = KERNELS[context.kernel](q, extended, self.re_pos_embed[layer])
         return linears.dense(rearrange(out, "B i j h L d -> B i j L (h d)"))

@@ -22,7 +22,7 @@ from sat_sr.model.adaln import AdaLNMixin, GroupContext, lr_size
 from sat_sr.model.block_attention import clamped_halo
 from sat_sr.model.embeddings import FinalLayerMixin, PatchEmbedMixin, TimeEmbedding, VectorEmbedding
 from sat_sr.model.lr_cross_attention import group_lr
-from sat_sr.model.rope import Rotary, rotary
+from sat_sr.model.rope import rotary
 
 
 class InfDiT(BaseModel):
@@ -100,7 +100,7 @@ class InfDiT(BaseModel):
             emb = emb + self.cond_embed(clip_embedding)
         return F.silu(emb)
 
-    def rotary(self, rows: range, cols: range, offset: tuple[int, int] = (0, 0)) -> Rotary:
+    def rotary(self, rows: range, cols: range, offset: tuple[int, int] = (0, 0)) -> torch.Tensor:
         """Rotary table of a group of blocks; ids are taken modulo the period of the model."""
         n, period = self.config.tokens_per_side, self.config.rope_period
         ids = [

@@ -6,16 +6,7 @@ short tables replace the 1024 x 1024 x d one of the release.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
-
-
-class Rotary(NamedTuple):
-    """cos and sin of each pair of channels: (i, j, L, 1, d/2) float32, the 1 for the heads."""
-
-    cos: torch.Tensor
-    sin: torch.Tensor
 
 
 def axis_angles(ids: torch.Tensor, half: int) -> torch.Tensor:
@@ -24,12 +15,12 @@ def axis_angles(ids: torch.Tensor, half: int) -> torch.Tensor:
     return ids[..., None].float() * (1.0 / 10000**exponents)
 
 
-def rotary(rows: torch.Tensor, cols: torch.Tensor, head_dim: int) -> Rotary:
-    """The rotation of every token in a group of blocks.
+def rotary(rows: torch.Tensor, cols: torch.Tensor, head_dim: int) -> torch.Tensor:
+    """The rotation of every token in a group of blocks, a unit complex number for each pair of channels.
 
     rows     (i, n) position ids of the token rows of each block row
     cols     (j, n) likewise of the columns
-    returns  Rotary for L = n² tokens a block, row-major
+    returns  (i, j, L, 1, d/2) complex64, L = n² tokens a block, row-major, the 1 for the heads
     """
     half = head_dim // 2
     i, n = rows.shape
@@ -37,14 +28,13 @@ def rotary(rows: torch.Tensor, cols: torch.Tensor, head_dim: int) -> Rotary:
     by_row = axis_angles(rows, half)[:, None, :, None, :].expand(i, j, n, n, half // 2)
     by_col = axis_angles(cols, half)[None, :, None, :, :].expand(i, j, n, n, half // 2)
     angles = torch.cat([by_row, by_col], dim=-1).reshape(i, j, n * n, 1, half)
-    return Rotary(angles.cos(), angles.sin())
+    return torch.complex(angles.cos(), angles.sin())
 
 
-def rotate(x: torch.Tensor, table: Rotary) -> torch.Tensor:
-    """Rotate adjacent pairs (a, b) -> (a cos - b sin, b cos + a sin), in float32.
+def rotate(x: torch.Tensor, rotation: torch.Tensor) -> torch.Tensor:
+    """Rotate adjacent pairs (a, b) -> (a cos − b sin, b cos + a sin), in float32: one complex product.
 
-    x (..., i, j, L, h, d); returns the same shape and dtype.
+    x (..., i, j, L, h, d), rotation of `rotary`; returns the shape and dtype of x.
     """
-    a, b = x.float().unflatten(-1, (-1, 2)).unbind(-1)
-    rotated = torch.stack([a * table.cos - b * table.sin, b * table.cos + a * table.sin], dim=-1)
-    return rotated.flatten(-2).to(x.dtype)
+    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * rotation).flatten(-2).to(x.dtype)
