@@ -1,0 +1,1 @@
+"""How good a network is: figures, tables and sheets of pictures, with plain interpolation beside it."""

@@ -1,0 +1,148 @@
+"""Tables of an evaluation: means and single pictures, as Markdown and JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from sat_sr.evaluation.metrics import METRICS, format_figure, metric_of, title_of
+from sat_sr.evaluation.runner import BICUBIC, TARGET, Evaluation, Run
+from sat_sr.inference.outputs import atomic_write
+from sat_sr.inference.settings import SamplingSettings
+
+COSTS = {"calls": ("calls", 0), "seconds": ("seconds", 1), "peak_mib": ("peak MiB", 0)}
+
+
+def mean_of(values: Sequence[float | None]) -> float | None:
+    """Of those that are there; None if none is."""
+    present = [value for value in values if value is not None]
+    return math.fsum(present) / len(present) if present else None
+
+
+def summarize(evaluation: Evaluation, run: Run) -> dict:
+    """Means of a run: every figure over the pictures that have it; calls and seconds; the largest peak."""
+    results = [evaluation.result(run, name) for name in evaluation.pairs.names]
+    summary = {c: mean_of([r["figures"][c] for r in results]) for c in evaluation.columns(run)}
+    if run.network:
+        summary |= {key: mean_of([r[key] for r in results]) for key in ("calls", "seconds")}
+        summary["peak_mib"] = max(r["peak_mib"] for r in results)
+    return summary
+
+
+def mean_table(evaluation: Evaluation, runs: Sequence[Run]) -> str:
+    """Markdown: a row a run, with its sampling settings, costs, and figures set against bicubic's."""
+    settings = [settings_of(evaluation, run) for run in runs]
+    keys = shown_settings([s for s in settings if s])
+    columns = evaluation.metrics.columns
+    bicubic = summarize(evaluation, BICUBIC)
+    rows = []
+    for run, setting in zip(runs, settings, strict=True):
+        summary = summarize(evaluation, run)
+        rows.append(
+            [
+                run.network or run.title,
+                *(str(setting.get(key, "")) for key in keys),
+                *(f"{summary[key]:.{digits}f}" if key in summary else "" for key, (_, digits) in COSTS.items()),
+                *(_cell(column, summary, None if run in (BICUBIC, TARGET) else bicubic) for column in columns),
+            ]
+        )
+    return markdown(["", *keys, *(title for title, _ in COSTS.values()), *map(title_of, columns)], rows)
+
+
+def settings_of(evaluation: Evaluation, run: Run) -> dict:
+    """What a run sampled with, the checkpoint's defaults included; {} for interpolation."""
+    if not run.network:
+        return {}
+    return {**evaluation.result(run, evaluation.pairs.names[0])["settings"], "seed": run.setting.get("seed", 0)}
+
+
+def shown_settings(settings: Sequence[dict]) -> list[str]:
+    """Sampler, steps and first noise level always; the rest where a run leaves the release's value."""
+    usual = {**SamplingSettings().to_dict(), "seed": 0}
+    always = ("sampler", "num_steps", "sigma_max")
+    return [key for key in usual if settings and (key in always or any(s[key] != usual[key] for s in settings))]
+
+
+def picture_table(evaluation: Evaluation, run: Run) -> str:
+    """Markdown: a row a picture of one run."""
+    columns = evaluation.columns(run)
+    costs = COSTS if run.network else {}
+    rows = []
+    for name in evaluation.pairs.names:
+        result = evaluation.result(run, name)
+        rows.append(
+            [
+                name,
+                *(f"{result[key]:.{digits}f}" for key, (_, digits) in costs.items()),
+                *(format_figure(column, result["figures"][column]) for column in columns),
+            ]
+        )
+    return markdown(["picture", *(title for title, _ in costs.values()), *map(title_of, columns)], rows)
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table with columns of equal width, so that it can be read as text too; numbers are aligned to the right."""
+    cells = [[cell.replace("|", "\\|") for cell in row] for row in (header, *rows)]
+    widths = [max(3, *(len(row[i]) for row in cells)) for i in range(len(header))]
+    lines = []
+    for row in cells:
+        first, *others = zip(row, widths, strict=True)
+        lines.append(f"| {' | '.join([first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in others)])} |")
+    rule = "|".join(["-" * (widths[0] + 2), *("-" * (width + 1) + ":" for width in widths[1:])])
+    return "\n".join([lines[0], f"|{rule}|", *lines[1:]])
+
+
+def write_report(evaluation: Evaluation, runs: Sequence[Run], facts: dict, folder: Path) -> list[Path]:
+    """report.json and report.md with everything: `facts` (plain values that head it), means, and every picture."""
+    content = {
+        **facts,
+        "pictures": evaluation.pairs.names,
+        "skipped": evaluation.pairs.skipped,
+        "runs": [
+            {
+                "title": run.title,
+                "network": run.network,
+                "setting": run.setting,
+                "mean": summarize(evaluation, run),
+                "pictures": {name: evaluation.result(run, name) for name in evaluation.pairs.names},
+            }
+            for run in runs
+        ],
+    }
+    text = ["# Evaluation", "", *(f"* {key}: {_plain(value)}" for key, value in facts.items())]
+    text += [f"* skipped: {name} ({reason})" for name, reason in evaluation.pairs.skipped.items()]
+    text += ["", "## Means", "", mean_table(evaluation, runs), "", LEGEND]
+    for run in runs:
+        text += ["", f"## {run.title}", "", picture_table(evaluation, run)] if evaluation.columns(run) else []
+    paths = [folder / "report.json", folder / "report.md"]
+    for path, lines in zip(paths, ([json.dumps(content, indent=1, allow_nan=False)], text), strict=True):
+        with atomic_write(path) as file:
+            file.write("\n".join([*lines, ""]).encode())
+    return paths
+
+
+LEGEND = (
+    "In brackets: against bicubic. PSNR, SSIM and consistency (PSNR between the output reduced to the input's size and "
+    "the input): the higher the better; LPIPS and ST-LPIPS: the lower the better. Grids: gradient on the borders of "
+    "patches or blocks over that elsewhere; flat energy: high frequencies on the target's flat areas over the target's "
+    "own; both 1 at best. Peak: the largest of all pictures."
+)
+
+
+def _cell(column: str, summary: dict, bicubic: dict | None) -> str:
+    value = summary.get(column)
+    text = format_figure(column, value) if column in summary else ""
+    compared = METRICS[metric_of(column)[0]].baseline
+    if not compared or not bicubic or value is None or not bicubic[column]:
+        return text
+    if compared == "difference":
+        return f"{text} ({value - bicubic[column]:+.2f})"
+    return f"{text} ({(value / bicubic[column] - 1) * 100:+.0f} %)"
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {item}" for key, item in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -1,0 +1,219 @@
+"""The evaluation itself: every picture through every run, each result written down as it comes."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+import sat_sr
+from sat_sr.evaluation.cost import measured
+from sat_sr.evaluation.metrics import GRIDS, Metrics, format_figure, title_of
+from sat_sr.evaluation.pairs import Pair, Pairs, interpolate
+from sat_sr.evaluation.records import Records, digest_of, digest_of_file
+from sat_sr.evaluation.settings import Setting, resolve
+from sat_sr.inference.outputs import atomic_write
+
+if TYPE_CHECKING:  # takes seconds to import: not for those who only read a finished evaluation
+    from sat_sr.inference.upscaler import Upscaler
+
+
+@dataclass(frozen=True)
+class Run:
+    """One way to make outputs: a network with a setting, or interpolation (network None), or the target itself.
+
+    key    decides which results on disk belong to it
+    """
+
+    title: str
+    key: str
+    network: str | None = None
+    setting: Setting = field(default_factory=dict)
+
+    @property
+    def folder(self) -> str:
+        """Name of the folder of its outputs: readable, and unique by the key."""
+        return f"{re.sub(r'[^A-Za-z0-9._=+-]+', '_', self.title)[:80]}-{self.key[:6]}"
+
+
+TARGET, BICUBIC, LANCZOS = (Run(name, f"{name}-1") for name in ("target", "bicubic", "Lanczos"))
+BASELINES = (TARGET, BICUBIC, LANCZOS)
+_RESAMPLING = {BICUBIC.key: Image.Resampling.BICUBIC, LANCZOS.key: Image.Resampling.LANCZOS}
+
+
+class Network:
+    """A checkpoint, loaded when first needed: a finished evaluation is reported without it.
+
+    load   makes the upscaler of a path
+    name   in tables; the file's stem, or that of its folder for `mp_rank_00_model_states.pt`
+    """
+
+    def __init__(self, path: str | Path, load: Callable[[str], Upscaler], name: str | None = None) -> None:
+        if not Path(path).exists():
+            raise FileNotFoundError(f"{path}: there is no such checkpoint")
+        self.path, self._load = str(path), load
+        self.name = name or network_name(path)
+        self.digest = digest_of_file(path)
+
+    @functools.cached_property
+    def upscaler(self) -> Upscaler:
+        return self._load(self.path)
+
+    def unload(self) -> None:
+        if upscaler := self.__dict__.pop("upscaler", None):
+            upscaler.close()
+
+    def runs(self, settings: Iterable[Setting], options: Setting) -> list[Run]:
+        """One run a setting. `options` is what else decides the output (device, dtype, …)."""
+        runs = []
+        for setting in settings:
+            what = {"network": self.digest, "setting": setting, "options": options, "version": sat_sr.__version__}
+            title = ", ".join([self.name, *(f"{key}={value}" for key, value in setting.items())])
+            runs.append(Run(title, digest_of(what), self.name, setting))
+        return runs
+
+
+def network_name(path: str | Path) -> str:
+    path = Path(path)
+    return path.resolve().parent.name if path.stem.startswith("mp_rank_") else path.stem
+
+
+def name_networks(paths: Sequence[str | Path]) -> list[str]:
+    """A name for each checkpoint; where two would be equal, the whole paths."""
+    names = [network_name(path) for path in paths]
+    return names if len(set(names)) == len(names) else [str(path) for path in paths]
+
+
+class Evaluation:
+    """Pairs, figures and results of one command.
+
+    folder   where records.jsonl and pictures/ are
+    device   where the networks run, for the measurement of memory
+    say      called with a line of text for every picture and run that was computed
+    """
+
+    def __init__(
+        self,
+        pairs: Pairs,
+        metrics: Metrics,
+        folder: Path,
+        *,
+        device: str = "cpu",
+        say: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        self.pairs, self.metrics, self.folder, self.device, self.say = pairs, metrics, folder, device, say
+        self.records = Records(folder / "records.jsonl")
+        self.resumed = 0  # results that were found on disk
+        self._digests: dict[str, str] = {}
+
+    def evaluate(
+        self, networks: Sequence[tuple[Network, list[Run]]], tick: Callable[[], None] = lambda: None
+    ) -> list[Run]:
+        """Bring every run to all figures; `tick` is called once for every picture of every run of a network.
+
+        returns   the runs, baselines first
+        """
+        runs = list(BASELINES)
+        for network, own_runs in networks:
+            patch, block = self._sizes(network)
+            self.metrics.grids["patch_grid"].add(patch)
+            self.metrics.grids["block_grid"].add(block)
+            for pair in self._pairs():
+                for run in [*BASELINES, *own_runs]:
+                    self._bring(run, pair, network)
+                    if run.network:
+                        tick()
+            network.unload()
+            runs += own_runs
+        for pair in self._pairs():  # the grids of the other networks
+            for run in runs:
+                self._bring(run, pair, None)
+        return runs
+
+    def result(self, run: Run, name: str) -> dict:
+        """What was found for a picture: "figures", and for networks "settings", "seconds", "calls", "peak_mib"."""
+        return {"figures": {}, **self.records.get(run.key, self._picture_key(name))}
+
+    def picture(self, run: Run, pair: Pair) -> np.ndarray:
+        """The output of a finished run: (H, W, 3) uint8."""
+        if run.network is None:
+            return self._baseline(run, pair)
+        with Image.open(self._path(run, pair.name)) as image:
+            return np.asarray(image)
+
+    def columns(self, run: Run) -> list[str]:
+        """The target has figures only where nothing is compared with it."""
+        return [c for c in self.metrics.columns if run is not TARGET or c.startswith(GRIDS)]
+
+    def _pairs(self) -> Iterator[Pair]:
+        for name in self.pairs.names:
+            pair = self.pairs.read(name)
+            self._digests[name] = pair.digest
+            yield pair
+
+    def _picture_key(self, name: str) -> str:
+        return f"{name} {self._digests[name]}"
+
+    def _path(self, run: Run, name: str) -> Path:
+        return self.folder / "pictures" / run.folder / f"{name}-{self._digests[name][:6]}.png"
+
+    def _sizes(self, network: Network) -> tuple[int, int]:
+        """Patch and block of a network in pixels; a network that was seen before is not loaded for that."""
+        record = self.records.get(network.digest, "")
+        if "patch" not in record:
+            config = network.upscaler.model.config
+            record = {"patch": config.patch_size, "block": config.image_block_size}
+            self.records.add(network.digest, "", **record)
+        return record["patch"], record["block"]
+
+    def _bring(self, run: Run, pair: Pair, network: Network | None) -> None:
+        """Make the output of a run if it is not there, and those of its figures that are not known."""
+        key, path, output = self._picture_key(pair.name), self._path(run, pair.name), None
+        record = self.records.get(run.key, key)
+        if run.network and not ("seconds" in record and path.exists()):
+            assert network is not None, "the outputs of networks are made before the last pass"
+            output, cost = self._upscale(network.upscaler, run, pair)
+            write_png(path, output)
+            self.records.add(run.key, key, title=run.title, **cost)
+        elif run.network and network:
+            self.resumed += 1
+        missing = [column for column in self.columns(run) if column not in record.get("figures", {})]
+        if missing:
+            picture = self.picture(run, pair) if output is None else output
+            self.records.add(run.key, key, figures=self.metrics(pair.target, pair.lr, picture, missing))
+        if output is not None:
+            self.say(self._line(run, pair.name))
+
+    def _upscale(self, upscaler: Upscaler, run: Run, pair: Pair) -> tuple[np.ndarray, dict]:
+        height, width = pair.target.shape[:2]
+        settings = resolve(run.setting, upscaler.defaults, upscaler.fast)
+        with measured(self.device) as cost:
+            output = upscaler(pair.lr, size=(width, height), seed=run.setting.get("seed", 0), **settings.to_dict())
+        return output, {
+            "settings": settings.to_dict(),
+            "seconds": round(cost.seconds, 3),
+            "calls": settings.network_calls,
+            "peak_mib": round(cost.peak_mib, 1),
+        }
+
+    def _baseline(self, run: Run, pair: Pair) -> np.ndarray:
+        if run is TARGET:
+            return pair.target
+        return interpolate(pair.lr, pair.target.shape[:2], _RESAMPLING[run.key])
+
+    def _line(self, run: Run, name: str) -> str:
+        result = self.result(run, name)
+        figures = [f"{title_of(c)} {format_figure(c, result['figures'][c])}" for c in self.columns(run)]
+        return " | ".join([name, run.title, *figures, f"{result['seconds']:.1f} s"])
+
+
+def write_png(path: Path, picture: np.ndarray) -> None:
+    """(H, W, 3) uint8 to a file that is whole or not there."""
+    with atomic_write(path) as file:
+        Image.fromarray(picture).save(file, format="PNG", compress_level=1)

@@ -1,0 +1,210 @@
+#!/usr/bin/env python
+"""How good is a network? Sharp pictures are made small, enlarged by it, and compared with what they were.
+
+    python scripts/evaluate.py --network ckpt/mini.safetensors --images photos/
+    python scripts/evaluate.py --network ckpt/mini.safetensors --images photos/ \\
+        --setting "sampler=dpmpp_2m,num_steps=4" --setting "sampler=heun,num_steps=10"
+
+Bicubic and Lanczos interpolation stand beside it. Written to --out: report.md, report.json, sheet.png, worst/ (the
+three worst pictures by several figures, enlarged), pictures/ (all outputs), records.jsonl (results as they come: the
+same command goes on where it was interrupted).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+WORST_BY = ("stlpips", "patch_grid", "block_grid", "flat_energy")
+MANY_COLUMNS = 8  # from here on the cells of the sheet are smaller
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    data = parser.add_argument_group("data")
+    data.add_argument("--images", required=True, metavar="DIR", help="folder of sharp pictures, searched through")
+    data.add_argument("--scale", type=float, default=4.0, help="of the upsampling (default 4)")
+    data.add_argument(
+        "--degradation",
+        default="none",
+        metavar="none|mild|strong",
+        help="what makes the inputs: antialiased bicubic alone (default), or a Real-ESRGAN preset or mixture",
+    )
+    data.add_argument("--limit", type=int, metavar="N", help="use the first N usable pictures")
+    data.add_argument("--seed", type=int, default=0, help="of the degradation and of the sampling (default 0)")
+
+    compared = parser.add_argument_group("what is compared (not given: the checkpoint's own default)")
+    compared.add_argument(
+        "--network", action="append", default=[], metavar="CKPT", help="a checkpoint; repeat to compare several"
+    )
+    compared.add_argument("--fast", action="store_true", help="the checkpoint's quick preset instead of its default")
+    compared.add_argument("--sampler", help="heun, euler or dpmpp_2m")
+    compared.add_argument("--num-steps", type=int)
+    compared.add_argument("--sigma-max", type=float)
+    compared.add_argument("--sigma-min", type=float)
+    compared.add_argument("--color-fix", help="none, mean, wavelet or backprojection")
+    compared.add_argument(
+        "--setting",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE,…",
+        help='repeat to compare several: "sampler=dpmpp_2m,num_steps=10,sigma_max=5"; also strength, init_noise, seed '
+        "and preset=fast; over the options above",
+    )
+    compared.add_argument(
+        "--grid",
+        metavar="FILE.json",
+        help='the same from a file: {"sampler": ["heun", "dpmpp_2m"], "num_steps": [4, 10]} is four settings',
+    )
+
+    parser.add_argument("--metrics", metavar="NAME,…", help="figures to compute (default: all that are installed)")
+    parser.add_argument("--out", default="evaluation", metavar="DIR", help="folder of results (default: evaluation)")
+    parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, mps")
+    parser.add_argument(
+        "--dtype", choices=("auto", "float32", "bfloat16"), default="auto", help="of the network (default: by device)"
+    )
+    parser.add_argument("--sheet-pictures", type=int, default=8, metavar="N", help="rows of sheet.png (default 8)")
+    parser.add_argument("--no-sheets", action="store_true", help="write tables only: for long lists of settings")
+    return parser
+
+
+def settings_of(args: argparse.Namespace) -> list[dict]:
+    """The options as a base, --setting and --grid over it."""
+    from sat_sr.evaluation.settings import combine, parse_setting, read_grid
+
+    options = ("sampler", "num_steps", "sigma_max", "sigma_min", "color_fix")
+    base = {key: value for key in options if (value := getattr(args, key)) is not None}
+    if args.seed:
+        base["seed"] = args.seed
+    if args.fast:
+        base["preset"] = "fast"
+    settings = [parse_setting(text) for text in args.setting]
+    return combine(base, settings + (read_grid(args.grid) if args.grid else []))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    args = build_parser().parse_args(arguments)
+    try:
+        return evaluate(args, settings_of(args))
+    except (ValueError, OSError, ModuleNotFoundError) as error:
+        print(f"evaluate.py: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"\nInterrupted. What is done is in {args.out}; the same command goes on from there.", file=sys.stderr)
+        return 130
+
+
+def evaluate(args: argparse.Namespace, settings: list[dict]) -> int:
+    """Imports come here: they take seconds, which --help and a mistyped option need not wait for."""
+    import torch
+    from tqdm import tqdm
+
+    try:
+        from sat_sr.evaluation.metrics import Metrics, choose_metrics
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(f"{error}: pip install scikit-image stlpips_pytorch") from error
+    from sat_sr.evaluation.pairs import Pairs
+    from sat_sr.evaluation.report import LEGEND, mean_table, picture_table, write_report
+    from sat_sr.evaluation.runner import Evaluation, Network, name_networks
+    from sat_sr.inference.outputs import require_writable
+
+    names, left_out = choose_metrics(args.metrics.replace(",", " ").split() if args.metrics else None)
+    if args.sheet_pictures < 1:
+        raise ValueError(f"--sheet-pictures {args.sheet_pictures}: at least 1, or --no-sheets")
+    device, dtype = args.device, args.dtype
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    folder = Path(args.out)
+    require_writable(folder)
+
+    def load(path: str):
+        from sat_sr.inference.upscaler import Upscaler
+
+        return Upscaler.from_checkpoint(path, device=device, dtype=None if dtype == "auto" else getattr(torch, dtype))
+
+    named = zip(args.network, name_networks(args.network), strict=True)
+    networks = [Network(path, load, name) for path, name in named]
+    pairs = Pairs(args.images, args.scale, args.degradation, args.seed, args.limit)
+    for line in remarks(pairs, left_out):
+        print(line)
+
+    bar = tqdm(total=len(pairs) * len(settings) * len(networks), unit="picture", disable=not networks)
+    evaluation = Evaluation(pairs, Metrics(names, device=device), folder, device=device, say=bar.write)
+    with bar:
+        runs = evaluation.evaluate(
+            [(n, n.runs(settings, {"device": device, "dtype": dtype})) for n in networks], tick=bar.update
+        )
+
+    if evaluation.resumed:
+        print(f"{evaluation.resumed} of {bar.total} results were in {evaluation.records.path} already")
+    paths = write_report(evaluation, runs, facts_of(args, device, networks), folder)
+    paths += [] if args.no_sheets else write_sheets(evaluation, runs, folder, args.sheet_pictures)
+    if len(settings) * len(networks) <= 1:  # several would hide the means here: they are in report.md
+        print(f"\n{runs[-1].title}\n{picture_table(evaluation, runs[-1])}")
+    print(f"\n{mean_table(evaluation, runs)}\n\n{LEGEND}\n\nWritten: {', '.join(map(str, paths))}")
+    return 0
+
+
+def remarks(pairs, left_out: str):
+    """What was not used, or not used whole: said once."""
+    for name, reason in pairs.skipped.items():
+        yield f"skipped {name}: {reason}"
+    if pairs.ignored:
+        some = [path.name for path in pairs.ignored[:3]] + ["…"] * (len(pairs.ignored) > 3)
+        yield f"ignored {len(pairs.ignored)} files that are no pictures by their names: {', '.join(some)}"
+    if pairs.cropped:
+        yield f"cut {len(pairs.cropped)} pictures, right and below, to {pairs.scale:g} times a whole number of pixels"
+    if left_out:
+        yield left_out
+
+
+def write_sheets(evaluation, runs, folder: Path, count: int) -> list[Path]:
+    from sat_sr.evaluation.runner import write_png
+    from sat_sr.evaluation.sheet import picture_sheet, worst_sheet
+
+    own = [run for run in runs if run.network]
+    names = evaluation.pairs.names
+    shown = names[:: max(1, len(names) // count)][:count]  # spread over the list
+    paths = [folder / "sheet.png"]
+    write_png(paths[0], picture_sheet(evaluation, own, shown, side=512 if len(own) + 3 < MANY_COLUMNS else 256))
+    for run in own:
+        for column in evaluation.columns(run):
+            sheet = worst_sheet(evaluation, run, column) if column.startswith(WORST_BY) else None
+            if sheet is not None:
+                write_png(folder / "worst" / f"{run.folder}-{column}.png", sheet)
+    return [*paths, folder / "worst"] if own else paths
+
+
+def facts_of(args: argparse.Namespace, device: str, networks) -> dict:
+    """What a reader needs to run it again."""
+    import datetime
+    import platform
+    import shlex
+
+    import skimage
+    import torch
+
+    import sat_sr
+
+    return {
+        "command": shlex.join(["python", "scripts/evaluate.py", *sys.argv[1:]]),
+        "date": datetime.date.today().isoformat(),
+        "networks": {network.name: f"{network.path} (sha256 {network.digest}…)" for network in networks},
+        "images": args.images,
+        "scale": args.scale,
+        "degradation": args.degradation,
+        "seed": args.seed,
+        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else f"{device} {platform.machine()}",
+        "dtype": args.dtype,
+        "threads": torch.get_num_threads(),
+        "versions": {"sat_sr": sat_sr.__version__, "torch": torch.__version__, "scikit-image": skimage.__version__},
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,58 @@
+"""Sheets: what is in which cell, and where the worst place is."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sat_sr.evaluation import sheet
+from sat_sr.evaluation.metrics import Metrics
+from sat_sr.evaluation.pairs import Pairs
+from sat_sr.evaluation.runner import BICUBIC, Evaluation
+
+
+@pytest.fixture
+def evaluation(tmp_path):
+    """Three pictures, the sharper the later: bicubic is worst on the last."""
+    rng = np.random.default_rng(0)
+    for i, contrast in enumerate((1, 20, 80)):
+        noise = 128 + rng.uniform(-contrast, contrast, (72, 96, 3))
+        Image.fromarray(noise.astype(np.uint8)).save(tmp_path / f"{i}.png")
+    evaluation = Evaluation(Pairs(tmp_path), Metrics(["psnr_y", "flat_energy"]), tmp_path / "out")
+    evaluation.evaluate([])
+    return evaluation
+
+
+def test_worst_is_lowest_psnr_and_highest_energy(evaluation):
+    assert sheet.worst(evaluation, BICUBIC, "psnr_y", 2) == ["2", "1"]
+    energies = {n: evaluation.result(BICUBIC, n)["figures"]["flat_energy"] for n in "012"}
+    assert energies["2"] is None or energies["2"] < 1
+    present = [n for n in "012" if energies[n] is not None]
+    assert sheet.worst(evaluation, BICUBIC, "flat_energy") == sorted(present, key=lambda n: -energies[n])
+
+
+def test_picture_sheet_holds_the_pixels(evaluation):
+    page = sheet.picture_sheet(evaluation, [], ["1", "2"])
+    top, left = sheet.MARGIN + 2 * sheet.CAPTION, sheet.MARGIN
+    pair = evaluation.pairs.read("1")
+    cells = [page[top : top + 72, x : x + 96] for x in (left + i * (96 + sheet.MARGIN) for i in range(3))]
+    np.testing.assert_array_equal(cells[0], pair.lr.repeat(4, 0).repeat(4, 1))
+    np.testing.assert_array_equal(cells[1], evaluation.picture(BICUBIC, pair))
+    np.testing.assert_array_equal(cells[2], pair.target)
+    below, right = top + 72 + sheet.MARGIN + 2 * sheet.CAPTION, left + 2 * (96 + sheet.MARGIN)
+    np.testing.assert_array_equal(page[below : below + 72, right : right + 96], evaluation.pairs.read("2").target)
+
+
+def test_the_worst_place_is_found(tmp_path):
+    flat = np.full((400, 300, 3), 128, np.uint8)
+    speckled = flat.copy()
+    speckled[200:320:2, 150:270:2] = 160
+    Image.fromarray(flat).save(tmp_path / "x.png")
+    pair = Pairs(tmp_path).read("x")
+    top, left = sheet._worst_place(pair, speckled, flat_only=True)
+    assert abs(top - (260 - 64)) <= 8 and abs(left - (210 - 64)) <= 8  # the window is 128, the speckles 120
+    corner = flat.copy()
+    corner[-3:, -3:] = 200
+    top, left = sheet._worst_place(pair, corner, flat_only=False)
+    assert (top, left) <= (272, 172) and top >= 400 - 128 - 8 and left >= 300 - 128 - 8
