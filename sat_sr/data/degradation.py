@@ -333,8 +333,8 @@ def poisson_noise(image: torch.Tensor, scale: float, gray: bool, generator: torc
     levels = (image * 255).round_().clamp_(0, 255)
     index = levels.flatten().int()
     peak = 2 ** math.ceil(math.log2(torch.bincount(index, minlength=256).count_nonzero().item()))
-    # Only 256 rates exist: look a photon count up by its level and a random 12-bit quantile. That is four times as fast
-    # as torch.poisson and the same law but for the outermost 1/8192 on either side.
+    # Only 256 rates exist: look a photon count up by its level and a random 12-bit quantile. That is much cheaper than
+    # torch.poisson, and the same law but for the outermost 1/8192 on either side.
     table = _poisson_quantiles(peak, image.device)
     quantile = torch.randint(4096, index.shape, generator=generator, device=image.device, dtype=torch.int32)
     photons = table.index_select(0, index.mul_(4096).add_(quantile)).view_as(levels)
