@@ -35,7 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="none|mild|strong",
         help="what makes the inputs: antialiased bicubic alone (default), or a Real-ESRGAN preset or mixture",
     )
-    data.add_argument("--limit", type=int, metavar="N", help="use the first N usable pictures")
+    data.add_argument("--limit", type=int, metavar="N", help="use N pictures, spread over the folder")
     data.add_argument("--seed", type=int, default=0, help="of the degradation and of the sampling (default 0)")
 
     compared = parser.add_argument_group("what is compared (not given: the checkpoint's own default)")

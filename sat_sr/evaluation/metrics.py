@@ -27,29 +27,31 @@ LEAST_SIDE = 64  # pixels of a target: 16 of the input, the window of SSIM, the 
 class Metric:
     """How a figure is read.
 
-    title      heading of its column
+    title      its name in tables
+    unit       "dB" or ""
     decimals   digits that mean something
     better     "high", "low", or "one" (a ratio that should be 1)
     baseline   how it is set against bicubic: "difference", "percent" or None
     """
 
     title: str
+    unit: str
     decimals: int
     better: str
     baseline: str | None = None
 
 
 METRICS = {
-    "psnr_y": Metric("PSNR(Y) dB", 2, "high", "difference"),
-    "ssim_y": Metric("SSIM(Y)", 4, "high"),
-    "psnr_rgb": Metric("PSNR(RGB) dB", 2, "high"),
-    "ssim_rgb": Metric("SSIM(RGB)", 4, "high"),
-    "stlpips": Metric("ST-LPIPS", 4, "low", "percent"),
-    "lpips": Metric("LPIPS", 4, "low", "percent"),
-    "consistency": Metric("consistency dB", 2, "high"),
-    "patch_grid": Metric("patch grid", 3, "one"),
-    "block_grid": Metric("block grid", 3, "one"),
-    "flat_energy": Metric("flat energy", 3, "one"),
+    "psnr_y": Metric("PSNR(Y)", "dB", 2, "high", "difference"),
+    "ssim_y": Metric("SSIM(Y)", "", 4, "high"),
+    "psnr_rgb": Metric("PSNR(RGB)", "dB", 2, "high"),
+    "ssim_rgb": Metric("SSIM(RGB)", "", 4, "high"),
+    "stlpips": Metric("ST-LPIPS", "", 4, "low", "percent"),
+    "lpips": Metric("LPIPS", "", 4, "low", "percent"),
+    "consistency": Metric("consistency", "dB", 2, "high"),
+    "patch_grid": Metric("patch grid", "", 3, "one"),
+    "block_grid": Metric("block grid", "", 3, "one"),
+    "flat_energy": Metric("flat energy", "", 3, "one"),
 }
 GRIDS = ("patch_grid", "block_grid")  # one column for every size of patch or block that is compared
 PERCEPTUAL = ("stlpips", "lpips")
@@ -83,9 +85,19 @@ def metric_of(column: str) -> tuple[str, int | None]:
 
 
 def title_of(column: str) -> str:
-    """Heading of a column: "block grid 32 px"."""
+    """In words: "PSNR(Y)", "block grid 32 px"."""
     name, size = metric_of(column)
     return METRICS[name].title + (f" {size} px" if size else "")
+
+
+def heading_of(column: str) -> str:
+    """Title and unit: "PSNR(Y) dB"."""
+    return f"{title_of(column)} {METRICS[metric_of(column)[0]].unit}".rstrip()
+
+
+def describe(column: str, value: float | None) -> str:
+    """A figure in words: "PSNR(Y) 24.45 dB"."""
+    return f"{title_of(column)} {format_figure(column, value)} {METRICS[metric_of(column)[0]].unit}".rstrip()
 
 
 def format_figure(column: str, value: float | None) -> str:

@@ -45,7 +45,7 @@ class Pairs:
     scale         of the upsampling, more than 1
     degradation   "none": antialiased bicubic alone; or what `parse_degradation` takes ("mild", "strong", a mixture)
     seed          of the degradation; every picture draws from its own generator, seeded with this and its name
-    limit         use the first so many usable pictures
+    limit         use so many usable pictures, spread over the folder: neighbours are often of one scene
     Attributes    names; skipped {name: reason}; ignored (paths without a picture's suffix); cropped (names)
 
     Raises ValueError for a scale or degradation that cannot be and where no picture is usable; FileNotFoundError.
@@ -76,7 +76,8 @@ class Pairs:
         self.skipped: dict[str, str] = {}
         self.cropped: list[str] = []
         self._paths: dict[str, Path] = {}
-        for name, path in paths.items():
+        for name in _spread_first(list(paths), limit):
+            path = paths[name]
             try:
                 _, was_cropped = self._read_target(path)
             except _UNREADABLE as error:
@@ -93,7 +94,7 @@ class Pairs:
 
     @property
     def names(self) -> list[str]:
-        return list(self._paths)
+        return sorted(self._paths)
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -126,6 +127,12 @@ class Pairs:
         batch = torch.tensor(target).permute(2, 0, 1)[None].float() / 255
         lr = degrade(batch, sample_params(self.mixture, 1, generator), generator)
         return lr[0].permute(1, 2, 0).mul(255).round().byte().numpy()
+
+
+def _spread_first(names: list[str], count: int | None) -> list[str]:
+    """All names, `count` of them that are spread evenly over the list before the rest."""
+    chosen = names if count is None else [names[i * len(names) // count] for i in range(min(count, len(names)))]
+    return [*chosen, *(name for name in names if name not in set(chosen))]
 
 
 def interpolate(lr: np.ndarray, size: tuple[int, int], method: Image.Resampling) -> np.ndarray:

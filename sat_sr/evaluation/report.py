@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from sat_sr.evaluation.metrics import METRICS, format_figure, metric_of, title_of
+from sat_sr.evaluation.metrics import METRICS, format_figure, heading_of, metric_of
 from sat_sr.evaluation.runner import BICUBIC, TARGET, Evaluation, Run
 from sat_sr.inference.outputs import atomic_write
 from sat_sr.inference.settings import SamplingSettings
@@ -39,6 +39,8 @@ def mean_table(evaluation: Evaluation, runs: Sequence[Run]) -> str:
     bicubic = summarize(evaluation, BICUBIC)
     rows = []
     for run, setting in zip(runs, settings, strict=True):
+        if not evaluation.columns(run):
+            continue  # the target, where no grid is looked for
         summary = summarize(evaluation, run)
         rows.append(
             [
@@ -48,7 +50,7 @@ def mean_table(evaluation: Evaluation, runs: Sequence[Run]) -> str:
                 *(_cell(column, summary, None if run in (BICUBIC, TARGET) else bicubic) for column in columns),
             ]
         )
-    return markdown(["", *keys, *(title for title, _ in COSTS.values()), *map(title_of, columns)], rows)
+    return markdown(["", *keys, *(title for title, _ in COSTS.values()), *map(heading_of, columns)], rows)
 
 
 def settings_of(evaluation: Evaluation, run: Run) -> dict:
@@ -79,7 +81,7 @@ def picture_table(evaluation: Evaluation, run: Run) -> str:
                 *(format_figure(column, result["figures"][column]) for column in columns),
             ]
         )
-    return markdown(["picture", *(title for title, _ in costs.values()), *map(title_of, columns)], rows)
+    return markdown(["picture", *(title for title, _ in costs.values()), *map(heading_of, columns)], rows)
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -14,7 +14,7 @@ from PIL import Image
 
 import sat_sr
 from sat_sr.evaluation.cost import measured
-from sat_sr.evaluation.metrics import GRIDS, Metrics, format_figure, title_of
+from sat_sr.evaluation.metrics import GRIDS, Metrics, describe
 from sat_sr.evaluation.pairs import Pair, Pairs, interpolate
 from sat_sr.evaluation.records import Records, digest_of, digest_of_file
 from sat_sr.evaluation.settings import Setting, resolve
@@ -209,7 +209,7 @@ class Evaluation:
 
     def _line(self, run: Run, name: str) -> str:
         result = self.result(run, name)
-        figures = [f"{title_of(c)} {format_figure(c, result['figures'][c])}" for c in self.columns(run)]
+        figures = [describe(c, result["figures"][c]) for c in self.columns(run)]
         return " | ".join([name, run.title, *figures, f"{result['seconds']:.1f} s"])
 
 

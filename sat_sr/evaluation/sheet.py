@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import uniform_filter
 
 from sat_sr.evaluation.artefacts import flat_mask, high_frequencies
-from sat_sr.evaluation.metrics import METRICS, format_figure, luma, metric_of, title_of
+from sat_sr.evaluation.metrics import METRICS, describe, luma, metric_of
 from sat_sr.evaluation.pairs import Pair
 from sat_sr.evaluation.runner import BICUBIC, TARGET, Evaluation, Run
 
@@ -72,7 +72,7 @@ def _row(
     for run in runs:
         figures = evaluation.result(run, pair.name)["figures"]
         shown = [column] if column else [c for c in ("psnr_y", "stlpips") if c in figures]
-        texts = [f"{title_of(c)} {format_figure(c, figures[c])}" for c in shown if c in figures]
+        texts = [describe(c, figures[c]) for c in shown if c in figures]
         cells.append(("  ".join([run.title, *texts]), cut(evaluation.picture(run, pair))))
     return cells
 

@@ -47,7 +47,7 @@ def test_columns_and_missing_answers():
     assert values["patch_grid_4"] == pytest.approx(1.0, abs=1e-6)  # a ramp has no grid
     assert values["block_grid_128"] is None  # no line of that grid in 64 pixels
     assert values["flat_energy"] is None  # 3 levels a pixel: nowhere flat
-    assert m.format_figure("block_grid_128", None) == "–" and m.title_of("block_grid_32") == "block grid 32 px"
+    assert m.describe("block_grid_128", None) == "block grid 128 px –" and m.heading_of("psnr_y") == "PSNR(Y) dB"
 
 
 def test_choice_of_metrics(monkeypatch):

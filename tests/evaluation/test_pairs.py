@@ -58,10 +58,14 @@ def test_digest_sees_every_pixel(folder):
     assert pair.digest != type(pair)(pair.name, pair.target, changed).digest
 
 
-def test_limit_counts_usable_pictures(folder):
+def test_limit_spreads_and_counts_usable_pictures(folder):
     (folder / "a_broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     pairs = Pairs(folder, limit=1)
     assert pairs.names == ["one"] and list(pairs.skipped) == ["a_broken"]
+    for i in range(8):
+        (folder / f"x{i}.png").write_bytes((folder / "one.png").read_bytes())
+    assert Pairs(folder, limit=3).names == ["one", "x0", "x4"]  # the 1st (broken, so the next), 4th, 8th of 11
+    assert Pairs(folder, limit=99).names == Pairs(folder).names
 
 
 @pytest.mark.parametrize(
