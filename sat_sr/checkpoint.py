@@ -231,22 +231,19 @@ def save_pt(
 def checkpoint_hash(path: str | Path) -> str:
     """12 hexadecimal digits that tell one checkpoint from another, for the metadata of pictures.
 
-    SHA-256 of the size and the content; of a file over 64 MiB, of its first and last MiB (where both formats keep
-    their tables) and of 64 KiB at 256 places evenly between. Fast, and no protection against forgery.
+    SHA-256 of the size and the content; of a file over 64 MiB, of the first 4 KiB of each MiB and of the last MiB: fast
+    and enough to tell any two trained models apart, but no protection against forgery.
     """
     path, *_ = _find_weights(Path(path))
-    size, chunk, piece = path.stat().st_size, 1 << 20, 1 << 16
+    size, mebi = path.stat().st_size, 1 << 20
     digest = hashlib.sha256(f"{size}:".encode())
     with open(path, "rb") as file:
-        if size <= 64 * chunk:
-            digest.update(file.read())
-        else:
-            digest.update(file.read(chunk))
-            for i in range(256):
-                file.seek(chunk + (size - 2 * chunk - piece) * i // 255)
-                digest.update(file.read(piece))
-            file.seek(size - chunk)
-            digest.update(file.read())
+        if size > 64 * mebi:
+            for start in range(0, size - mebi, mebi):
+                file.seek(start)
+                digest.update(file.read(4096))
+            file.seek(size - mebi)
+        digest.update(file.read())
     return digest.hexdigest()[:12]
 
 
@@ -273,13 +270,13 @@ def _find_weights(path: Path) -> tuple[Path, Path | None, list[str]]:
                 f"{path / 'latest'} names {tag!r}, which is not there: name one of {', '.join(tags) or '(none)'} itself"
             )
     if (folder / EMA_WEIGHTS).is_file():
-        return folder / EMA_WEIGHTS, run, [f"averaged (EMA) weights taken from training folder {folder}"]
+        return folder / EMA_WEIGHTS, run, [f"of the folder {folder}, the averaged weights (EMA) were taken"]
     if (folder / MODEL_STATES.replace("00", "01", 1)).exists():
         raise ValueError(f"{folder} is split over model-parallel ranks: merge them with SAT first")
     if not (folder / MODEL_STATES).is_file():
         inside = ", ".join(sorted(entry.name for entry in folder.iterdir())[:3]) or "nothing"
         raise FileNotFoundError(f"{folder} has no {MODEL_STATES} (inside: {inside}): is the checkpoint complete?")
-    return folder / MODEL_STATES, run, [f"raw weights taken from training folder {folder}: it has no {EMA_WEIGHTS}"]
+    return folder / MODEL_STATES, run, [f"of the folder {folder}, {MODEL_STATES} was taken: it has no {EMA_WEIGHTS}"]
 
 
 def _state_of_pt(path: Path, content: Any) -> tuple[dict[str, Tensor], Mapping[str, Any]]:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -43,13 +44,34 @@ def convert(source: Path, target: Path, dtype: str, sampler_defaults: dict | Non
     print("read", "\n     ".join(checkpoint.report()))
     if target.exists() and target.samefile(checkpoint.path):
         raise ValueError(f"{target} is what is read: give OUT another name")
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"{target}: there is no folder {target.parent}; make it first")
     sampler = checkpoint.sampler_defaults if sampler_defaults is None else sampler_defaults
-    parts = (checkpoint.tensors, checkpoint.config)
-    if target.suffix == ".pt":
-        save_pt(target, *parts, checkpoint.clip_tensors, sampler_defaults=sampler, dtype=torch_dtype)
-    else:
+
+    if target.suffix == ".safetensors":
         kept = {key: text for key, text in checkpoint.metadata.items() if key not in ("format", "config", "sampler")}
-        save_safetensors(target, *parts, kept, checkpoint.clip_tensors, sampler_defaults=sampler, dtype=torch_dtype)
+        save_safetensors(
+            target,
+            checkpoint.tensors,
+            checkpoint.config,
+            kept,
+            checkpoint.clip_tensors,
+            sampler_defaults=sampler,
+            dtype=torch_dtype,
+        )
+    else:
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".convert-") as scratch:
+            if torch_dtype not in (None, checkpoint.dtype):
+                # torch.save wants all tensors converted at once: let them lie in a file, and the source's pages go.
+                converted = Path(scratch) / "converted.safetensors"
+                save_safetensors(
+                    converted, checkpoint.tensors, checkpoint.config, clip=checkpoint.clip_tensors, dtype=torch_dtype
+                )
+                checkpoint = load(converted)
+            save_pt(
+                target, checkpoint.tensors, checkpoint.config, checkpoint.clip_tensors,
+                sampler_defaults=sampler, dtype=torch_dtype,
+            )  # fmt: skip
     print("wrote", "\n      ".join(load(target).report()))
     print(f"      hash: {checkpoint_hash(target)}")
 
@@ -62,9 +84,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--sampler-defaults",
         metavar="JSON",
-        help="how the model wants to be sampled, stored with it: keys name, num_steps, sigma_max, sigma_min, "
-        'color_fix, and fast with the same keys, such as \'{"name": "heun", "num_steps": 20}\'; {} removes what IN says '
-        "(default: what IN says)",
+        help="how the model wants to be sampled, stored with it; keys: name, num_steps, sigma_max, sigma_min, "
+        'color_fix, and fast with the same keys, such as \'{"name": "heun", "num_steps": 20}\'; {} removes '
+        "what IN says (default: what IN says)",
     )
     args = parser.parse_args()
     if args.output.suffix not in FORMATS:

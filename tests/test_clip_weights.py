@@ -1,0 +1,95 @@
+"""Where the CLIP tower comes from: files, folders and the hub's cache, and what is said when it is nowhere."""
+
+from __future__ import annotations
+
+import json
+import socket
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+from sat_sr.clip_weights import load_clip
+
+GOLDEN = Path(__file__).parent / "golden" / "clip_image_encoder.safetensors"
+
+
+@pytest.fixture(scope="module")
+def tower() -> dict[str, torch.Tensor]:
+    """The recorded tiny CLIP tower, with OpenCLIP's names and leftovers of its text tower."""
+    recorded = safetensors.torch.load_file(GOLDEN)
+    prefix = "weights.image_encoder.model."
+    return {name.removeprefix(prefix): tensor for name, tensor in recorded.items() if name.startswith(prefix)}
+
+
+TINY = {"model_cfg": {"embed_dim": 24, "vision_cfg": {"width": 64, "head_width": 16}}}
+
+
+@pytest.fixture
+def no_network(monkeypatch, tmp_path):
+    """An empty Hugging Face cache, and a failure for whoever tries the network."""
+
+    def refuse(*args, **kwargs):
+        pytest.fail("the network was asked")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    return tmp_path / "hub"
+
+
+def check_tower(encoder):
+    recorded = safetensors.torch.load_file(GOLDEN)
+    torch.testing.assert_close(encoder(recorded["image_1"]), recorded["embedding_1"], rtol=0, atol=5e-6)
+
+
+def test_clip_from_an_openclip_folder(tmp_path, tower):
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(TINY))
+    torch.save(tower, tmp_path / "open_clip_pytorch_model.bin")
+    check_tower(load_clip(tmp_path))
+    (tmp_path / "open_clip_config.json").write_text(
+        json.dumps({"model_cfg": {**TINY["model_cfg"], "quick_gelu": True}})
+    )
+    with pytest.raises(ValueError, match="quick GELU"):
+        load_clip(tmp_path)
+
+
+def test_clip_from_a_transformers_folder(tmp_path, tower):
+    from sat_sr.model.clip import CLIPImageEncoder
+
+    CLIPImageEncoder.from_openclip(tower, head_width=16).tower.save_pretrained(tmp_path)
+    check_tower(load_clip(tmp_path))
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "clip", "vision_config": config}))  # CLIPModel's
+    check_tower(load_clip(tmp_path))
+
+
+def test_clip_from_the_hub_cache_asks_no_network(no_network, tower):
+    repository = no_network / "models--someone--tiny-clip"
+    snapshot = repository / "snapshots" / "0123456789abcdef0123456789abcdef01234567"
+    snapshot.mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(snapshot.name)
+    safetensors.torch.save_file(tower, snapshot / "open_clip_model.safetensors")
+    (snapshot / "open_clip_config.json").write_text(json.dumps(TINY))
+    check_tower(load_clip("someone/tiny-clip"))
+
+
+def test_clip_offline_says_what_to_fetch_and_where_to_put_it(no_network, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(FileNotFoundError) as error:
+        load_clip("nobody/no-such-clip")
+    for part in ("open_clip_pytorch_model.bin", "https://huggingface.co/nobody/no-such-clip", "--clip-model"):
+        assert part in str(error.value)
+
+
+@pytest.mark.parametrize("source", ["clip/of/mine", "./clip", "/nowhere/clip", "clip", "a b/c"])
+def test_clip_path_that_does_not_exist(no_network, source):
+    with pytest.raises(FileNotFoundError, match="no such file or folder, and no hub id"):
+        load_clip(source)
+
+
+def test_clip_folder_without_weights(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no CLIP weights: one of open_clip_model\.safetensors"):
+        load_clip(tmp_path)
