@@ -100,13 +100,14 @@ def load(path: str | Path) -> Checkpoint:
     if is_safetensors(path):
         kind = "safetensors"
         state, metadata = read_safetensors(path)
-        about = _json_metadata(path, metadata)
+        ours = metadata.get("format") == FORMAT
+        about = _parse_json(path, **{key: metadata[key] for key in ("config", "sampler") if ours and key in metadata})
     else:
         kind = "DeepSpeed/SAT checkpoint"
         state, about = _state_of_pt(path, read_pt(path))
         metadata = {}
         if run and "config" not in about and (run / RUN_CONFIG).is_file():
-            about = {"config": json.loads((run / RUN_CONFIG).read_text(encoding="utf-8"))}
+            about = {**about, **_parse_json(run / RUN_CONFIG, config=(run / RUN_CONFIG).read_text(errors="replace"))}
     sampler = check_sampler_defaults(about.get("sampler", {}), where=f"{path}, sampler")
 
     clip = {n.removeprefix(CLIP_PREFIX): t for n, t in state.items() if n.startswith(CLIP_PREFIX)}
@@ -283,8 +284,11 @@ def _state_of_pt(path: Path, content: Any) -> tuple[dict[str, Tensor], Mapping[s
     """State dict of a `.pt`, and what this project has written beside it."""
     state, about = content, {}
     if isinstance(content, Mapping) and "module" in content:
-        state, about = content["module"], content.get(FORMAT) or {}
-    if isinstance(state, Mapping) and state and all(isinstance(value, Tensor) for value in state.values()):
+        state, about = content["module"], content.get(FORMAT, {})
+    named_tensors = isinstance(state, Mapping) and all(
+        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in state.items()
+    )
+    if named_tensors and state and isinstance(about, Mapping):
         return dict(state), about
     keys = ", ".join(map(str, list(content)[:5])) if isinstance(content, Mapping) else type(content).__name__
     raise ValueError(
@@ -293,14 +297,12 @@ def _state_of_pt(path: Path, content: Any) -> tuple[dict[str, Tensor], Mapping[s
     )
 
 
-def _json_metadata(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
-    """`config` and `sampler` out of safetensors metadata that this project wrote; of others, nothing."""
-    if metadata.get("format") != FORMAT:
-        return {}
+def _parse_json(path: Path, **texts: str) -> dict[str, Any]:
+    """Each text parsed. Raises ValueError that names path."""
     try:
-        return {key: json.loads(metadata[key]) for key in ("config", "sampler") if key in metadata}
+        return {key: json.loads(text) for key, text in texts.items()}
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: its metadata is no JSON ({error}): convert the checkpoint again") from None
+        raise ValueError(f"{path}: {', '.join(texts)} in it is no JSON ({error}): write or convert it again") from None
 
 
 def _configuration(path: Path, stated: Any, shapes: Mapping[str, Shape]) -> tuple[InfDiTConfig, str | None]:

@@ -361,6 +361,14 @@ def make_bad(path: Path, kind: str) -> None:
     elif kind == "latest that leads away":
         path.mkdir()
         (path / "latest").write_text("../../etc")
+    elif kind == "broken config.json":
+        path.mkdir()
+        training_folder(path)
+        (path / "config.json").write_text('{"num_layers": ')
+    elif kind == "foreign config":
+        path.mkdir()
+        training_folder(path)
+        (path / "config.json").write_text('{"model_type": "clip"}')
     elif kind == "incomplete tag":
         (path / "5").mkdir(parents=True)
         (path / "latest").write_text("5")
@@ -387,6 +395,8 @@ BAD = {
     "no latest": r"without the file 'latest'",
     "latest without its folder": r"names '900', which is not there: name one of 100",
     "latest that leads away": r"latest holds '\.\./\.\./etc'",
+    "broken config.json": r"config in it is no JSON",
+    "foreign config": r"configuration in it is not valid \(unknown configuration key model_type",
     "incomplete tag": r"has no mp_rank_00_model_states\.pt \(inside: nothing\)",
 }
 
