@@ -63,7 +63,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
 
     parser.add_argument("--metrics", metavar="NAME,…", help="figures to compute (default: all that are installed)")
-    parser.add_argument("--out", default="evaluation", metavar="DIR", help="folder of results (default: evaluation)")
+    parser.add_argument("--out", default="runs/evaluation", metavar="DIR", help="results (default: runs/evaluation)")
     parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, mps")
     parser.add_argument(
         "--dtype", choices=("auto", "float32", "bfloat16"), default="auto", help="of the network (default: by device)"
@@ -91,7 +91,7 @@ def main(arguments: list[str] | None = None) -> int:
     args = build_parser().parse_args(arguments)
     try:
         return evaluate(args, settings_of(args))
-    except (ValueError, OSError, ModuleNotFoundError) as error:
+    except (ValueError, OSError, ModuleNotFoundError, MemoryError, FloatingPointError) as error:
         print(f"evaluate.py: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
