@@ -8,17 +8,24 @@ from __future__ import annotations
 
 import io
 import struct
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
-from PIL import Image, TiffImagePlugin
+from PIL import Image
 
 from sat_sr.inference.color import cmyk_to_srgb, lab_to_srgb
-from sat_sr.inference.deep_tiff import decode_deep_tiff, open_deep_tiff
-from sat_sr.inference.metadata import parse_exif
+from sat_sr.inference.deep_tiff import TIFF_HEADERS, decode_deep_tiff, exif_of, open_deep_tiff
+from sat_sr.inference.metadata import SETTINGS_KEY, parse_exif, settings_of
 from sat_sr.inference.picture import READ_FORMATS, Decoded, PictureError, check_size
 
 _PNG_COLOR_CHUNKS = (b"cHRM", b"gAMA", b"sRGB", b"cICP")
+
+
+class Header(NamedTuple):
+    """(width, height) in pixels of the upright picture, and the settings that it carries, if any."""
+
+    size: tuple[int, int]
+    settings: dict | None
 
 
 def decode(file: BinaryIO, name: str, max_pixels: int, notes: list[str]) -> Decoded:
@@ -34,6 +41,8 @@ def decode(file: BinaryIO, name: str, max_pixels: int, notes: list[str]) -> Deco
     if getattr(image, "is_animated", False):
         notes.append("more than one picture in the file (animation, pages): only the first is used")
     exif, orientation = parse_exif(image.getexif(), notes, is_tiff=image.format == "TIFF")
+    if not image.info.get("exif", b"Exif\0\0II").removeprefix(b"Exif\0\0").startswith((b"II", b"MM")):
+        notes.append("EXIF data does not parse: left out")  # Pillow makes an empty one of it
     head = _head(file, 4096)
     depth = _bits_lost(head, image.format)
     if depth:
@@ -68,19 +77,24 @@ def open_image(file: BinaryIO) -> Image.Image:
     return Image.open(file, formats=[name for name in READ_FORMATS if name in Image.OPEN])
 
 
-def header_size(file: BinaryIO, name: str) -> tuple[int, int]:
-    """(width, height) of the upright picture, from the header alone."""
+def read_header(file: BinaryIO, name: str) -> Header:
+    """What can be known without decoding the pixels. PictureError for settings that are damaged."""
     deep_tiff = open_deep_tiff(file)
     if deep_tiff is not None:
-        size = deep_tiff.value(TiffImagePlugin.IMAGEWIDTH), deep_tiff.value(TiffImagePlugin.IMAGELENGTH)
-        orientation = deep_tiff.value(TiffImagePlugin.ORIENTATION, 1) if 274 in deep_tiff else 1
+        exif, size, text = exif_of(file, deep_tiff), deep_tiff.size, None
     else:
         image = open_image(file)
-        size = image.size
-        _, orientation = parse_exif(image.getexif(), [], is_tiff=image.format == "TIFF")
-        if image.format == "TIFF":
-            orientation = 1  # Pillow's size is that of the upright picture already
-    return size[::-1] if orientation >= 5 else size
+        exif, size = image.getexif(), image.size
+        text = image.info.get(SETTINGS_KEY) if image.format == "PNG" else None
+    settings = settings_of(text, exif, name)
+    _, orientation = parse_exif(exif, [], is_tiff=_is_tiff(file))
+    if orientation >= 5 and (deep_tiff is not None or not _is_tiff(file)):  # Pillow turns TIFF itself
+        size = size[::-1]
+    return Header(size, settings)
+
+
+def _is_tiff(file: BinaryIO) -> bool:
+    return _head(file, 4) in TIFF_HEADERS
 
 
 def _head(file: BinaryIO, count: int) -> bytes:

@@ -16,7 +16,7 @@ from PIL import TiffImagePlugin as Tag
 from sat_sr.inference.metadata import parse_exif
 from sat_sr.inference.picture import Decoded, check_size
 
-_HEADERS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+TIFF_HEADERS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 # None, LZW, deflate (two numbers), packbits, LZMA, Zstandard: codecs of plain bytes
 _BYTE_CODECS = {1, 5, 8, 32946, 32773, 34925, 50000}
 
@@ -25,6 +25,10 @@ class Directory(Tag.ImageFileDirectory_v2):
     """The first directory of a TIFF; `big`: of a BigTIFF."""
 
     big = False
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.value(Tag.IMAGEWIDTH), self.value(Tag.IMAGELENGTH)
 
     def values_of(self, tag: int, default: tuple = ()) -> tuple:
         value = self.get(tag, default)
@@ -41,10 +45,13 @@ def open_deep_tiff(file: BinaryIO) -> Directory | None:
     """The directory, if this is a TIFF of unsigned 16-bit grey or RGB samples."""
     file.seek(0)
     header = file.read(16)
-    if header[:4] not in _HEADERS:
+    if header[:4] not in TIFF_HEADERS:
         return None
-    directory = Directory(header)
-    directory.big = b"+" in header[2:4]
+    big = b"+" in header[2:4]
+    if big and header.startswith(b"MM"):
+        raise NotImplementedError("big-endian BigTIFF")  # Pillow has no parser for it
+    directory = Directory(header if big else header[:8])
+    directory.big = big
     file.seek(directory.next)
     directory.load(file)
     deep = (
@@ -55,10 +62,19 @@ def open_deep_tiff(file: BinaryIO) -> Directory | None:
     return directory if deep else None
 
 
+def exif_of(file: BinaryIO, directory: Directory) -> Image.Exif:
+    """The directory as EXIF, with the directories below it; they are read from `file` when they are asked for."""
+    exif = Image.Exif()
+    exif.bigtiff, exif.endian = directory.big, ">" if directory.prefix == b"MM" else "<"
+    exif.load_from_fp(file, directory.offset)
+    return exif
+
+
 def decode_deep_tiff(
     file: BinaryIO, directory: Directory, name: str, max_pixels: int, notes: list[str]
-) -> Decoded:
-    width, height = directory.value(Tag.IMAGEWIDTH), directory.value(Tag.IMAGELENGTH)
+) -> Decoded:  # fmt: skip
+    """Samples and what stands beside them, of a directory that open_deep_tiff gave."""
+    width, height = directory.size
     check_size((width, height), name, max_pixels)
     photometric = directory.value(Tag.PHOTOMETRIC_INTERPRETATION)
     colors = 3 if photometric == 2 else 1
@@ -83,10 +99,7 @@ def decode_deep_tiff(
         notes.append(f"{len(extra) - has_alpha} channel(s) beside colour and transparency: left out")
     samples = samples[..., : colors + has_alpha]
 
-    exif = Image.Exif()
-    exif.bigtiff, exif.endian = directory.big, ">" if directory.prefix == b"MM" else "<"
-    exif.load_from_fp(file, directory.offset)
-    exif_bytes, orientation = parse_exif(exif, notes, is_tiff=True)
+    exif_bytes, orientation = parse_exif(exif_of(file, directory), notes, is_tiff=True)
     info = {"icc_profile": directory.get(Tag.ICCPROFILE), "xmp": directory.get(Tag.XMP)}
     unit = {2: 1.0, 3: 2.54}.get(directory.value(Tag.RESOLUTION_UNIT, 2))
     if unit and Tag.X_RESOLUTION in directory and Tag.Y_RESOLUTION in directory:
@@ -100,8 +113,8 @@ def decode_deep_tiff(
 def _decode_plane(file: BinaryIO, directory: Directory, plane: int, planes: int, channels: int) -> np.ndarray:
     """One plane (all samples of a pixel together, or one where they are stored apart) -> (H, W, channels) uint16."""
     if (codec := directory.value(Tag.COMPRESSION, 1)) not in _BYTE_CODECS:
-        raise ValueError(f"TIFF compression {codec} is not read at 16 bits: save it with LZW or deflate")
-    width, height = directory.value(Tag.IMAGEWIDTH), directory.value(Tag.IMAGELENGTH)
+        raise NotImplementedError(f"16-bit TIFF of compression {codec}")
+    width, height = directory.size
     tiled = Tag.TILEOFFSETS in directory
     offset_tag, count_tag = (Tag.TILEOFFSETS, Tag.TILEBYTECOUNTS) if tiled else (Tag.STRIPOFFSETS, Tag.STRIPBYTECOUNTS)
     across = directory.value(Tag.TILEWIDTH) if tiled else width

@@ -18,6 +18,7 @@ from PIL import TiffImagePlugin as Tag
 
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}  # Pillow's names, by channels
 COMPRESSION_LEVEL = 6
+CLASSIC_TIFF_BYTES = 0xF0000000  # of samples; leaves room below 4 GiB for tags and strips that do not compress
 
 
 def write_png(
@@ -90,7 +91,7 @@ def write_tiff(
     """
     width, height = size
     count = -(-height // rows_per_strip)
-    big = width * height * channels * bit_depth // 8 > 0xF0000000  # leaves room for tags and incompressible strips
+    big = width * height * channels * bit_depth // 8 > CLASSIC_TIFF_BYTES
     header = b"II+\0\x08\0\0\0\x10\0\0\0\0\0\0\0" if big else b"II*\0\x08\0\0\0"
     directory = Tag.ImageFileDirectory_v2(header)
     for tag, value in tags.items():

@@ -41,7 +41,7 @@ def parse_exif(exif: Image.Exif, notes: list[str], *, is_tiff: bool = False) -> 
             carried = Image.Exif()
             for tag in DESCRIPTIVE_TAGS:
                 if tag in exif:
-                    carried[tag] = exif.get_ifd(tag) if tag in (IFD.Exif, IFD.GPSInfo) else exif[tag]
+                    carried[tag] = directory_of(exif, tag)
             exif = carried
         elif Base.Orientation in exif:
             exif[Base.Orientation] = 1
@@ -84,7 +84,7 @@ def exif_for_output(
     exif = Image.Exif()
     if exif_bytes:
         exif.load(exif_bytes)
-    details = dict(exif.get_ifd(IFD.Exif))
+    details = directory_of(exif, IFD.Exif) if IFD.Exif in exif else {}
     for width_tag, height_tag, directory in (
         (Base.ImageWidth, Base.ImageLength, exif),
         (Base.ExifImageWidth, Base.ExifImageHeight, details),
@@ -126,23 +126,30 @@ def _settings_of_comment(comment: Any) -> dict | None:
     return settings if isinstance(settings, dict) else None
 
 
-def settings_of(image: Image.Image, name: str) -> dict | None:
-    """The settings that an opened (not yet loaded) output of this project carries; None if it carries none.
+def settings_of(text: Any, exif: Image.Exif, name: str) -> dict | None:
+    """The settings that an output of this project carries, from its PNG text or its EXIF; None if it carries none.
 
     PictureError if it carries some that do not parse. They are data from a file: check them before use.
     """
-    text = image.info.get(SETTINGS_KEY) if image.format == "PNG" else None
-    if text is not None:
+    if text is None:
         try:
-            settings = json.loads(text)
-        except (ValueError, TypeError, RecursionError) as error:
-            raise PictureError(
-                f"{name}: the settings stored in it are damaged ({error}): give them as flags instead"
-            ) from error
-        if not isinstance(settings, dict):
-            raise PictureError(f"{name}: the settings stored in it are no JSON object: give them as flags instead")
-        return settings
+            return _settings_of_comment(exif.get_ifd(IFD.Exif).get(Base.UserComment))
+        except PARSE_ERRORS:
+            return None  # EXIF that does not parse cannot be ours
     try:
-        return _settings_of_comment(image.getexif().get_ifd(IFD.Exif).get(Base.UserComment))
-    except PARSE_ERRORS:
-        return None  # EXIF that does not parse cannot be ours
+        settings = json.loads(text)
+    except (ValueError, TypeError, RecursionError):
+        settings = None
+    if not isinstance(settings, dict):
+        raise PictureError(f"{name}: the settings stored in it are damaged: give them as flags instead")
+    return settings
+
+
+def directory_of(exif: Image.Exif, tag: int) -> Any:
+    """A tag's value; for EXIF and GPS the directory itself, with the one below it, and not its place in the file."""
+    value = exif[tag]
+    if tag in (IFD.Exif, IFD.GPSInfo) and not isinstance(value, dict):
+        value = dict(exif.get_ifd(tag))
+        if IFD.Interop in value:
+            value[IFD.Interop] = exif.get_ifd(IFD.Interop)
+    return value

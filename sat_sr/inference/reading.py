@@ -17,8 +17,8 @@ import torch
 from PIL import Image, ImageCms
 
 from sat_sr.inference.color import check_profile, fill_transparent, unpremultiply
-from sat_sr.inference.decode import decode, header_size, open_image
-from sat_sr.inference.metadata import SETTINGS_KEY, settings_of, upright_xmp, valid_dpi
+from sat_sr.inference.decode import decode, read_header
+from sat_sr.inference.metadata import SETTINGS_KEY, upright_xmp, valid_dpi
 from sat_sr.inference.picture import DEFAULT_MAX_PIXELS, READ_FORMATS, Decoded, Picture, PictureError
 
 # What Pillow's decoders raise on damaged files.
@@ -82,7 +82,7 @@ def read_picture(source: Source, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Pic
 def picture_size(source: Source) -> tuple[int, int]:
     """(width, height) in pixels of the upright picture, from its header alone. PictureError if it is none."""
     with _decoding(source, []) as (file, name):
-        return header_size(file, name)
+        return read_header(file, name).size
 
 
 def read_settings(source: Source) -> dict | None:
@@ -91,7 +91,7 @@ def read_settings(source: Source) -> dict | None:
     PictureError if the file is no picture or its settings are damaged.
     """
     with _decoding(source, []) as (file, name):
-        return settings_of(open_image(file), name)
+        return read_header(file, name).settings
 
 
 @contextlib.contextmanager
@@ -128,6 +128,8 @@ def _decoding(source: Source, notes: list[str]) -> Iterator[tuple[BinaryIO, str]
             raise PictureError(message) from error
         except MemoryError as error:
             raise PictureError(f"{name} does not fit into the memory that is free: cut it into parts") from error
+        except NotImplementedError as error:
+            raise PictureError(f"{name} is of a kind that is not read ({error}): save it as PNG or as plain TIFF") from error
         except _DECODER_ERRORS as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise PictureError(f"{name} is damaged ({reason}): fetch or save it again") from error

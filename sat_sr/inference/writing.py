@@ -17,7 +17,7 @@ from PIL import TiffImagePlugin as Tag
 
 from sat_sr.inference import encode
 from sat_sr.inference.color import resize_alpha
-from sat_sr.inference.metadata import DESCRIPTIVE_TAGS, IFD, SETTINGS_KEY, exif_for_output, valid_dpi
+from sat_sr.inference.metadata import DESCRIPTIVE_TAGS, SETTINGS_KEY, directory_of, exif_for_output, valid_dpi
 from sat_sr.inference.outputs import atomic_write
 from sat_sr.inference.picture import FORMAT_CHOICES, WRITE_FORMATS, Picture, PictureError
 
@@ -63,7 +63,7 @@ def write_picture(
     dpi = valid_dpi((like.dpi[0] * across, like.dpi[1] * down)) if like.dpi else None
     exif = exif_for_output(like.exif, plan.size, dpi, settings if plan.format != "PNG" else None, notes)
 
-    rows = max(1, _STRIP_SAMPLES // (width * plan.channels))
+    rows = min(height, max(1, _STRIP_SAMPLES // (width * plan.channels)))
     strips = _strips(rgb, like, plan, rows)
     with atomic_write(path) as file:
         if plan.format == "PNG":
@@ -182,7 +182,7 @@ def _tiff_tags(like: Picture, dpi: tuple[float, float] | None, exif: Image.Exif)
     tags: dict[int, Any] = {}
     for tag in DESCRIPTIVE_TAGS:
         if tag in exif:
-            tags[tag] = exif.get_ifd(tag) if tag in (IFD.Exif, IFD.GPSInfo) else exif[tag]
+            tags[tag] = directory_of(exif, tag)
     if like.icc:
         tags[Tag.ICCPROFILE] = like.icc
     if like.xmp:
