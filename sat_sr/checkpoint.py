@@ -253,7 +253,9 @@ def _find_weights(path: Path) -> tuple[Path, Path | None, list[str]]:
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such checkpoint ({WHERE_FROM})")
     if path.is_file():
-        return path, None, []
+        grandparent = path.absolute().parent.parent
+        in_run = path.name == MODEL_STATES and (grandparent / "latest").is_file()
+        return path, grandparent if in_run else None, []
     run, folder = path.parent, path
     if not (folder / MODEL_STATES).exists() and not (folder / EMA_WEIGHTS).exists():
         if not (path / "latest").is_file():

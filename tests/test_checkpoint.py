@@ -140,6 +140,7 @@ def test_reads_a_training_folder_and_prefers_its_averaged_weights(tmp_path):
     assert raw.config == CONFIG  # image_size 64 is not in the shapes: it comes from config.json
     assert "mp_rank_00_model_states.pt was taken: it has no ema.safetensors" in "\n".join(raw.report())
     assert_same(load(run / "200").tensors, raw.tensors)
+    assert load(run / "200").config == load(run / "200" / "mp_rank_00_model_states.pt").config == CONFIG
 
     averaged = {name: tensor / 2 for name, tensor in make_weights().items()}
     save_safetensors(run / "200" / "ema.safetensors", averaged, CONFIG)
