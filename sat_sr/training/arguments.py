@@ -75,7 +75,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--train-data", nargs="+", metavar="SHARDS", help="shards: paths, globs, brace lists, URLs, or ';DIR1,DIR2*3'")
     add("--valid-data", nargs="+", metavar="SHARDS", help="shards of the validation set")
     add("--num-workers", type=int, default=2, help="processes that read and degrade, each rank (default %(default)s)")
-    add("--degradation", choices=("strong", "mild", "bicubic"), default="strong", help="what makes the low resolution")
+    add("--degradation", default="strong", help="strong, mild, clean, or a mixture such as strong:0.7,clean:0.3")
+    add("--degrade-on-device", action="store_true", help="degrade whole batches on the GPU, not in the workers")
+    add("--augment", choices=("release", "full"), default="release", help="full: all eight flips and rotations")
+    add("--cache-mb", type=int, default=0, help="decoded pictures that each worker keeps, for small sets")
     add("--lr-dropout", type=float, default=0.07, help="share of samples whose low resolution is noise (%(default)s)")
 
     add = parser.add_argument_group("model").add_argument
@@ -96,6 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--weight-decay", type=float, help="default: the JSON's; none on biases and norms")
     add("--clip-grad", type=float, help="largest gradient norm (default: the JSON's)")
     add("--optimizer", choices=("adamw", "muon"), default="adamw", help="muon: for small models; needs --zero-stage 0")
+    add("--muon-lr", type=float, default=0.02, help="peak rate of Muon's matrices, --lr is the others' (%(default)s)")
     add("--ema-decay", type=float, default=0.9999, help="largest decay of the averaged weights (default %(default)s)")
     add("--p-mean", type=float, default=-1.0, help="mean of ln sigma (default %(default)s)")
     add("--p-std", type=float, default=1.4, help="standard deviation of ln sigma (default %(default)s)")
@@ -158,7 +162,7 @@ def _check(settings: argparse.Namespace) -> None:
     at_least = {
         "train_iters": 1, "save_interval": 1, "log_interval": 1, "eval_interval": 1, "eval_iters": 1, "eval_steps": 1,
         "max_bad_steps": 1, "keep_last": 0, "num_workers": 0, "micro_batch_size": 1, "gradient_accumulation_steps": 1,
-        "train_batch_size": 1, "threads": 1,
+        "train_batch_size": 1, "threads": 1, "cache_mb": 0,
     }  # fmt: skip
     for name, least in at_least.items():
         value = getattr(settings, name)

@@ -1,16 +1,100 @@
+"""Shards -> batches on the device, with the conditions that the network wants."""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Callable
+from itertools import islice
+
 import torch
-class Batches:
-    def __init__(self, settings, seed, rank, world, micro, device, position):
-        self.n = position["n"] if position else 0
-        self.s, self.rank, self.micro, self.seed = settings, rank, micro, seed
-    def position(self): return {"n": self.n}
-    def __next__(self):
-        g = torch.Generator().manual_seed(self.seed*1000003+self.rank*10007+self.n); self.n += 1
-        S = self.s.model.image_size
-        t = torch.randn(self.micro,3,S,S,generator=g).clamp(-1,1)
-        lr = torch.nn.functional.avg_pool2d(t,4)
-        up = torch.nn.functional.interpolate(lr, scale_factor=4, mode="bicubic", antialias=True, align_corners=False).clamp(-1,1)
-        return {"target": t, "lr": lr, "lr_upsampled": up}, [f"k{self.rank}_{self.n}"]*self.micro
-def validation_batches(settings, seed, rank, world, micro, device):
-    b = Batches(settings, seed+1, rank, world, micro, device, None)
-    return [next(b)[0] for _ in range(settings.eval_iters)]
+
+from sat_sr.data.conditions import make_conditions
+from sat_sr.data.degradation import parse_degradation
+from sat_sr.data.pipeline import collate, training_stream, validation_samples
+from sat_sr.training.noise import mix_seed
+
+Batch = dict[str, torch.Tensor]  # target, lr, lr_upsampled and, for a model with a CLIP input, clip_embedding
+
+
+class TrainingBatches:
+    """Endless micro batches of one rank, on the device; continues exactly where a saved position was taken.
+
+    clip  the CLIP tower, LR condition -> embedding; None for a model without
+    """
+
+    def __init__(
+        self, settings: argparse.Namespace, seed: int, rank: int, micro_batch: int, device: torch.device, clip: Callable | None
+    ) -> None:
+        self._device, self._clip = device, clip
+        self._stream = training_stream(
+            ",".join(settings.train_data),
+            image_size=settings.model.image_size,
+            batch_size=micro_batch,
+            degradation=None if settings.degrade_on_device else settings.degradation,
+            seed=seed,
+            rank=rank,
+            num_workers=settings.num_workers,
+            lr_dropout=settings.lr_dropout,
+            augment=settings.augment,
+            cache_bytes=settings.cache_mb * 2**20,
+        )
+        self._degradation = parse_degradation(settings.degradation) if settings.degrade_on_device else None
+        self._lr_dropout = settings.lr_dropout
+        self._seed, self._rank, self._number = seed, rank, 0
+        self._batches = None
+
+    def load_position(self, position: dict) -> None:
+        """Goes on behind the batches that were handed out when `position()` gave this."""
+        self._number = position["batches"]
+        self._stream.load_state_dict(position["stream"])
+
+    def position(self) -> dict:
+        """Plain numbers, for JSON."""
+        return {"batches": self._number, "stream": self._stream.state_dict()}
+
+    @property
+    def counts(self) -> Counter[str]:
+        """Samples skipped or converted so far, by reason."""
+        return self._stream.counts
+
+    def next(self) -> tuple[Batch, list[str]]:
+        """The next micro batch and its samples' keys."""
+        if self._batches is None:  # not earlier: a position may be loaded first
+            self._batches = iter(self._stream)
+        batch = next(self._batches)
+        keys = batch.pop("__key__")
+        batch = {name: tensor.to(self._device, non_blocking=True) for name, tensor in batch.items()}
+        if self._degradation is not None:
+            generator = torch.Generator(self._device).manual_seed(
+                mix_seed("degradation", self._seed, self._rank, self._number)
+            )
+            batch["lr"], batch["lr_upsampled"] = make_conditions(
+                batch["target"], self._degradation, generator, self._lr_dropout
+            )
+        self._number += 1
+        return _with_clip(batch, self._clip), keys
+
+
+def validation_batches(
+    settings: argparse.Namespace, rank: int, world_size: int, micro_batch: int, device: torch.device, clip: Callable | None
+) -> list[Batch]:
+    """This rank's part of the validation samples, the same in every run; empty if there are fewer samples than ranks."""
+    samples = validation_samples(
+        ",".join(settings.valid_data),
+        image_size=settings.model.image_size,
+        degradation=settings.degradation,
+        limit=settings.eval_iters * micro_batch * world_size,
+    )
+    samples = list(islice(samples, rank, None, world_size))
+    batches = []
+    for start in range(0, len(samples), micro_batch):
+        batch = collate(samples[start : start + micro_batch])
+        del batch["__key__"]
+        batches.append(_with_clip({name: tensor.to(device) for name, tensor in batch.items()}, clip))
+    return batches
+
+
+@torch.no_grad()
+def _with_clip(batch: Batch, clip: Callable | None) -> Batch:
+    return batch if clip is None else batch | {"clip_embedding": clip(batch["lr"])}

@@ -42,12 +42,15 @@ def ema_decay(updates: int, maximum: float = 0.9999) -> float:
     return min(maximum, (1 + updates) / (10 + updates))
 
 
-def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict]:
-    """The trainable parameters in two groups: with weight decay, and without (biases and the vectors of norms)."""
+def parameter_groups(model: torch.nn.Module, lr: float, weight_decay: float) -> list[dict]:
+    """The trainable parameters in two groups: with weight decay, and without (biases and the vectors of norms).
+
+    "peak_lr" of a group is what the schedule scales.
+    """
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
-        {"params": [p for p in trainable if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": [p for p in trainable if p.ndim > 1], "lr": lr, "peak_lr": lr, "weight_decay": weight_decay},
+        {"params": [p for p in trainable if p.ndim <= 1], "lr": lr, "peak_lr": lr, "weight_decay": 0.0},
     ]
     return [group for group in groups if group["params"]]
 
@@ -56,41 +59,47 @@ class AdamWWithEMA(torch.optim.AdamW):
     """torch.optim.AdamW (foreach kernels) and, after each update, `ema ← d·ema + (1 − d)·weights`, d = `ema_decay`.
 
     The average is `state[parameter]["ema"]`, of the parameter's shape, started at the weights before the first update.
-    Works on any parameters: whole float32 tensors, or the flat partitions that ZeRO puts in their place.
+    params  groups as `parameter_groups` gives them. Works on any parameters: whole float32 tensors, or the flat partitions that ZeRO puts in their place.
     """
 
     def __init__(
         self,
         params: list[dict],
-        lr: float = 1e-4,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
-        weight_decay: float = 1e-4,
         ema_decay: float = 0.9999,
     ) -> None:
         if not 0 <= ema_decay < 1:
             raise ValueError(f"EMA decay {ema_decay}: must be at least 0 and below 1, such as 0.9999")
-        super().__init__(params, lr=lr, betas=tuple(betas), eps=eps, weight_decay=weight_decay, foreach=True)
+        super().__init__(params, betas=tuple(betas), eps=eps, foreach=True)
         # A group's entry, so that it is saved with the rest.
         for group in self.param_groups:
             group["ema_decay"] = ema_decay
 
+    def new_state(self, parameter: torch.Tensor, group: dict) -> dict[str, torch.Tensor]:
+        """The state before the first update. The first three as torch.optim.AdamW makes and names them."""
+        return {
+            "step": torch.zeros((), dtype=torch.float32),
+            "exp_avg": torch.zeros_like(parameter),
+            "exp_avg_sq": torch.zeros_like(parameter),
+            "ema": parameter.detach().clone(),
+        }
+
     def start(self) -> None:
-        """Makes the state of all parameters. Done by the first `step` otherwise, but DeepSpeed looks earlier."""
-        for parameter in (p for group in self.param_groups for p in group["params"]):
-            if not self.state[parameter]:
-                # The first three as torch.optim.AdamW makes and names them.
-                self.state[parameter] = {
-                    "step": torch.zeros((), dtype=torch.float32),
-                    "exp_avg": torch.zeros_like(parameter),
-                    "exp_avg_sq": torch.zeros_like(parameter),
-                    "ema": parameter.detach().clone(),
-                }
+        """Makes the state of all parameters. The first `step` would do it, but DeepSpeed looks for it earlier."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if not self.state[parameter]:
+                    self.state[parameter] = self.new_state(parameter, group)
+
+    def update(self) -> None:
+        """Changes the weights; `step` then averages them."""
+        super().step()
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
         self.start()
-        super().step(closure)
+        self.update()
         # Groups are walked as they are now: ZeRO steps one group at a time by replacing the list.
         for group in self.param_groups:
             updated = [p for p in group["params"] if p.grad is not None]

@@ -89,7 +89,7 @@ def settle(settings: argparse.Namespace, values: dict, world_size: int, use_cuda
     engine |= {
         "train_micro_batch_size_per_gpu": micro,
         "gradient_accumulation_steps": accumulation,
-        "gradient_clipping": clip_grad,
+        "gradient_clipping": clip_grad if zero["stage"] else 0.0,  # without ZeRO the trainer clips
         "zero_optimization": zero,
         "bf16": {**values.get("bf16", {}), "enabled": precision == "bf16"},
         "zero_allow_untested_optimizer": True,

@@ -15,8 +15,9 @@ from sat_sr.checkpoint import load, save_safetensors
 from sat_sr.diffusion.edm import edm_loss
 from sat_sr.model.inf_dit import InfDiT
 from sat_sr.training import state
-from sat_sr.training.batches import Batches, validation_batches
+from sat_sr.training.batches import TrainingBatches, validation_batches
 from sat_sr.training.logs import PHASES, PhaseTimer, RunLog, duration, peak_memory
+from sat_sr.training.muon import MuonWithEMA, muon_parameter_groups
 from sat_sr.training.noise import TrainingNoise
 from sat_sr.training.optimizer import AdamWWithEMA, learning_rate, parameter_groups
 from sat_sr.training.recipe import Recipe
@@ -38,20 +39,28 @@ class Trainer:
         dist.barrier()
         checkpoint = state.find_latest(self.folder)
         saved = state.read_training(checkpoint) if checkpoint else {}
-        self.clip_weights = None
+        self.clip = self.clip_weights = None
         self.step = saved.get("step", 0)  # updates tried so far, skipped ones included
         self.bad_steps = saved.get("bad_steps", 0)
         self.log = RunLog(self.folder, self.step, enabled=self.rank == 0)
         self.seed = self._resumed_seed(saved)
 
         self.engine = self._build_engine(fresh=checkpoint is None)
-        position = state.load(self.engine, checkpoint) if checkpoint else None
-        self.batches = Batches(settings, self.seed, self.rank, self.world_size, recipe.micro_batch, device, position)
-        self.validation = validation_batches(settings, self.seed, self.rank, self.world_size, recipe.micro_batch, device)
+        self.batches = TrainingBatches(settings, self.seed, self.rank, recipe.micro_batch, device, self.clip)
+        if checkpoint:
+            self.batches.load_position(state.load(self.engine, checkpoint))
+        self.validation = []
+        if settings.valid_data:
+            self.validation = validation_batches(
+                settings, self.rank, self.world_size, recipe.micro_batch, device, self.clip
+            )
+        else:
+            self.log.line("no --valid-data: there will be no validation and no pictures")
         self.noise = TrainingNoise(
             self.seed, self.rank, device, settings.p_mean, settings.p_std, settings.sigma_sampling == "stratified"
         )
         self.timer = PhaseTimer(device.type == "cuda")
+        self.grad_norm = 0.0
         self.preempted = False
         if checkpoint:
             self.log.line(f"resuming {self.folder} at step {self.step}")
@@ -78,13 +87,12 @@ class Trainer:
         for name, parameter in model.named_parameters():
             # Without a gradient they would only be decayed to zero.
             parameter.requires_grad_(not any(unused in name for unused in UNUSED))
-        optimizer = AdamWWithEMA(
-            parameter_groups(model, recipe.weight_decay),
-            lr=recipe.lr,
-            betas=recipe.betas,
-            eps=recipe.eps,
-            ema_decay=settings.ema_decay,
-        )
+        if settings.optimizer == "muon":
+            groups = muon_parameter_groups(model, recipe.lr, settings.muon_lr, recipe.weight_decay)
+        else:
+            groups = parameter_groups(model, recipe.lr, recipe.weight_decay)
+        kind = MuonWithEMA if settings.optimizer == "muon" else AdamWWithEMA
+        optimizer = kind(groups, betas=recipe.betas, eps=recipe.eps, ema_decay=settings.ema_decay)
         engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=recipe.engine)
         optimizer.start()
         return engine
@@ -101,7 +109,7 @@ class Trainer:
             self._train_step()
             if self.step % self.settings.log_interval == 0 or self.step == total:
                 self._log_interval()
-            if self.validation and (self.step % self.settings.eval_interval == 0 or self.step == total):
+            if self.settings.valid_data and (self.step % self.settings.eval_interval == 0 or self.step == total):
                 self._validate()
             stop = self._any_rank(self.preempted) and self.step < total
             if stop or self.step % self.settings.save_interval == 0 or self.step == total:
@@ -115,13 +123,14 @@ class Trainer:
     def _train_step(self) -> None:
         """One update: `accumulation` micro batches. A non-finite loss on any rank makes all ranks skip it."""
         settings, engine = self.settings, self.engine
-        lr = learning_rate(self.step, settings.train_iters, self.recipe.lr, settings.warmup, settings.lr_decay_style)
         for group in engine.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = learning_rate(
+                self.step, settings.train_iters, group["peak_lr"], settings.warmup, settings.lr_decay_style
+            )
         self.noise.start_step(self.step)
         losses, keys = [], []
         for _ in range(self.recipe.accumulation):
-            batch, batch_keys = next(self.batches)
+            batch, batch_keys = self.batches.next()
             self.timer.mark("data")
             target = batch["target"]
             loss = edm_loss(
@@ -136,18 +145,36 @@ class Trainer:
             # which all ranks share, skips the update everywhere.
             engine.backward(loss * torch.where(loss.detach().isfinite(), 1.0, torch.nan))
             self.timer.mark("backward")
-            engine.step()
+            applied, self.grad_norm = self._update()
             self.timer.mark("step")
             losses.append(loss.detach())
             keys += batch_keys
         self.step += 1
         loss = torch.stack(losses).mean()
-        if engine.was_step_applied():
+        if applied:
             self.bad_steps = 0
             self.interval_loss += loss
             self.interval_steps += 1
         else:
             self._count_bad_step(loss, keys)
+
+    def _update(self) -> tuple[bool, float]:
+        """After a backward: the engine's step. Returns whether the weights were changed, and the gradients' norm."""
+        engine = self.engine
+        if self.recipe.zero_stage:
+            engine.step()
+            return engine.was_step_applied(), float(engine.get_global_grad_norm() or 0.0)
+        # Without ZeRO the engine looks at no gradient norm: do here what ZeRO does.
+        norm = torch.tensor(0.0)
+        finite = True
+        if engine.is_gradient_accumulation_boundary():
+            parameters = list(engine.module.parameters())
+            norm = torch.nn.utils.clip_grad_norm_(parameters, self.recipe.clip_grad or torch.inf)
+            finite = bool(norm.isfinite())
+            if not finite:
+                engine.zero_grad()  # nothing is left for the optimizer to apply
+        engine.step()
+        return finite, float(norm)
 
     def _count_bad_step(self, loss: torch.Tensor, keys: list[str]) -> None:
         self.bad_steps += 1
@@ -187,20 +214,19 @@ class Trainer:
         steps = self.step - self.interval_first
         phases = {name: seconds / steps for name, seconds in self.timer.take().items()}
         seconds = (time.perf_counter() - self.interval_start) / steps
-        norm = float(self.engine.get_global_grad_norm() or 0.0)
         lr = self.engine.optimizer.param_groups[0]["lr"]
         memory = peak_memory(self.device.type == "cuda")
         left = (self.settings.train_iters - self.step) * seconds
         rate = self.recipe.batch / seconds
         self.log.line(
-            f"step {self.step}/{self.settings.train_iters} | loss {loss:.4f} | grad norm {norm:.3f} | lr {lr:.2e} | "
+            f"step {self.step}/{self.settings.train_iters} | loss {loss:.4f} | grad norm {self.grad_norm:.3f} | lr {lr:.2e} | "
             f"{rate:.2f} samples/s | {' '.join(f'{name} {phases[name]:.3f}' for name in PHASES)} s | "
             f"{memory:.2f} GiB | {duration(left)} left"
         )
         self.log.scalars(
             "train",
             self.step,
-            {"loss": loss, "grad_norm": norm, "lr": lr, "samples_per_second": rate, "memory_gib": memory}
+            {"loss": loss, "grad_norm": self.grad_norm, "lr": lr, "samples_per_second": rate, "memory_gib": memory}
             | {f"seconds_{name}": phases[name] for name in PHASES},
         )
         self._start_interval()
@@ -208,7 +234,7 @@ class Trainer:
     def _validate(self) -> None:
         self.engine.eval()
         with state.ema_weights(self.engine):
-            result = validate(self.engine, self.validation, steps=self.settings.eval_steps, seed=self.seed)
+            result = validate(self.engine, self.validation, steps=self.settings.eval_steps, seed=self.seed, device=self.device)
         self.engine.train()
         if self.rank == 0:
             write_picture(self.folder / "pictures" / f"{self.step:08d}.png", result.grid)

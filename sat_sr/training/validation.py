@@ -14,6 +14,7 @@ from PIL import Image
 from sat_sr.config import LR_FACTOR
 from sat_sr.diffusion.edm import denoise, edm_loss, karras_sigmas
 from sat_sr.diffusion.samplers import dpmpp_2m
+from sat_sr.training.noise import mix_seed
 
 SIGMAS = (0.05, 0.2, 0.5, 1.0, 3.0)  # a detail's noise to a picture's; N(-1, 1.4) draws its ln sigma from here mostly
 PICTURES = 4  # sampled and shown, each rank
@@ -27,48 +28,55 @@ class ValidationResult:
     loss: float
     by_sigma: list[float]
     psnr: float
-    grid: torch.Tensor  # (3, H, W) uint8: a row a picture: LR, bicubic, sample, target
+    grid: torch.Tensor | None  # (3, BH, 4W) uint8, of this rank; a row a picture: LR, bicubic, sample, target
 
 
 @torch.no_grad()
-def validate(model, batches: list[dict], *, steps: int, seed: int) -> ValidationResult:
-    """Runs the model on the same samples with the same noise each time; the numbers are means over all ranks.
+def validate(model, batches: list[dict], *, steps: int, seed: int, device: torch.device) -> ValidationResult:
+    """Runs the model on the same samples with the same noise each time; the numbers are means over all ranks' samples.
 
     model    called as InfDiT.forward; an engine whose weights are the averaged ones
-    batches  dicts of "target", "lr", "lr_upsampled" and, with CLIP, "clip_embedding", on the model's device
+    batches  dicts of "target", "lr", "lr_upsampled" and, with CLIP, "clip_embedding", on the device; may be empty on a
+             rank that has no sample
     steps    of the sampler
     """
-    generator = torch.Generator(batches[0]["target"].device)
-    losses = [[] for _ in SIGMAS]
+    generator = torch.Generator(device)
+    sums = torch.zeros(len(SIGMAS) + 1, device=device)  # of losses and PSNR
+    counts = torch.zeros_like(sums)
     for number, batch in enumerate(batches):
         target = batch["target"]
-        generator.manual_seed(seed + number)
-        noise = torch.randn(target.shape, generator=generator, device=target.device)
+        generator.manual_seed(mix_seed("validation", seed, number))
+        noise = torch.randn(target.shape, generator=generator, device=device)
         for level, sigma in enumerate(SIGMAS):
-            losses[level].append(edm_loss(model, noise=noise, sigma=target.new_full((len(target),), sigma), **batch))
-    by_sigma = torch.stack([torch.cat(level).mean() for level in losses])
+            loss = edm_loss(model, noise=noise, sigma=target.new_full((len(target),), sigma), **batch)
+            sums[level] += loss.sum()
+            counts[level] += len(loss)
+    grid = None
+    if batches:
+        psnr, grid = _sample(model, {name: tensor[:PICTURES] for name, tensor in batches[0].items()}, steps, generator)
+        sums[-1], counts[-1] = psnr.sum(), len(psnr)
+    dist.all_reduce(sums)
+    dist.all_reduce(counts)
+    *by_sigma, psnr = (sums / counts).tolist()
+    return ValidationResult(sum(by_sigma) / len(by_sigma), by_sigma, psnr, grid)
 
-    first = {name: tensor[:PICTURES] for name, tensor in batches[0].items()}
-    target = first.pop("target")
-    generator.manual_seed(seed)
+
+def _sample(model, batch: dict, steps: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """PSNR of each sample (B,), and the grid."""
+    conditions = {name: tensor for name, tensor in batch.items() if name != "target"}
+    target, lr_upsampled = batch["target"], batch["lr_upsampled"]
     noise = torch.randn(target.shape, generator=generator, device=target.device)
     sigmas = karras_sigmas(steps, SIGMA_MIN, SIGMA_MAX)
     sample = dpmpp_2m(
-        lambda x, sigma: denoise(model, x, x.new_full((len(x),), float(sigma)), **first),
-        first["lr_upsampled"] + sigmas[0].item() * noise,
+        lambda x, sigma: denoise(model, x, x.new_full((len(x),), sigma), **conditions),
+        lr_upsampled + SIGMA_MAX * noise,
         sigmas,
     ).clamp(-1, 1)
-    psnr = 10 * torch.log10(4 / (sample - target).square().mean(dim=(1, 2, 3)))  # peak to peak is 2
-    means = torch.cat([by_sigma, psnr.mean()[None]])
-    dist.all_reduce(means)
-    means /= dist.get_world_size()
-    *by_sigma, psnr = means.tolist()
-
-    lr = first["lr"].repeat_interleave(LR_FACTOR, -1).repeat_interleave(LR_FACTOR, -2)  # as its pixels are
-    rows = torch.cat([lr, first["lr_upsampled"], sample, target], dim=-1)  # (B, 3, H, 4W)
-    grid = torch.cat(list(rows), dim=-2)
-    grid = ((grid.clamp(-1, 1) + 1) * 127.5).round().byte().cpu()
-    return ValidationResult(sum(by_sigma) / len(by_sigma), by_sigma, psnr, grid)
+    psnr = 10 * torch.log10(4 / (sample - target).square().mean(dim=(1, 2, 3)))  # values span 2
+    lr = batch["lr"].repeat_interleave(LR_FACTOR, -1).repeat_interleave(LR_FACTOR, -2)  # shown as its pixels are
+    rows = torch.cat([lr, lr_upsampled, sample, target], dim=-1)  # (B, 3, H, 4W)
+    grid = torch.cat(list(rows), dim=-2)  # (3, BH, 4W)
+    return psnr, ((grid.clamp(-1, 1) + 1) * 127.5).round().byte().cpu()
 
 
 def write_picture(path: Path, picture: torch.Tensor) -> None:
