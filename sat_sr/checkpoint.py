@@ -40,7 +40,7 @@ EMA_WEIGHTS = "ema.safetensors"
 RUN_CONFIG = "config.json"
 WHERE_FROM = "ckpt/README.md tells where weights come from"
 
-# What a file may hold in the CLIP tower's place besides the tower: the rest of OpenCLIP's text tower.
+# The image tower among OpenCLIP's names; what else a file holds there is left of the text tower.
 _IMAGE_TOWER = "visual."
 _FLOATS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 
