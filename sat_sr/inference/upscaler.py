@@ -82,7 +82,7 @@ def make_job(
         batch=batch,
         device=device.type,
         dtype=dtype,
-        kernel=choose_kernel(kernel, device)[0],
+        kernel=choose_kernel(kernel, device, dtype, config.head_dim)[0],
         sampler=settings.sampler,
     )
     grid = plan.schedule.grid

@@ -100,7 +100,8 @@ class AdaLNMixin(BaseMixin):
     def self_attention(self, layer: int, x: torch.Tensor, extend: Extend, context: GroupContext) -> torch.Tensor:
         """Unidirectional block attention: (B, i, j, L, C) -> the same shape."""
         linears = self.transformer.layers[layer].attention
-        qk, v = linears.query_key_value(x).unflatten(-1, (3 * self.heads, -1)).split([2 * self.heads, self.heads], dim=-2)
+        qkv = linears.query_key_value(x).unflatten(-1, (3 * self.heads, -1))
+        qk, v = qkv.split([2 * self.heads, self.heads], dim=-2)
         norm = self.q_layer_norm[layer]  # for the keys as well, see __init__
         q, k = rotate(norm(qk), context.rotary).transpose(-3, -2).chunk(2, dim=-3)
         extended = extend(k, v.transpose(-3, -2))

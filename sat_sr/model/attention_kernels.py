@@ -8,16 +8,25 @@ relation_embed  (4, h, d)
 returns         (B, i, j, h, L, d)
 
 sdpa   the reference: the keys of the four neighbours side by side, one stock attention. Everywhere, with gradients.
-merge  attention on each distinct neighbour alone, merged by log-sum-exp: nothing is copied four times, and a border
-       block computes a neighbour that stands for several relations once. Inference only.
+merge  attention on each distinct neighbour alone, merged by log-sum-exp; nothing is copied four times. Inference.
+flash  the same over the flash-attn package.
+flex   FlexAttention: one fused call, the relation bias in the score, blocks that are no neighbours masked out. CUDA.
+
+At the picture's border a neighbour stands for several relations: all but the reference compute it once.
 """
 
 from __future__ import annotations
+
+import functools
+import importlib.util
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 
 from sat_sr.model.block_attention import RELATIONS, Border, Extended, neighbour, relation_bias
+
+Attention = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 
 def sdpa(q: torch.Tensor, extended: Extended, relation_embed: torch.Tensor) -> torch.Tensor:
@@ -31,7 +40,29 @@ def sdpa(q: torch.Tensor, extended: Extended, relation_embed: torch.Tensor) -> t
     return out.unflatten(0, q.shape[:3])
 
 
-def merge(q: torch.Tensor, extended: Extended, relation_embed: torch.Tensor) -> torch.Tensor:
+def stock_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """PyTorch's own fused attention with its log-sum-exp. (N, h, L, d) each -> out, lse (N, h, L) float32."""
+    aten = torch.ops.aten
+    if q.device.type == "cpu":
+        out, lse = aten._scaled_dot_product_flash_attention_for_cpu(q, k, v)
+    elif q.dtype in (torch.bfloat16, torch.float16):
+        out, lse, *_ = aten._scaled_dot_product_flash_attention(q, k, v)
+    else:
+        out, lse, *_ = aten._scaled_dot_product_efficient_attention(q, k, v, None, True)
+    return out, lse[..., : q.shape[-2]].float()
+
+
+def flash_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The flash-attn package's attention, shapes as in `stock_attention`."""
+    from flash_attn import flash_attn_func
+
+    out, lse, _ = flash_attn_func(*(x.transpose(1, 2) for x in (q, k, v)), return_attn_probs=True)
+    return out.transpose(1, 2), lse.float()
+
+
+def merge(
+    q: torch.Tensor, extended: Extended, relation_embed: torch.Tensor, attention: Attention = stock_attention
+) -> torch.Tensor:
     """out = Σ_u w_u o_u over the distinct neighbours u, w = softmax(lse_u + log Σ_r exp(q·e_r/sqrt(d))).
 
     The inner sum is over the relations r that u stands for: one inside the picture, two or four at its border.
@@ -39,33 +70,25 @@ def merge(q: torch.Tensor, extended: Extended, relation_embed: torch.Tensor) -> 
     k, v, border = extended
     # Blocks on the picture's edge have fewer distinct neighbours than the others: split them off.
     if border.top and q.shape[1] > 1:
-        first = merge(q[:, :1], Extended(k[:, :2], v[:, :2], border), relation_embed)
-        rest = merge(q[:, 1:], Extended(k[:, 1:], v[:, 1:], Border(False, border.left)), relation_embed)
-        return torch.cat([first, rest], dim=1)
+        first = merge(q[:, :1], Extended(k[:, :2], v[:, :2], border), relation_embed, attention)
+        inner = Extended(k[:, 1:], v[:, 1:], Border(False, border.left))
+        return torch.cat([first, merge(q[:, 1:], inner, relation_embed, attention)], dim=1)
     if border.left and q.shape[2] > 1:
-        first = merge(q[:, :, :1], Extended(k[:, :, :2], v[:, :, :2], border), relation_embed)
-        rest = merge(q[:, :, 1:], Extended(k[:, :, 1:], v[:, :, 1:], Border(border.top, False)), relation_embed)
-        return torch.cat([first, rest], dim=2)
+        first = merge(q[:, :, :1], Extended(k[:, :, :2], v[:, :, :2], border), relation_embed, attention)
+        inner = Extended(k[:, :, 1:], v[:, :, 1:], Border(border.top, False))
+        return torch.cat([first, merge(q[:, :, 1:], inner, relation_embed, attention)], dim=2)
 
-    neighbours = distinct_neighbours(border)
-    flat = q.flatten(0, 2)
-    if len(neighbours) == 1:  # the corner attends to itself alone: the relations change nothing
-        ((at, _),) = neighbours.items()
-        return plain_attention(flat, neighbour(k, at).flatten(0, 2), neighbour(v, at).flatten(0, 2))[0].unflatten(
-            0, q.shape[:3]
-        )
-
+    flat, out, logit = q.flatten(0, 2), None, None
     bias = relation_bias(flat, relation_embed)
-    out, logit = None, None
-    for at, relations in neighbours.items():
-        o, lse = plain_attention(flat, neighbour(k, at).flatten(0, 2), neighbour(v, at).flatten(0, 2))
+    for at, relations in distinct_neighbours(border).items():
+        o, lse = attention(flat, neighbour(k, at).flatten(0, 2), neighbour(v, at).flatten(0, 2))
         lse = lse + bias[..., relations].logsumexp(-1)
         if out is None:
             out, logit = o, lse
             continue
         total = torch.logaddexp(logit, lse)
-        out = out.mul_((logit - total).exp_()[..., None].to(o.dtype))
-        out.addcmul_(o, (lse - total).exp_()[..., None].to(o.dtype))
+        out = out * (logit - total).exp_()[..., None].to(o.dtype)
+        out = torch.addcmul(out, o, (lse - total).exp_()[..., None].to(o.dtype), out=out)
         logit = total
     return out.unflatten(0, q.shape[:3])
 
@@ -79,29 +102,112 @@ def distinct_neighbours(border: Border) -> dict[tuple[int, int], list[int]]:
     return found
 
 
-def plain_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Stock attention with its log-sum-exp. q, k, v (N, h, L, d) -> out (N, h, L, d), lse (N, h, L) float32."""
-    aten = torch.ops.aten
-    if q.device.type == "cpu":
-        out, lse = aten._scaled_dot_product_flash_attention_for_cpu(q, k, v)
-    elif q.dtype in (torch.bfloat16, torch.float16):
-        out, lse, *_ = aten._scaled_dot_product_flash_attention(q, k, v)
-    else:
-        out, lse, *_ = aten._scaled_dot_product_efficient_attention(q, k, v, None, True)
-    return out, lse[..., : q.shape[-2]].float()
+def flash(q: torch.Tensor, extended: Extended, relation_embed: torch.Tensor) -> torch.Tensor:
+    """`merge` over the flash-attn package."""
+    return merge(q, extended, relation_embed, flash_attention)
 
 
-KERNELS = {"sdpa": sdpa, "merge": merge}
+def flex(q: torch.Tensor, extended: Extended, relation_embed: torch.Tensor) -> torch.Tensor:
+    """All blocks of the group as one sequence, FlexAttention skipping the pairs of blocks that are no neighbours."""
+    B, i, j, h, L, _ = q.shape
+    k, v, border = extended
+    bias = _bias_of_distinct(relation_bias(q, relation_embed), border)
+    bias = bias.permute(0, 3, 1, 2, 4, 5).reshape(B, h, i * j * L, len(RELATIONS))
+
+    def score(score, b, head, q_index, k_index):
+        row, col = _offset(q_index // L, k_index // L, j)
+        relation = torch.where(row == 1, torch.where(col == 1, 0, 2), torch.where(col == 1, 3, 1))
+        return score + bias[b, head, q_index, relation]
+
+    sequence = [x.permute(0, 3, 1, 2, 4, 5).flatten(2, 4) for x in (q, k, v)]
+    mask = _neighbour_mask((i, j), L, border, q.device)
+    out = _flex_attention(q.device.type)(*sequence, score_mod=score, block_mask=mask)
+    return out.unflatten(2, (i, j, L)).permute(0, 2, 3, 1, 4, 5)
 
 
-def choose_kernel(name: str, device: torch.device) -> tuple[str, str]:
-    """Resolve `auto`: (kernel name, reason). Raises ValueError for a kernel that is unknown or not available."""
-    if name == "auto":
-        if device.type in ("cpu", "cuda"):
-            return "merge", f"stock attention on {device.type} gives the log-sum-exp"
-        return "sdpa", f"the reference kernel: stock attention on {device.type} gives no log-sum-exp"
-    if name not in KERNELS:
+def _offset(q_block, k_block, j: int):
+    """Position of a key block relative to a query block, rows and columns, 0 or 1 for neighbours."""
+    return k_block // (j + 1) - q_block // j, k_block % (j + 1) - q_block % j
+
+
+def _bias_of_distinct(bias: torch.Tensor, border: Border) -> torch.Tensor:
+    """Fold the biases (B, i, j, h, L, 4) of relations that clamp to the same neighbour into one."""
+    own, top_left, left, top = range(4)
+    bias = bias.clone()
+    if border.top:
+        edge = bias[:, 0]
+        edge[..., own] = torch.logaddexp(edge[..., own], edge[..., top])
+        edge[..., left] = torch.logaddexp(edge[..., left], edge[..., top_left])
+        edge[..., [top, top_left]] = -torch.inf
+    if border.left:
+        edge = bias[:, :, 0]
+        edge[..., own] = torch.logaddexp(edge[..., own], edge[..., left])
+        edge[..., top] = torch.logaddexp(edge[..., top], edge[..., top_left])
+        edge[..., [left, top_left]] = -torch.inf
+    return bias
+
+
+@functools.lru_cache(maxsize=64)
+def _neighbour_mask(group: tuple[int, int], tokens: int, border: Border, device: torch.device):
+    """FlexAttention's block mask: which (query, key) pairs of a group's sequence belong to neighbours."""
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    i, j = group
+
+    def is_neighbour(b, head, q_index, k_index):
+        q_block, k_block = q_index // tokens, k_index // tokens
+        row, col = _offset(q_block, k_block, j)
+        clamped = ((k_block // (j + 1) == 0) & border.top) | ((k_block % (j + 1) == 0) & border.left)
+        return (row >= 0) & (row <= 1) & (col >= 0) & (col <= 1) & ~clamped
+
+    lengths = i * j * tokens, (i + 1) * (j + 1) * tokens
+    return create_block_mask(is_neighbour, None, None, *lengths, device=device, BLOCK_SIZE=min(tokens, 128))
+
+
+@functools.cache
+def _flex_attention(device: str):
+    from torch.nn.attention.flex_attention import flex_attention
+
+    # Uncompiled it is correct but makes the whole score matrix: for tests alone.
+    return torch.compile(flex_attention, dynamic=False) if device == "cuda" else flex_attention
+
+
+KERNELS = {"sdpa": sdpa, "merge": merge, "flash": flash, "flex": flex}
+
+
+def missing(name: str, device: torch.device, dtype: torch.dtype, head_dim: int) -> str | None:
+    """What a kernel lacks to run here; None when it runs."""
+    half = dtype in (torch.bfloat16, torch.float16)
+    if name == "merge":
+        if device.type not in ("cpu", "cuda"):
+            return f"stock attention on {device.type} gives no log-sum-exp"
+        if device.type == "cuda" and head_dim % (8 if half else 4):
+            return f"a head dim that is a multiple of {8 if half else 4}, the model's is {head_dim}"
+    if name in ("flash", "flex") and device.type != "cuda":
+        return f"a CUDA device, this is {device.type}"
+    if name == "flash":
+        if importlib.util.find_spec("flash_attn") is None:
+            return "the package flash-attn, which is not installed"
+        if not half or head_dim % 8:
+            return f"bfloat16 or float16 and a head dim that is a multiple of 8, this is {dtype} and {head_dim}"
+    return None
+
+
+def choose_kernel(name: str, device: torch.device, dtype: torch.dtype, head_dim: int) -> tuple[str, str]:
+    """Resolve a kernel's name, `auto` included: (name, reason).
+
+    Raises ValueError for an unknown kernel, or one that cannot run here: what is missing, and which can.
+    """
+    if name != "auto" and name not in KERNELS:
         raise ValueError(f"unknown attention kernel {name!r}: choose one of auto, {', '.join(KERNELS)}")
-    if name == "merge" and device.type not in ("cpu", "cuda"):
-        raise ValueError(f"kernel 'merge' needs a CPU or CUDA device, this is {device.type}: use auto or sdpa")
+    available = [kernel for kernel in KERNELS if missing(kernel, device, dtype, head_dim) is None]
+    if name == "auto":
+        # docs/benchmarks.md has the measurements behind this order.
+        if "merge" in available:
+            return "merge", "nothing is copied four times"
+        return "sdpa", f"the reference: merge needs {missing('merge', device, dtype, head_dim)}"
+    if name not in available:
+        raise ValueError(
+            f"kernel {name!r} needs {missing(name, device, dtype, head_dim)}; available here: {', '.join(available)}"
+        )
     return name, "asked for"

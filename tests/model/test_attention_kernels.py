@@ -1,0 +1,96 @@
+"""Every kernel equals a brute force in float64, at the corner, at the border and inside the picture."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from sat_sr.model import attention_kernels
+from sat_sr.model.attention_kernels import KERNELS, choose_kernel
+from sat_sr.model.block_attention import Border, Extended, clamped_halo
+
+B, I, J, H, L, D = 2, 2, 3, 2, 16, 8  # noqa: E741
+NEIGHBOURS = [(0, 0), (-1, -1), (0, -1), (-1, 0)]  # self, top-left, left, top: the order of the checkpoints
+
+
+def brute_force(q, k, v, relation_embed, origin):
+    """One query at a time over a whole picture's keys; the group's first block is block `origin` of the picture."""
+    out = torch.empty_like(q)
+    for i in range(q.shape[1]):
+        for j in range(q.shape[2]):
+            row, col = origin[0] + i, origin[1] + j
+            blocks = [(max(row + di, 0), max(col + dj, 0)) for di, dj in NEIGHBOURS]
+            keys = [k[:, a, b] + relation_embed[r][:, None] for r, (a, b) in enumerate(blocks)]
+            keys, values = torch.cat(keys, -2), torch.cat([v[:, a, b] for a, b in blocks], -2)
+            for token in range(q.shape[4]):
+                logits = torch.einsum("bhd,bhkd->bhk", q[:, i, j, :, token], keys) / D**0.5
+                out[:, i, j, :, token] = torch.einsum("bhk,bhkd->bhd", logits.softmax(-1), values)
+    return out
+
+
+def picture(origin, seed=0):
+    """Queries of a group, keys and values of a picture that ends with it, relation embeddings: all float64."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    rows, cols = origin[0] + I, origin[1] + J
+    return normal(B, I, J, H, L, D), *(normal(B, rows, cols, H, L, D) for _ in range(2)), normal(4, H, D)
+
+
+def extended_of(k, v, origin):
+    """The group's keys and values with their halo, cut out of the whole picture's clamped ones."""
+    whole = clamped_halo(k, v)
+    row, col = origin
+    return Extended(whole.k[:, row:, col:], whole.v[:, row:, col:], Border(row == 0, col == 0))
+
+
+ORIGINS = {"corner": (0, 0), "top": (0, 1), "left": (2, 0), "inside": (1, 2)}
+
+
+@pytest.mark.parametrize("place", ORIGINS)
+@pytest.mark.parametrize("kernel", ["sdpa", "merge", "flex"])
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_kernel_equals_brute_force(kernel, place):
+    q, k, v, relation_embed = picture(ORIGINS[place])
+    expected = brute_force(q, k, v, relation_embed, ORIGINS[place])
+    q, k, v, relation_embed = (x.float() for x in (q, k, v, relation_embed))
+    out = KERNELS[kernel](q, extended_of(k, v, ORIGINS[place]), relation_embed)
+    assert (out.double() - expected).abs().max() < 2e-6
+
+
+@pytest.mark.parametrize("place", ["corner", "inside"])
+def test_gradients_of_the_reference_equal_those_of_brute_force(place):
+    tensors = [x.requires_grad_() for x in picture(ORIGINS[place])]
+    q, k, v, relation_embed = tensors
+    weight = torch.randn(q.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    expected = torch.autograd.grad((brute_force(q, k, v, relation_embed, ORIGINS[place]) * weight).sum(), tensors)
+    out = KERNELS["sdpa"](q, extended_of(k, v, ORIGINS[place]), relation_embed)
+    for gradient, wanted in zip(torch.autograd.grad((out * weight).sum(), tensors), expected, strict=True):
+        torch.testing.assert_close(gradient, wanted, rtol=1e-9, atol=1e-11)
+
+
+def test_border_blocks_compute_no_neighbour_twice(monkeypatch):
+    pairs = 0
+    stock = attention_kernels.stock_attention
+
+    def counting(q, k, v):
+        nonlocal pairs
+        pairs += len(q) // B
+        return stock(q, k, v)
+
+    q, k, v, relation_embed = (x.float() for x in picture((0, 0)))
+    attention_kernels.merge(q, extended_of(k, v, (0, 0)), relation_embed, counting)
+    # 2 x 3 blocks: the corner has 1 distinct neighbour, the 2 + 1 other edge blocks 2 each, the 2 inner ones 4 each.
+    assert pairs == 1 + 3 * 2 + 2 * 4
+
+
+def test_kernels_that_cannot_run_name_what_is_missing():
+    cpu = torch.device("cpu")
+    assert choose_kernel("auto", cpu, torch.float32, 80)[0] == "merge"
+    assert choose_kernel("auto", torch.device("mps"), torch.float32, 80)[0] == "sdpa"
+    with pytest.raises(ValueError, match=r"'flex' needs a CUDA device.*available here: sdpa, merge"):
+        choose_kernel("flex", cpu, torch.float32, 80)
+    with pytest.raises(ValueError, match=r"unknown attention kernel 'fast'.*sdpa, merge, flash, flex"):
+        choose_kernel("fast", cpu, torch.float32, 80)
