@@ -78,7 +78,52 @@ def dpmpp_2m(
     return x
 
 
-SAMPLERS = {"heun": heun, "euler": euler, "dpmpp_2m": dpmpp_2m}
+@torch.no_grad()
+def unipc(
+    denoise: Denoise, x: torch.Tensor, sigmas: torch.Tensor, *, callback: Callback | None = None
+) -> torch.Tensor:
+    """UniPC (arXiv 2302.04867, Algorithms 5 and 7, B(h) = e^-h - 1): third order, N network calls.
+
+    Every network call serves twice: it corrects the step that led to its noise level, then predicts the next.
+    """
+    steps = _steps(sigmas)
+    denoised = denoise(x, steps[0][1])
+    previous, h_previous = None, None
+    for i, sigma, sigma_next in steps:
+        if sigma_next == 0:
+            x = denoised
+        else:
+            h = math.log(sigma / sigma_next)  # step in lambda = -ln(sigma)
+            base = x.mul(sigma_next / sigma).add_(denoised, alpha=-math.expm1(-h))  # first order
+            predicted = base
+            if previous is not None:
+                r = -h_previous / h  # the earlier point in units of this step
+                slope = (previous - denoised).div_(r)
+                predicted = base.add(slope, alpha=-math.expm1(-h) / 2)
+            following = denoise(predicted, sigma_next)
+            if previous is None:
+                x = base.add_(following - denoised, alpha=-math.expm1(-h) / 2)
+            else:
+                weight_slope, weight_following = _corrector_weights(h, r)
+                x = base.add_(slope, alpha=-math.expm1(-h) * weight_slope)
+                x = x.add_(following - denoised, alpha=-math.expm1(-h) * weight_following)
+            previous, h_previous, denoised = denoised, h, following
+        if callback:
+            callback(i, len(steps), x)
+    return x
+
+
+def _corrector_weights(h: float, r: float) -> tuple[float, float]:
+    """Weights of the differences to the points at r and at 1 (in steps) that make the corrector third order."""
+    phi_1 = math.expm1(-h)
+    phi_2 = phi_1 / -h - 1
+    phi_3 = phi_2 / -h - 0.5
+    b_1, b_2 = phi_2 / phi_1, 2 * phi_3 / phi_1
+    at_r = (b_1 - b_2) / (1 - r)  # of [[1, 1], [r, 1]] (at_r, at_1) = (b_1, b_2)
+    return at_r, b_1 - at_r
+
+
+SAMPLERS = {"heun": heun, "euler": euler, "dpmpp_2m": dpmpp_2m, "unipc": unipc}
 
 
 def network_calls(sampler: str, num_steps: int) -> int:
