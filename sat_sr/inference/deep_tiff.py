@@ -127,11 +127,14 @@ def _decode_plane(file: BinaryIO, directory: Directory, plane: int, planes: int,
         raise ValueError(f"{min(len(offsets), len(lengths))} strips or tiles where {count * planes} are needed")
 
     segments = []
+    end = file.seek(0, io.SEEK_END)
+    if sum(lengths) > end + width * height * channels * planes * 2:  # a small file that claims the memory
+        raise ValueError("strips or tiles longer than the file")
     for index in range(plane * count, (plane + 1) * count):
+        if offsets[index] + lengths[index] > end:
+            raise OSError("image file is truncated")
         file.seek(offsets[index])
         segments.append(file.read(lengths[index]))
-        if len(segments[-1]) != lengths[index]:
-            raise OSError("image file is truncated")
     row_bytes = _bytes_picture(
         segments, codec, (width * channels * 2, height), (across * channels * 2, down) if tiled else (0, down),
         directory.value(Tag.FILLORDER, 1),

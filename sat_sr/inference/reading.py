@@ -129,7 +129,7 @@ def _decoding(source: Source, notes: list[str]) -> Iterator[tuple[BinaryIO, str]
         except MemoryError as error:
             raise PictureError(f"{name} does not fit into the memory that is free: cut it into parts") from error
         except NotImplementedError as error:
-            raise PictureError(f"{name} is of a kind that is not read ({error}): save it as PNG or as plain TIFF") from error
+            raise PictureError(f"{name} is of a kind that is not read ({error}): save it as PNG") from error
         except _DECODER_ERRORS as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise PictureError(f"{name} is damaged ({reason}): fetch or save it again") from error

@@ -1,0 +1,172 @@
+"""Arguments become pictures: every form, in order, and every wrong form a sentence beside the ones that are done."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+import tarfile
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sat_sr.inference.inputs import PAIR_BOXES, expand_inputs
+from sat_sr.inference.picture import PictureError
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    """The working directory, with a few pictures: each of its own grey level and size."""
+    monkeypatch.chdir(tmp_path)
+    for index, name in enumerate(["b.png", "a.JPG", "with space.png", "sub/c.png", "sub/deep/d.webp", ".hidden.png"]):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8 + index, 8), 40 * index).save(name)
+    Path("sub/notes.md").write_text("no picture")
+    return tmp_path
+
+
+def names(arguments, **options) -> list[str]:
+    return [str(entry.source) for entry in expand_inputs(arguments, **options) if not entry.error]
+
+
+def errors(arguments, **options) -> list[str]:
+    found = [entry.error for entry in expand_inputs(arguments, **options) if entry.error]
+    assert all("\n" not in error for error in found)
+    return found
+
+
+def test_files_and_folders(folder):
+    assert names(["with space.png", "b.png"]) == ["with space.png", "b.png"]
+    assert names(["."]) == ["a.JPG", "b.png", "with space.png"]
+    assert names([".", "b.png", folder / "b.png", "sub/../b.png"]) == ["a.JPG", "b.png", "with space.png"]
+    repeated = next(entry for entry in expand_inputs([".", "b.png"]) if entry.stem == "b")
+    assert repeated.explicit and "more than once" in repeated.note
+
+
+def test_recursive_keeps_the_structure_and_leaves_the_output_folder_out(folder):
+    Path("sub/out").mkdir()
+    Image.new("L", (4, 4)).save("sub/out/c_sr.png")
+    (folder / "sub/loop").symlink_to(folder)
+    entries = expand_inputs([folder], recursive=True, exclude="sub/out")
+    assert [(str(entry.folder), entry.stem) for entry in entries] == [
+        (".", "a"), (".", "b"), (".", "with space"), ("sub", "c"), ("sub/deep", "d"),
+    ]  # fmt: skip
+    assert len(expand_inputs([folder], recursive=True)) == 6
+
+
+def test_globs(folder):
+    assert names(["*.png"]) == ["b.png", "with space.png"]
+    assert names(["**/*.webp"]) == ["sub/deep/d.webp"]
+    assert names(["sub/*"]) == ["sub/c.png"]
+    assert not any(entry.explicit for entry in expand_inputs(["*.png"]))
+    Image.new("L", (4, 4)).save("[x]*.png")
+    assert names(["[x]*.png"]) == ["[x]*.png"]  # a file of that very name
+    assert "nothing matches" in errors(["*.tif"])[0] and "no picture among" in errors(["sub/*.md"])[0]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_a_list(folder, encoding, newline):
+    lines = ["# pictures", "", "b.png", "  with space.png ", "#b.png", "sub", "missing.png", "sub/deep/*.webp"]
+    Path("list.txt").write_bytes(newline.join(lines).encode(encoding))
+    assert names(["list.txt"]) == ["b.png", "with space.png", "sub/c.png", "sub/deep/d.webp"]
+    assert errors(["list.txt"]) == ["list list.txt, line 7: missing.png is not there: check the path"]
+
+
+def test_paths_of_a_list_count_from_the_working_directory_then_from_the_list(folder):
+    Image.new("L", (4, 4)).save("sub/b.png")
+    Path("sub/list.txt").write_text("b.png\nc.png\n*.webp\ndeep/*.webp\n")
+    assert names(["sub/list.txt"]) == ["b.png", "sub/c.png", "sub/deep/d.webp"]
+    assert len(errors(["sub/list.txt"])) == 1
+
+
+def test_pair_sheets(folder):
+    sheet = np.zeros((520, 1030), np.uint8)
+    sheet[2:514, 2:514], sheet[2:514, 516:1028] = 10, 20
+    Image.fromarray(sheet).save("pair sheet.png")
+    Path("b.png 1").write_bytes(Path("b.png").read_bytes())
+    Path("list.txt").write_text("pair sheet.png 1\npair sheet.png 2\nb.png 1\nb.png 2\nsub 1\nnone.png 1\n")
+    left, right, whole, small, several, missing = expand_inputs(["list.txt"])
+    assert left.box == PAIR_BOXES["1"] == (2, 2, 514, 514) and right.box == (516, 2, 1028, 514)
+    for entry, level in ((left, 10), (right, 20)):
+        picture = entry.read()
+        assert picture.size == entry.size() == (512, 512) and entry.stem == "pair sheet"
+        assert ((picture.rgb + 1) * 127.5).round().unique().tolist() == [level]
+    assert whole.box is None and str(whole.source) == "b.png 1"
+    with pytest.raises(PictureError, match=r"b\.png is 8x8 px, too small"):
+        small.read()
+    assert "no single pair sheet" in several.error and "none.png 1 is not there" in missing.error
+
+
+def test_standard_input(folder):
+    assert names(["-"], stdin=io.BytesIO("b.png\nsub/c.png\n".encode("utf-8-sig"))) == ["b.png", "sub/c.png"]
+    assert names(["-"], stdin=io.StringIO("with space.png")) == ["with space.png"]
+    assert errors(["-"], stdin=io.BytesIO(b"gone.png\n")) == [
+        "standard input, line 1: gone.png is not there: check the path"
+    ]
+    nothing = errors(["-"], stdin=io.BytesIO(b"\n# nothing\n"))
+    assert nothing == ["standard input names no picture: write one path a line"]
+
+
+def test_tar_members_are_entries(folder):
+    with tarfile.open("shard.tar", "w") as tar:
+        for name in ("000.png", "x/001.jpg", "000.json", "../evil.png", "/abs.png"):
+            data = Path("b.png" if name.endswith("png") else "a.JPG").read_bytes()
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+        link = tarfile.TarInfo("link.png")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        tar.addfile(link)
+    first, second, evil, absolute = expand_inputs(["shard.tar"])
+    assert (first.stem, second.stem, second.folder) == ("000", "001", PurePosixPath("x"))
+    assert first.open().read() == Path("b.png").read_bytes() and second.open().read() == Path("a.JPG").read_bytes()
+    assert first.read().size == first.size() == (8, 8) and second.size() == (9, 8)
+    assert first.read().name == first.name == "shard.tar:000.png" and first.read().path is None
+    assert "outside the archive" in evil.error and "outside the archive" in absolute.error
+
+    Path("cut.tar").write_bytes(Path("shard.tar").read_bytes()[:700])
+    Path("text.tar").write_text("no archive" * 100)
+    Path("empty.tar").write_bytes(bytes(10240))
+    cut, text, empty = (expand_inputs([name])[-1] for name in ("cut.tar", "text.tar", "empty.tar"))
+    assert "no whole tar archive" in text.error and "holds no picture" in empty.error
+    with pytest.raises(PictureError):
+        cut.read()
+
+
+def test_what_is_wrong_has_its_sentence_and_the_others_are_done(folder):
+    (folder / "dangling.png").symlink_to("nowhere.png")
+    (folder / "bare").mkdir()
+    Path("latin.txt").write_bytes("b.png\nstraße.png\n".encode("latin-1"))
+    Path("wide.txt").write_text("b.png", encoding="utf-16")
+    Path("blank.txt").write_text("# only a comment\n")
+    Path("nested.txt").write_text("blank.txt")
+    os.mkfifo("pipe.png")
+    bad = ["gone.png", "dangling.png", "bare", "latin.txt", "wide.txt", "blank.txt", "nested.txt", "pipe.png", "", "\0"]
+    entries = expand_inputs([*bad[:5], "b.png", *bad[5:]])
+    assert [str(entry.source) for entry in entries if not entry.error] == ["b.png"]
+    told = [entry.error for entry in entries if entry.error]
+    words = ["not there", "link to nowhere.png", "holds no picture", "line 2: byte 0xdf", "UTF-16", "names no picture",
+             "is a list itself", "no regular file", "no path", "no path"]  # fmt: skip
+    assert len(told) == len(words)
+    for error, word in zip(told, words, strict=True):
+        assert word in error and ": " in error and "\n" not in error
+    with pytest.raises(PictureError, match="not there"):
+        entries[0].read()
+
+
+def test_names_that_are_no_text_can_be_told(folder):
+    Path(os.fsdecode(b"\xff.png")).write_bytes(Path("b.png").read_bytes())
+    entry = next(entry for entry in expand_inputs(["."]) if entry.stem == "\udcff")
+    assert entry.name == r"\udcff.png"
+    assert entry.read().name == r"\udcff.png"
+
+
+def test_planning_does_without_torch():
+    code = "import sys, sat_sr.inference.outputs; print([name for name in ('torch', 'PIL') if name in sys.modules])"
+    root = Path(__file__).parents[2]
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=True)
+    assert result.stdout.strip() == "[]"
