@@ -8,34 +8,49 @@ a time, in its own dtype on its own device. Both orders share every line but the
         hidden = embed(canvas[group])         hidden[group] = layer(l, hidden[group])  for l in layers for group
         hidden = layer(l, hidden)  for l      canvas[group] = decode(hidden[group])    for group in groups
         canvas[group] = decode(hidden)
+
+Where hidden state, frontiers and weights live is the business of `hidden_state`, `frontier` and `weights`.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
 
 import torch
 
 from sat_sr.diffusion.edm import precondition
-from sat_sr.inference.frontier import Frontier
+from sat_sr.inference.frontier import Frontiers, HostFrontiers, Neighbours
+from sat_sr.inference.hidden_state import HiddenState, HostHiddenState
 from sat_sr.inference.memory import Plan
 from sat_sr.inference.schedule import Group
+from sat_sr.inference.transfer import make_transfer
+from sat_sr.inference.weights import DeviceWeights, HostWeights
 from sat_sr.model.adaln import GroupContext
 from sat_sr.model.inf_dit import InfDiT
 from sat_sr.model.lr_cross_attention import group_lr
 
+logger = logging.getLogger(__name__)
+
 
 class Denoiser:
-    """D(x; sigma) over a canvas.
+    """D(x; sigma) over a canvas, or over the part of it that the plan's schedule names.
 
-    model           the network, on its device
+    model           the network; its weights are moved to where the plan wants them
     plan            schedule, kernel and places
-    lr              (B, 3, H/4, W/4) float32 on the host
-    lr_upsampled    (B, 3, H, W) float32 on the host, in [-1, 1]
+    lr              (B, 3, H/4, W/4) float32, of the whole canvas
+    lr_upsampled    (B, 3, H, W) float32 in [-1, 1], of the part
     clip_embedding  (B, V), when the model has a CLIP input
     on_progress     called with (work done, work of one call) after each piece of a call
+    neighbours      the processes that compute the other parts
 
-    Raises FloatingPointError, naming the blocks, when the network gives NaN or infinity.
+    When memory runs out in a call it is computed again by the next of the plan's fallbacks, with a warning: the groups
+    do not change the picture. `plan` is the plan in use.
+
+    Raises FloatingPointError, naming the blocks, when the network gives NaN or infinity; MemoryError when memory ran
+    out and there is no smaller plan.
     """
 
     def __init__(
@@ -46,106 +61,154 @@ class Denoiser:
         lr_upsampled: torch.Tensor,
         clip_embedding: torch.Tensor | None = None,
         on_progress: Callable[[int, int], None] | None = None,
+        *,
+        neighbours: Neighbours | None = None,
     ):
-        model.check_inputs(lr_upsampled, lr, clip_embedding)
+        b, schedule = model.config.image_block_size, plan.schedule
+        canvas = lr.new_empty(len(lr), 3, schedule.grid[0] * b, schedule.grid[1] * b, device="meta")
+        model.check_inputs(canvas, lr, clip_embedding)
+        part = (len(lr), 3, schedule.extent[0] * b, schedule.extent[1] * b)
+        if tuple(lr_upsampled.shape) != part:
+            raise ValueError(f"lr_upsampled has shape {tuple(lr_upsampled.shape)}: the plan is made for {part}")
         self.model, self.plan, self.lr, self.lr_upsampled = model, plan, lr, lr_upsampled
-        self.clip_embedding = None if clip_embedding is None else clip_embedding.to(model.device, model.dtype)
-        self.on_progress = on_progress
+        self.device = torch.device(plan.device)
+        self.clip_embedding = None if clip_embedding is None else clip_embedding.to(self.device, model.dtype)
+        self.on_progress, self.neighbours = on_progress, neighbours
         self.calls = 0
-        self._allocate()
-
-    def _allocate(self) -> None:
-        """Everything that is kept during a call, once: frontiers, halo workspace, hidden state."""
-        model, config, schedule = self.model, self.model.config, self.plan.schedule
-        batch, kept = len(self.lr), torch.device(self.plan.kept_on)
-        block = (batch, config.num_attention_heads, config.tokens_per_block, config.head_dim)
-        lines = config.num_layers if schedule.order == "block" else 1
-        self._frontiers = [Frontier(schedule, block, device=kept, dtype=model.dtype) for _ in range(lines)]
-        i, j = schedule.group
-        self._halo_buffer = torch.empty(
-            2, batch, i + 1, j + 1, *block[1:], device=model.device, dtype=model.dtype
-        )
-        if schedule.order == "layer":
-            shape = (batch, *schedule.grid, config.tokens_per_block, config.hidden_size)
-            self._hidden = torch.empty(shape, device=kept, dtype=model.dtype)
+        self._ready = False
 
     @torch.inference_mode()
     def __call__(self, x: torch.Tensor, sigma: float) -> torch.Tensor:
-        """One network call. x (B, 3, H, W) float32 on the host, sigma > 0; returns the denoised canvas, a new one."""
+        """One network call. x (B, 3, H, W) float32, sigma > 0; returns the denoised canvas, a new one."""
         self.calls += 1
+        while True:
+            try:
+                if not self._ready:
+                    self._prepare()
+                return self._call(x, sigma)
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                reason = str(error).partition("\n")[0]
+            # Only here: what the traceback held has been given back.
+            self._step_down(reason)
+
+    def _prepare(self) -> None:
+        """Allocate, once, all that is kept during a call, and move the weights to their place."""
+        plan, schedule, config = self.plan, self.plan.schedule, self.model.config
+        on_device = {"device": self.device, "dtype": self.model.dtype}
+        transfer = make_transfer(self.device)
+        if plan.offload == "all":
+            self._weights = HostWeights(self.model, self.device, transfer)
+        else:
+            self._weights = DeviceWeights(self.model, self.device)
+
+        batch, tokens = len(self.lr), config.tokens_per_block
+        keys = (config.num_layers, (batch, config.num_attention_heads, tokens, config.head_dim))
+        # On the host goes what grows with the picture: the hidden state, or the frontiers.
+        if schedule.order == "block" and plan.offload != "none":
+            self._frontiers = HostFrontiers(schedule, *keys, transfer, **on_device, neighbours=self.neighbours)
+        else:
+            self._frontiers = Frontiers(schedule, *keys, **on_device, neighbours=self.neighbours)
+        if schedule.order == "layer":
+            block = (batch, tokens, config.hidden_size)
+            if plan.offload == "none":
+                self._hidden = HiddenState(schedule, block, **on_device)
+            else:
+                self._hidden = HostHiddenState(schedule, block, transfer, **on_device)
+        self._ready = True
+
+    def _call(self, x: torch.Tensor, sigma: float) -> torch.Tensor:
         scale = precondition(torch.full((len(x),), sigma, dtype=torch.float32))
-        emb = self.model.condition(scale.c_noise.to(self.model.device), self.clip_embedding)
+        emb = self.model.condition(scale.c_noise.to(self.device), self.clip_embedding)
         c_in, c_skip, c_out = float(scale.c_in[0]), float(scale.c_skip[0]), float(scale.c_out[0])
         denoised = torch.empty_like(x)
 
         def embed(group: Group) -> torch.Tensor:
             at = self._pixels(group)
-            images = torch.cat([x[at], self.lr_upsampled[at]], dim=1).mul_(c_in)
-            return self.model.mixins["patch_embed"].embed(images.to(self.model.device, self.model.dtype))
+            images = torch.cat([x[at].to(self.device), self.lr_upsampled[at].to(self.device)], dim=1).mul_(c_in)
+            return self.model.mixins["patch_embed"].embed(images.to(self.model.dtype))
 
         def decode(group: Group, hidden: torch.Tensor) -> None:
             at = self._pixels(group)
-            output = self.model.mixins["final_layer"].decode(hidden, emb).to(x.device, torch.float32)
+            output = self.model.mixins["final_layer"].decode(hidden, emb).float()
             if not bool(torch.isfinite(output).all()):
                 raise FloatingPointError(
                     f"the network gave NaN or infinity in {group} at network call {self.calls}, sigma {sigma:.4g}"
                 )
-            torch.add(output.mul_(c_out), x[at], alpha=c_skip, out=denoised[at])
+            torch.add(output.mul_(c_out).to(x.device), x[at], alpha=c_skip, out=denoised[at])
 
         run = self._block_major if self.plan.schedule.order == "block" else self._layer_major
         run(emb, embed, decode)
         return denoised
 
-    def _block_major(self, emb, embed, decode) -> None:
+    def _block_major(self, emb: torch.Tensor, embed: Callable, decode: Callable) -> None:
         adaln, layers = self.model.mixins["adaln_layer"], range(self.model.config.num_layers)
-        modulations = [adaln.modulation(layer, emb) for layer in layers]
+        modulation = cache(lambda layer: adaln.modulation(layer, emb))
         for done, group in enumerate(self.plan.schedule.groups(), 1):
             context, hidden = self._context(group), embed(group)
             for layer in layers:
-                hidden = adaln.layer(layer, hidden, modulations[layer], self._extend(layer, group), context)
+                self._weights.use(layer)
+                extend = self._frontiers.extend(layer, group)
+                hidden = adaln.layer(layer, hidden, modulation(layer), extend, context)
             decode(group, hidden)
             self._progress(done, self.plan.schedule.num_groups)
 
-    def _layer_major(self, emb, embed, decode) -> None:
+    def _layer_major(self, emb: torch.Tensor, embed: Callable, decode: Callable) -> None:
         adaln, layers = self.model.mixins["adaln_layer"], range(self.model.config.num_layers)
         groups = list(self.plan.schedule.groups())
-        device = self.model.device
         for group in groups:
-            self._hidden[self._blocks(group)] = embed(group)
+            self._hidden.store(group, embed(group))
         for layer in layers:
+            self._weights.use(layer)
             modulation = adaln.modulation(layer, emb)
             for done, group in enumerate(groups, 1):
-                at = self._blocks(group)
-                hidden = self._hidden[at].to(device, non_blocking=True)
-                self._hidden[at] = adaln.layer(
-                    layer, hidden, modulation, self._extend(0, group), self._context(group, with_lr=layer == 0)
-                )
+                context, hidden = self._context(group, with_lr=layer == 0), self._hidden.load(group)
+                extend = self._frontiers.extend(layer, group)
+                self._hidden.store(group, adaln.layer(layer, hidden, modulation, extend, context))
                 self._progress(layer * len(groups) + done, len(layers) * len(groups))
         for group in groups:
-            decode(group, self._hidden[self._blocks(group)].to(device))
-
-    def _extend(self, line: int, group: Group):
-        """The callable that a layer uses to give its keys and values their halo."""
-        return lambda k, v: self._frontiers[line].extend(k, v, group, self._halo_buffer)
+            decode(group, self._hidden.load(group))
 
     def _context(self, group: Group, with_lr: bool = True) -> GroupContext:
         lr = None
         if with_lr:
             lr = group_lr(self.lr, group.rows, group.cols, self.plan.schedule.grid)
-            lr = lr.to(self.model.device, self.model.dtype)
+            lr = lr.to(self.device, self.model.dtype)
         return GroupContext(self.model.rotary(group.rows, group.cols), lr, self.plan.kernel)
 
     def _pixels(self, group: Group) -> tuple:
-        """Index of the group's pixels in a canvas (B, 3, H, W)."""
-        b = self.model.config.image_block_size
-        rows = slice(group.rows.start * b, group.rows.stop * b)
-        return ..., rows, slice(group.cols.start * b, group.cols.stop * b)
+        """Index of the group's pixels in the part's canvas (B, 3, H, W)."""
+        b, (top, left) = self.model.config.image_block_size, self.plan.schedule.origin
+        rows = slice((group.rows.start - top) * b, (group.rows.stop - top) * b)
+        return ..., rows, slice((group.cols.start - left) * b, (group.cols.stop - left) * b)
 
-    @staticmethod
-    def _blocks(group: Group) -> tuple:
-        """Index of the group's blocks in a hidden state (B, I, J, L, C)."""
-        return slice(None), slice(group.rows.start, group.rows.stop), slice(group.cols.start, group.cols.stop)
+    def _step_down(self, reason: str) -> None:
+        """Take the next smaller plan."""
+        failed = self.plan
+        self._ready = False
+        self._weights = self._frontiers = self._hidden = None
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        if self.neighbours:  # they have sent and received parts of this call
+            way_out = "ranks cannot step down in the middle of a picture: give --memory, or start more ranks"
+        elif not failed.fallbacks:
+            way_out = "there is no smaller plan: close other programs, or use --inference_type auto or more --offload"
+        else:
+            self.plan = replace(failed.fallbacks[0], fallbacks=failed.fallbacks[1:])
+            logger.warning(
+                "out of memory at network call %d (%s): goes on with %s instead of %s",
+                self.calls, reason, self.plan, failed,
+            )  # fmt: skip
+            return
+        raise MemoryError(f"out of memory at network call {self.calls} with {failed} ({reason}): {way_out}")
 
     def _progress(self, done: int, total: int) -> None:
         if self.on_progress:
             self.on_progress(done, total)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error says that memory ran out. PyTorch has a type of its own for accelerators only."""
+    signs = ("DefaultCPUAllocator", "out of memory")
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(sign in str(error) for sign in signs)

@@ -6,13 +6,18 @@ device peak = weights + kept + group
               (layer-major), and layer-major the hidden state: I x J x L x C
     group     the halo workspace 2 x (i+1) x (j+1) x L x C and the activations of one group in its widest layer
 host peak   = canvases: the picture, its conditions, the noise, the sampler's state, all float32
+
+What an accelerator cannot hold moves to the host in two steps, `offload`:
+    "state"   what grows with the picture: the hidden state (layer-major) or the frontier (block-major). The device has
+              three groups of it: one arriving, one in use, one leaving
+    "all"     the weights as well: the device has two layers of them, one in use and one arriving
 """
 
 from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -20,14 +25,19 @@ from sat_sr.config import LR_FACTOR, MAX_SEQUENCE_LENGTH, TIME_FREQUENCIES, InfD
 from sat_sr.inference.schedule import Order, Schedule
 
 MODES = ("auto", "full", "ar2", "ar")
+OFFLOADS = ("none", "state", "all")
 
 # Activations of one group, in units of tokens x C, at the widest moment of a layer: x, the modulated input, q, k, v and
 # their rotated float32 copies in attention; x, m and the two 4C activations in the MLP. Measured, see docs/memory.md.
 ACTIVATIONS = 14
 # Tokens that keep a device busy: larger groups gain nothing.
 BUSY_TOKENS = {"cuda": 16384, "mps": 4096, "cpu": 1024}
+# A GPU's arithmetic over its link to the host, FLOP a byte: 500 TFLOP/s against 25 GB/s.
+FLOPS_PER_BYTE = 20_000
+# Copies beside the computation are not free: they share the memory, and the first and last of a call are waited for.
+OFFLOAD_SLOWDOWN = {"none": 1.0, "state": 1.1, "all": 1.15}
 # Canvas-sized float32 pictures alive at once: the condition, x, noise or slope, denoised, and one more in Heun.
-CANVASES = {"heun": 6, "euler": 5, "dpmpp_2m": 6}
+CANVASES = {"heun": 6, "euler": 5, "dpmpp_2m": 6, "unipc": 7}
 
 
 @dataclass(frozen=True)
@@ -36,16 +46,24 @@ class Plan:
 
     schedule      which blocks when
     kernel        attention kernel
-    kept_on       "cuda", "cpu", ...: where frontier and hidden state live
+    device        where the network computes
+    offload       what lives on the host instead: "none", "state" or "all"
     device_bytes  predicted peak on the device, weights included
-    host_bytes    predicted peak of canvases on the host
+    host_bytes    predicted peak on the host: canvases and what is offloaded
+    fallbacks     smaller plans for the same canvas, the next one first: for when the prediction was wrong
     """
 
     schedule: Schedule
     kernel: str
-    kept_on: str
+    device: str
+    offload: str
     device_bytes: int
     host_bytes: int
+    fallbacks: tuple[Plan, ...] = ()
+
+    def __str__(self) -> str:
+        host = {"none": "", "state": ", state on the host", "all": ", state and weights on the host"}
+        return f"{self.schedule}{host[self.offload]}, about {format_bytes(self.device_bytes)}"
 
 
 def parameter_count(config: InfDiTConfig) -> int:
@@ -55,14 +73,19 @@ def parameter_count(config: InfDiTConfig) -> int:
     def linear(n_in: int, n_out: int) -> int:
         return n_in * n_out + n_out
 
-    layer = linear(c, 3 * c) + linear(c, c) + linear(c, 4 * c) + linear(4 * c, c)  # attention, MLP
-    layer += linear(c, 4 * c) + 4 * d + 4 * heads * d  # adaLN, q and k norms, relation embeddings
+    layer = layer_parameter_count(config) + 4 * d + 4 * heads * d  # q and k norms, relation embeddings
     positions = (config.tokens_per_block + (3 * config.lr_features_per_side) ** 2) * heads * d
     cross = linear(12, c) + linear(c, c) + linear(c, 2 * c) + linear(c, c) + 4 * d + 2 * c + positions
     ends = linear(6 * config.patch_size**2, c) + linear(c, 2 * c) + linear(c, 3 * config.patch_size**2)
     time = linear(2 * TIME_FREQUENCIES, c) + linear(c, c)
     vector = linear(config.vector_dim, c) + linear(c, c) if config.vector_dim else 0
     return config.num_layers * layer + cross + ends + time + vector + MAX_SEQUENCE_LENGTH * c
+
+
+def layer_parameter_count(config: InfDiTConfig) -> int:
+    """Parameters of the Linears of one layer: attention, MLP, adaLN."""
+    c = config.hidden_size
+    return 16 * c * c + 13 * c
 
 
 def flops(config: InfDiTConfig, grid: tuple[int, int]) -> int:
@@ -75,18 +98,61 @@ def flops(config: InfDiTConfig, grid: tuple[int, int]) -> int:
     return grid[0] * grid[1] * (config.num_layers * layer + cross + ends)
 
 
-def kept_bytes(config: InfDiTConfig, schedule: Schedule, batch: int, itemsize: int) -> int:
-    """Frontier and, layer-major, the hidden state."""
-    block = batch * config.tokens_per_block * config.hidden_size * itemsize
+def weight_bytes(config: InfDiTConfig, itemsize: int, offload: str) -> int:
+    """Weights on the device."""
+    parameters = parameter_count(config)
+    if offload == "all":
+        parameters -= (config.num_layers - 2) * layer_parameter_count(config)
+    return parameters * itemsize
+
+
+def hidden_bytes(config: InfDiTConfig, schedule: Schedule, batch: int, itemsize: int) -> int:
+    """The hidden state that layer-major keeps."""
+    return schedule.blocks * _block_bytes(config, batch, itemsize) if schedule.order == "layer" else 0
+
+
+def frontier_bytes(config: InfDiTConfig, schedule: Schedule, batch: int, itemsize: int) -> int:
+    """K and V that wait for later groups."""
     lines = config.num_layers if schedule.order == "block" else 1
-    hidden = schedule.grid[0] * schedule.grid[1] * block if schedule.order == "layer" else 0
-    return 2 * (schedule.line + schedule.thickness) * block * lines + hidden
+    return 2 * (schedule.line + schedule.thickness) * _block_bytes(config, batch, itemsize) * lines
+
+
+def kept_bytes(config: InfDiTConfig, schedule: Schedule, batch: int, itemsize: int, offload: str) -> tuple[int, int]:
+    """What is kept during a call, on the device and on the host."""
+    hidden = hidden_bytes(config, schedule, batch, itemsize)
+    frontier = frontier_bytes(config, schedule, batch, itemsize)
+    if offload == "none":
+        return hidden + frontier, 0
+    (i, j), block = schedule.group, _block_bytes(config, batch, itemsize)
+    if schedule.order == "layer":
+        return 3 * i * j * block + frontier, hidden
+    return 3 * 2 * (i + j + 1) * block, frontier
+
+
+def traffic_bytes(config: InfDiTConfig, schedule: Schedule, batch: int, itemsize: int, offload: str) -> int:
+    """What moves from the host to the device in a network call; about as much moves back, beside it."""
+    if offload == "none":
+        return 0
+    (i, j), layers = schedule.group, config.num_layers
+    if schedule.order == "layer":
+        moved = layers * hidden_bytes(config, schedule, batch, itemsize)
+    else:
+        moved = layers * schedule.num_groups * 2 * (i + j + 1) * _block_bytes(config, batch, itemsize)
+    if offload == "all":
+        passes = schedule.num_groups if schedule.order == "block" else 1
+        moved += passes * layers * layer_parameter_count(config) * itemsize
+    return moved
+
+
+def _block_bytes(config: InfDiTConfig, batch: int, itemsize: int) -> int:
+    """Hidden state, or keys, or values, of one block of the grid."""
+    return batch * config.tokens_per_block * config.hidden_size * itemsize
 
 
 def group_bytes(config: InfDiTConfig, schedule: Schedule, batch: int, itemsize: int, kernel: str) -> int:
     """Halo workspace and activations of one group."""
     i, j = schedule.group
-    block = batch * config.tokens_per_block * config.hidden_size * itemsize
+    block = _block_bytes(config, batch, itemsize)
     halo = 2 * (i + 1) * (j + 1) * block
     copies = 16 * i * j * block if kernel == "sdpa" else 0  # K and V of four neighbours, and the concatenation
     return halo + copies + ACTIVATIONS * i * j * block
@@ -98,65 +164,82 @@ def make_plan(
     *,
     mode: str = "auto",
     block_batch: int = 1,
+    offload: str = "auto",
     budget: int | None = None,
     batch: int = 1,
     device: str = "cpu",
     dtype: torch.dtype = torch.float32,
     kernel: str = "merge",
     sampler: str = "heun",
+    part: range | None = None,
 ) -> Plan:
-    """Choose the schedule of a canvas.
+    """Choose the schedule of a canvas: the fastest that fits.
 
     canvas       (H, W) pixels, multiples of the block side
-    mode         "full", "ar" (one block at a time), "ar2" (block_batch² blocks), "auto" (whatever fits, fastest first)
+    mode         "full", "ar" (one block at a time), "ar2" (block_batch² blocks), "auto" (whatever fits)
+    offload      what lives on the host: "none", "state", "all", or "auto" (as little as fits)
     budget       bytes of device memory that may be used, weights included; None: no limit
+    device       "cpu", "cuda", "cuda:1", "mps"
+    part         block rows or columns computed by this process, see `Schedule`
 
-    Raises ValueError for an unknown mode or a block_batch below 1, MemoryError when nothing fits the budget.
+    Raises ValueError for an unknown mode or offload, a block_batch below 1, or an offload from a device without memory
+    of its own; MemoryError when nothing fits the budget.
     """
     if mode not in MODES:
         raise ValueError(f"unknown inference type {mode!r}: choose one of {', '.join(MODES)}")
     if block_batch < 1:
         raise ValueError(f"block_batch={block_batch}: must be at least 1")
+    if offload not in ("auto", *OFFLOADS):
+        raise ValueError(f"unknown offload {offload!r}: choose one of auto, {', '.join(OFFLOADS)}")
+    own_memory = torch.device(device).type == "cuda"
+    if offload in ("state", "all") and not own_memory:
+        raise ValueError(f"offload {offload!r}: device {device} has no memory of its own, use auto or none")
     grid = (canvas[0] // config.image_block_size, canvas[1] // config.image_block_size)
     itemsize = dtype.itemsize
-    weights = parameter_count(config) * itemsize
-    host = canvas_bytes(canvas, batch, sampler)
 
-    def plan(order: Order, side: int, kept_on: str = device) -> Plan:
-        schedule = Schedule(grid, (side, side), order)
-        on_device = weights + group_bytes(config, schedule, batch, itemsize, kernel)
-        kept = kept_bytes(config, schedule, batch, itemsize)
-        on_host = host + (kept if kept_on != device else 0)
-        return Plan(schedule, kernel, kept_on, on_device + (kept if kept_on == device else 0), on_host)
+    def plan(order: Order, side: int, offload: str) -> Plan:
+        schedule = Schedule(grid, (side, side), order, part)
+        kept, kept_on_host = kept_bytes(config, schedule, batch, itemsize, offload)
+        weights = weight_bytes(config, itemsize, offload)
+        on_device = weights + kept + group_bytes(config, schedule, batch, itemsize, kernel)
+        canvases = canvas_bytes(tuple(side * config.image_block_size for side in schedule.extent), batch, sampler)
+        on_host = canvases + kept_on_host + (parameter_count(config) * itemsize - weights)
+        return Plan(schedule, kernel, device, offload, on_device, on_host)
 
-    busy = busy_group(config, device, batch)
-    if mode == "ar":
-        candidates = [plan("block", 1)]
-    elif mode == "ar2":
-        candidates = [plan("block", block_batch)]
-    else:
-        orders: tuple[Order, ...] = ("layer",) if mode == "full" else ("layer", "block")
-        sides = range(busy, 0, -1)
-        places = [device] if device == "cpu" else [device, "cpu"]
-        candidates = [plan(order, side, place) for place in places for side in sides for order in orders]
-        if mode == "auto":  # for one place and group, the order that keeps less
-            candidates.sort(key=lambda p: (places.index(p.kept_on), -p.schedule.group[0], p.device_bytes))
-    if budget is None:
-        return candidates[0]
-    for candidate in candidates:
-        if candidate.device_bytes <= budget:
-            return candidate
-    least = min(candidates, key=lambda p: p.device_bytes)
-    way_out = "raise --memory" if mode == "auto" else "use --inference_type auto, or raise --memory"
-    raise MemoryError(
-        f"canvas {canvas[1]}x{canvas[0]} in mode {mode} needs about {format_bytes(least.device_bytes)}, "
-        f"{format_bytes(budget)} may be used: {way_out}"
-    )
+    def cost(plan: Plan) -> tuple[float, int, int, int]:
+        """Fastest first; of equally fast ones that with less on the host, then with less to copy, then the smaller."""
+        schedule = plan.schedule
+        work = batch * schedule.blocks * flops(config, (1, 1)) * (1 + 1 / math.prod(schedule.group))
+        moved = traffic_bytes(config, schedule, batch, itemsize, plan.offload)
+        time = max(work * OFFLOAD_SLOWDOWN[plan.offload], moved * FLOPS_PER_BYTE)
+        return time, OFFLOADS.index(plan.offload), moved, plan.device_bytes
+
+    orders: tuple[Order, ...] = {"auto": ("layer", "block"), "full": ("layer",)}.get(mode, ("block",))
+    largest = {"ar": 1, "ar2": block_batch}.get(mode) or busy_group(config, device, batch)
+    offloads = ("none",) if not own_memory else OFFLOADS if offload == "auto" else (offload,)
+    sides = range(1, largest + 1)
+    plans = sorted((plan(o, side, place) for o in orders for side in sides for place in offloads), key=cost)
+    # `ar2` asks for its group: smaller ones are for emergencies only.
+    wanted = Schedule(grid, (largest, largest), "block", part)
+    candidates = [p for p in plans if p.schedule == wanted] if mode == "ar2" else plans
+    fitting = [p for p in candidates if budget is None or p.device_bytes <= budget]
+    if not fitting:
+        least = min(candidates, key=lambda p: p.device_bytes)
+        way_out = "raise --memory" if mode == "auto" else "use --inference_type auto, or raise --memory"
+        raise MemoryError(
+            f"canvas {canvas[1]}x{canvas[0]} in mode {mode} needs about {format_bytes(least.device_bytes)}, "
+            f"{format_bytes(budget)} may be used: {way_out}"
+        )
+    chosen, fallbacks = fitting[0], []
+    for smaller in plans:
+        if smaller.device_bytes < (fallbacks[-1] if fallbacks else chosen).device_bytes:
+            fallbacks.append(smaller)
+    return replace(chosen, fallbacks=tuple(fallbacks))
 
 
 def busy_group(config: InfDiTConfig, device: str, batch: int) -> int:
     """Side, in blocks, of the smallest square group that keeps the device busy."""
-    tokens = BUSY_TOKENS.get(device, BUSY_TOKENS["cuda"])
+    tokens = BUSY_TOKENS[torch.device(device).type]
     return max(1, math.isqrt(tokens // (config.tokens_per_block * batch)))
 
 

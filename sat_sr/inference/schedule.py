@@ -16,10 +16,14 @@ Two orders compute the same numbers:
 block-major   a group goes through all layers, then the next group starts. Kept: a line of K and V in every layer.
 layer-major   all groups go through layer l, then layer l+1 starts. Kept: the hidden state of the whole canvas, updated
               in place, and a line of K and V of one layer.
+
+Several processes share a picture by cutting it across the walk: each computes a *part*, some consecutive block rows (or
+columns, when the walk goes along columns), and its first band finds the line above in the hands of the process before.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -49,19 +53,25 @@ class Schedule:
     grid   (I, J) blocks of the canvas
     group  (rows, columns) of blocks computed together; the last of a band or of the walk may be smaller
     order  "layer" or "block"
+    part   block rows (columns, when the walk goes along columns) computed here; None: all of them
     """
 
     grid: tuple[int, int]
     group: tuple[int, int]
     order: Order
+    part: range | None = None
 
     def __post_init__(self) -> None:
         if min(self.grid) < 1 or min(self.group) < 1:
             raise ValueError(f"grid {self.grid}, group {self.group}: all sides must be at least 1")
         if self.order not in ("layer", "block"):
             raise ValueError(f"order {self.order!r}: must be 'layer' or 'block'")
+        part = range(max(self.grid)) if self.part is None else self.part
+        if not (0 <= part.start < part.stop <= max(self.grid) and part.step == 1):
+            raise ValueError(f"part {part} of grid {self.grid}: must be consecutive, within the longer side, not empty")
+        object.__setattr__(self, "part", part)
         # A group never reaches beyond the grid.
-        object.__setattr__(self, "group", (min(self.group[0], self.grid[0]), min(self.group[1], self.grid[1])))
+        object.__setattr__(self, "group", tuple(map(min, self.group, self.extent)))
 
     @property
     def by_columns(self) -> bool:
@@ -78,10 +88,27 @@ class Schedule:
         """Blocks across a band."""
         return self.group[1] if self.by_columns else self.group[0]
 
+    @property
+    def origin(self) -> tuple[int, int]:
+        """Block row and column where the part starts."""
+        return (0, self.part.start) if self.by_columns else (self.part.start, 0)
+
+    @property
+    def end(self) -> tuple[int, int]:
+        """Block row and column behind the part's last."""
+        return (self.grid[0], self.part.stop) if self.by_columns else (self.part.stop, self.grid[1])
+
+    @property
+    def extent(self) -> tuple[int, int]:
+        """Block rows and columns of the part."""
+        return self.end[0] - self.origin[0], self.end[1] - self.origin[1]
+
     def groups(self) -> Iterator[Group]:
         """The groups in an order that has every neighbour above and to the left computed before it is needed."""
-        rows = [range(r, min(r + self.group[0], self.grid[0])) for r in range(0, self.grid[0], self.group[0])]
-        cols = [range(c, min(c + self.group[1], self.grid[1])) for c in range(0, self.grid[1], self.group[1])]
+        rows, cols = (
+            [range(start, min(start + side, end)) for start in range(first, end, side)]
+            for first, end, side in zip(self.origin, self.end, self.group, strict=True)
+        )
         if self.by_columns:
             yield from (Group(r, c) for c in cols for r in rows)
         else:
@@ -89,7 +116,12 @@ class Schedule:
 
     @property
     def num_groups(self) -> int:
-        return -(-self.grid[0] // self.group[0]) * -(-self.grid[1] // self.group[1])
+        return math.prod(-(-length // side) for length, side in zip(self.extent, self.group, strict=True))
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of the part."""
+        return math.prod(self.extent)
 
     def __str__(self) -> str:
         name = "layer-major" if self.order == "layer" else "block-major"

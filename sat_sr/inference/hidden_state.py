@@ -1,0 +1,77 @@
+"""The hidden state of a canvas between layers, group by group: on the device, or on the host and brought in ahead."""
+
+from __future__ import annotations
+
+import torch
+
+from sat_sr.inference.schedule import Group, Schedule
+from sat_sr.inference.transfer import Copy, FetchAhead, Transfer
+
+
+class HiddenState:
+    """Kept on the device, updated in place.
+
+    schedule  the walk
+    block     (batch, tokens, width) of one block
+    """
+
+    def __init__(self, schedule: Schedule, block: tuple[int, int, int], *, device: torch.device, dtype: torch.dtype):
+        self._groups = _cut(torch.empty(_elements(schedule, block), device=device, dtype=dtype), schedule, block)
+
+    def load(self, group: Group) -> torch.Tensor:
+        """(B, i, j, L, C) of a group; valid until the next `load`."""
+        return self._groups[group]
+
+    def store(self, group: Group, hidden: torch.Tensor) -> None:
+        self._groups[group].copy_(hidden)
+
+
+class HostHiddenState:
+    """Kept on the host; while a group is computed the next one of the walk comes in and the one before goes out."""
+
+    def __init__(
+        self,
+        schedule: Schedule,
+        block: tuple[int, int, int],
+        transfer: Transfer,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+    ):
+        self._groups = _cut(transfer.host_memory((_elements(schedule, block),), dtype), schedule, block)
+        order = list(self._groups)
+        self._following = dict(zip(order, order[1:] + order[:1], strict=True))
+        self._transfer = transfer
+        self._stored: dict[Group, Copy] = {}
+        self._leaving: tuple[Copy, torch.Tensor] | None = None
+        size = max(part.numel() for part in self._groups.values())
+        self._ahead = FetchAhead(self._fetch, size, device=device, dtype=dtype)
+
+    def load(self, group: Group) -> torch.Tensor:
+        return self._ahead.take(group, self._following[group])
+
+    def store(self, group: Group, hidden: torch.Tensor) -> None:
+        if self._leaving:
+            self._leaving[0].wait()  # before its tensor is given back
+        hidden = hidden.contiguous()
+        copy = self._transfer.copy(self._groups[group], hidden)
+        self._stored[group], self._leaving = copy, (copy, hidden)
+        self._ahead.forget(group)
+
+    def _fetch(self, group: Group, buffer: torch.Tensor) -> tuple[torch.Tensor, Copy]:
+        kept = self._groups[group]
+        arriving = buffer[: kept.numel()].view(kept.shape)
+        return arriving, self._transfer.copy(arriving, kept, after=self._stored.get(group))
+
+
+def _elements(schedule: Schedule, block: tuple[int, int, int]) -> int:
+    batch, tokens, width = block
+    return schedule.blocks * batch * tokens * width
+
+
+def _cut(memory: torch.Tensor, schedule: Schedule, block: tuple[int, int, int]) -> dict[Group, torch.Tensor]:
+    """Lay the groups out one after the other in flat memory: (B, i, j, L, C) each, contiguous."""
+    batch, tokens, width = block
+    shapes = {g: (batch, len(g.rows), len(g.cols), tokens, width) for g in schedule.groups()}
+    parts = memory.split([g.blocks * batch * tokens * width for g in shapes])
+    return {g: part.view(shape) for (g, shape), part in zip(shapes.items(), parts, strict=True)}

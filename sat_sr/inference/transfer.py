@@ -1,0 +1,144 @@
+"""Copies between host and device that run beside the computation, and things fetched one ahead of their use.
+
+    compute           group 1    group 2    group 3    group 4
+    host -> device    fetch 2    fetch 3    fetch 4    fetch 5
+    device -> host               store 1    store 2    store 3
+
+On CUDA each direction has a stream of its own and the host memory is page-locked, so that both run while the
+computation does. Elsewhere host and device are one and a copy is done when it returns: the same control flow, without
+the overlap.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import weakref
+from collections.abc import Callable, Hashable
+from typing import NamedTuple, Protocol
+
+import torch
+
+logger = logging.getLogger(__name__)
+
+
+class Copy(Protocol):
+    """A copy that was started."""
+
+    def wait(self) -> None:
+        """Let everything that is computed from here on see the result; the host does not wait."""
+
+    def synchronize(self) -> None:
+        """Let the host wait for it."""
+
+
+class Transfer:
+    """Starts copies where host and device are one: they are done at once."""
+
+    def host_memory(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        """Memory on the host that copies can run from and to; valid as long as this object."""
+        return torch.empty(shape, dtype=dtype)
+
+    def copy(self, destination: torch.Tensor, source: torch.Tensor, after: Copy | None = None) -> Copy:
+        """Start to copy between contiguous tensors on host and device; it begins when all that was computed is done.
+
+        after  an earlier copy, in the other direction, that must be done first
+
+        Both tensors must live until the copy is done. Copies of one direction run in the order of their start.
+        """
+        destination.copy_(source)
+        return Done()
+
+
+class Done:
+    """A copy that needs no waiting."""
+
+    def wait(self) -> None:
+        pass
+
+    def synchronize(self) -> None:
+        pass
+
+
+class CudaTransfer(Transfer):
+    """Starts copies on a stream for each direction, from and to page-locked memory."""
+
+    def __init__(self, device: torch.device):
+        self._device = device
+        self._inward, self._outward = torch.cuda.Stream(device), torch.cuda.Stream(device)
+        self._locked: list[torch.Tensor] = []
+        weakref.finalize(self, _unlock, self._locked, device)
+
+    def host_memory(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        # Locked after the fact: PyTorch's own allocator of page-locked memory rounds sizes up to powers of two.
+        memory = torch.empty(shape, dtype=dtype)
+        error = int(torch.cuda.cudart().cudaHostRegister(memory.data_ptr(), memory.nbytes, 0))
+        if error:
+            logger.warning("cannot page-lock %d MiB (CUDA error %d): copies will be slow", memory.nbytes >> 20, error)
+        else:
+            self._locked.append(memory)
+        return memory
+
+    def copy(self, destination: torch.Tensor, source: torch.Tensor, after: Copy | None = None) -> Copy:
+        stream = self._inward if destination.is_cuda else self._outward
+        stream.wait_stream(torch.cuda.current_stream(self._device))
+        if after is not None:
+            stream.wait_event(after)
+        with torch.cuda.stream(stream):
+            destination.copy_(source, non_blocking=True)
+        return stream.record_event()
+
+
+def _unlock(locked: list[torch.Tensor], device: torch.device) -> None:
+    torch.cuda.synchronize(device)
+    while locked:
+        torch.cuda.cudart().cudaHostUnregister(locked.pop().data_ptr())
+
+
+def make_transfer(device: torch.device) -> Transfer:
+    return CudaTransfer(device) if device.type == "cuda" else Transfer()
+
+
+class Arriving(NamedTuple):
+    key: Hashable
+    tensor: torch.Tensor
+    copy: Copy
+
+
+class FetchAhead:
+    """Brings things of the host to the device through two buffers: one in use, one arriving.
+
+    fetch  called with (key, buffer): starts to copy the thing `key` into the flat `buffer`; returns the part of the
+           buffer that it fills and the last copy
+    size   elements of the largest thing
+    """
+
+    def __init__(
+        self,
+        fetch: Callable[[Hashable, torch.Tensor], tuple[torch.Tensor, Copy]],
+        size: int,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+    ):
+        self._fetch = fetch
+        self._buffers = itertools.cycle([torch.empty(size, device=device, dtype=dtype) for _ in range(2)])
+        self._arriving: Arriving | None = None
+
+    def take(self, key: Hashable, following: Hashable | None) -> torch.Tensor:
+        """The thing `key`, valid until the next `take`; starts to fetch `following`, the one that is wanted next.
+
+        The computation on the thing taken before must have been issued: its buffer is filled again.
+        """
+        taken = self._arriving if self._arriving and self._arriving.key == key else self._start(key)
+        self._arriving = None if following is None else self._start(following)
+        taken.copy.wait()
+        return taken.tensor
+
+    def forget(self, key: Hashable) -> None:
+        """The thing `key` has changed on the host: what was fetched of it is stale."""
+        if self._arriving and self._arriving.key == key:
+            self._arriving = None
+
+    def _start(self, key: Hashable) -> Arriving:
+        return Arriving(key, *self._fetch(key, next(self._buffers)))

@@ -1,0 +1,92 @@
+"""What several tests of inference need: a network that is not zero, its inputs, and an account of live tensors."""
+
+from __future__ import annotations
+
+import weakref
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from sat_sr.config import InfDiTConfig
+
+TINY = InfDiTConfig(
+    num_layers=3, hidden_size=32, num_attention_heads=2, image_block_size=16, image_size=64, vector_dim=8
+)
+
+
+@pytest.fixture(scope="session")
+def make_model():
+    """config -> InfDiT with all parameters random: a fresh one has zeros where the differences would be."""
+
+    def make(config: InfDiTConfig = TINY):
+        from sat_sr.model.inf_dit import InfDiT
+
+        model, generator = InfDiT(config).eval().requires_grad_(False), torch.Generator().manual_seed(0)
+        for parameter in model.parameters():
+            fan_in = parameter.shape[-1] if parameter.ndim > 1 else 16
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * fan_in**-0.5)
+        return model
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_inputs():
+    """(config, grid) -> x, lr, lr_upsampled, clip_embedding of a canvas of that many blocks."""
+
+    def make(config: InfDiTConfig, grid: tuple[int, int], seed: int = 1):
+        generator = torch.Generator().manual_seed(seed)
+        height, width = (blocks * config.image_block_size for blocks in grid)
+        lr = torch.rand(1, 3, height // 4, width // 4, generator=generator) * 2 - 1
+        lr_upsampled = torch.nn.functional.interpolate(lr, scale_factor=4)
+        x = lr_upsampled + torch.randn(lr_upsampled.shape, generator=generator)
+        return x, lr, lr_upsampled, torch.randn(1, config.vector_dim, generator=generator)
+
+    return make
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of all tensors that are made inside and still alive.
+
+    limit  what a machine has: an operation whose result goes beyond fails as if memory had run out
+    """
+
+    def __init__(self, limit: float = float("inf")):
+        super().__init__()
+        self.limit, self.now, self.peak = limit, 0, 0
+        self._known: set[int] = set()
+
+    def forget(self, storage: torch.UntypedStorage) -> None:
+        """Do not count a storage: it stands for memory in another place."""
+        if storage._cdata in self._known:
+            self._drop(storage._cdata, storage.nbytes())
+
+    def _drop(self, key: int, size: int) -> None:
+        if key in self._known:
+            self._known.remove(key)
+            self.now -= size
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        inputs = {t.untyped_storage()._cdata for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)}
+        result = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if not isinstance(tensor, torch.Tensor) or tensor.device.type == "meta":
+                continue
+            storage = tensor.untyped_storage()
+            if storage._cdata in inputs or storage._cdata in self._known:
+                continue
+            size = storage.nbytes()
+            if self.now + size > self.limit:
+                raise torch.OutOfMemoryError(f"out of memory: {size} bytes wanted, {self.limit - self.now} left")
+            self._known.add(storage._cdata)
+            self.now += size
+            self.peak = max(self.peak, self.now)
+            weakref.finalize(storage, self._drop, storage._cdata, size)
+        return result
+
+
+@pytest.fixture(scope="session")
+def live_bytes():
+    return LiveBytes

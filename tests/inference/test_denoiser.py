@@ -1,0 +1,143 @@
+"""All schedules compute the function of the whole canvas, in bounded memory; and what is said when memory runs out."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+
+from sat_sr.diffusion.edm import denoise
+from sat_sr.inference.denoiser import Denoiser
+from sat_sr.inference.memory import Plan, make_plan
+from sat_sr.inference.schedule import Schedule
+
+SIGMA = 1.7
+
+
+@pytest.fixture(scope="module")
+def model(make_model):
+    return make_model()
+
+
+def plan_of(grid, group, order, kernel="merge", **changes) -> Plan:
+    return Plan(Schedule(grid, group, order), kernel, "cpu", "none", 0, 0, **changes)
+
+
+def whole(model, x, lr, lr_upsampled, clip):
+    with torch.no_grad():
+        return denoise(model, x, torch.tensor([SIGMA]), lr, lr_upsampled, clip)
+
+
+@pytest.mark.parametrize("kernel", ["merge", "sdpa"])
+@pytest.mark.parametrize("order", ["layer", "block"])
+@pytest.mark.parametrize("grid", [(1, 1), (1, 5), (5, 1), (3, 4), (4, 3)], ids=str)
+def test_every_schedule_computes_the_whole_canvas(model, make_inputs, grid, order, kernel):
+    x, *conditions = make_inputs(model.config, grid)
+    expected = whole(model, x, *conditions)
+    for group in [(1, 1), (2, 2), (3, 3), (2, 1), (1, 2)]:
+        denoiser = Denoiser(model, plan_of(grid, group, order, kernel), *conditions)
+        for _ in range(2):  # what is kept from the first call must not leak into the second
+            torch.testing.assert_close(denoiser(x, SIGMA), expected, rtol=0, atol=5e-6)
+
+
+def test_blocks_do_matter_to_each_other(model, make_inputs):
+    """The test above could not fail if the network ignored its neighbours."""
+    x, *conditions = make_inputs(model.config, (3, 4))
+    changed = x.clone()
+    changed[..., :16, :16] += 1
+    difference = (whole(model, changed, *conditions) - whole(model, x, *conditions)).abs()
+    assert difference[..., 16:32, 16:32].max() > 1e-3
+
+
+@pytest.mark.parametrize("tall", [True, False])
+def test_block_major_memory_does_not_grow_with_the_longer_side(model, make_inputs, live_bytes, tall):
+    def peak_beside_canvas(length, order):
+        grid = (length, 2) if tall else (2, length)
+        x, *conditions = make_inputs(model.config, grid)
+        denoiser = Denoiser(model, plan_of(grid, (1, 1), order), *conditions)
+        with live_bytes() as live:
+            denoised = denoiser(x, SIGMA)
+        return live.peak - denoised.nbytes
+
+    assert peak_beside_canvas(12, "block") == peak_beside_canvas(6, "block")
+    hidden = 6 * 2 * model.config.tokens_per_block * model.config.hidden_size * 4
+    assert peak_beside_canvas(12, "layer") == peak_beside_canvas(6, "layer") + hidden
+
+
+@pytest.mark.parametrize("order", ["layer", "block"])
+def test_nan_names_blocks_and_call(model, make_inputs, order):
+    x, *conditions = make_inputs(model.config, (3, 4))
+    denoiser = Denoiser(model, plan_of((3, 4), (1, 1), order), *conditions)
+    denoiser(x, SIGMA)
+    x[..., 16 + 3, 2 * 16 + 5] = float("nan")
+    with pytest.raises(FloatingPointError, match=r"blocks \(1,2\)\.\.\(1,2\) at network call 2, sigma 1\.7"):
+        denoiser(x, SIGMA)
+
+
+def test_conditions_that_do_not_fit_are_refused(model, make_inputs):
+    _, lr, lr_upsampled, clip = make_inputs(model.config, (3, 4))
+    plan = plan_of((3, 4), (1, 1), "block")
+    with pytest.raises(ValueError, match=r"lr has shape \(1, 3, 12, 12\)"):
+        Denoiser(model, plan, lr[..., :12], lr_upsampled, clip)
+    with pytest.raises(ValueError, match=r"lr_upsampled has shape \(1, 3, 48, 48\)"):
+        Denoiser(model, plan, lr, lr_upsampled[..., :48], clip)
+    with pytest.raises(ValueError, match="CLIP embedding must be given"):
+        Denoiser(model, plan, lr, lr_upsampled)
+
+
+def test_out_of_memory_steps_down_to_the_same_picture(model, make_inputs, live_bytes, caplog):
+    """On a machine with room for groups of 2 x 2 but not of 3 x 3, found out in the middle of the second call."""
+    grid = (6, 6)
+    x, *conditions = make_inputs(model.config, grid)
+    expected = whole(model, x, *conditions)
+    peaks = {}
+    for side in (1, 2, 3):
+        with live_bytes() as live:
+            Denoiser(model, plan_of(grid, (side, side), "block"), *conditions)(x, SIGMA)
+        peaks[side] = live.peak
+    assert peaks[1] < peaks[2] < peaks[3]
+
+    smaller = tuple(plan_of(grid, (side, side), "block") for side in (2, 1))
+    denoiser = Denoiser(model, plan_of(grid, (3, 3), "block", fallbacks=smaller), *conditions)
+    with live_bytes() as live, caplog.at_level(logging.WARNING):
+        first = denoiser(x, SIGMA)
+        live.limit = (peaks[2] + peaks[3]) / 2  # another process came: the first result takes its share too
+        live.limit += first.nbytes
+        second = denoiser(x, SIGMA)
+    assert denoiser.plan.schedule.group == (2, 2)
+    torch.testing.assert_close(first, expected, rtol=0, atol=5e-6)
+    torch.testing.assert_close(second, expected, rtol=0, atol=5e-6)
+    (warning,) = caplog.messages
+    assert "network call 2" in warning and "groups of 2x2" in warning and "groups of 3x3" in warning
+    assert denoiser.calls == 2
+
+
+def test_out_of_memory_with_no_smaller_plan(model, make_inputs, live_bytes):
+    x, *conditions = make_inputs(model.config, (2, 2))
+    denoiser = Denoiser(model, plan_of((2, 2), (1, 1), "block"), *conditions)
+    with live_bytes(limit=x.nbytes * 2), pytest.raises(MemoryError, match=r"network call 1 .* no smaller plan"):
+        denoiser(x, SIGMA)
+
+
+def test_other_errors_are_not_taken_for_memory(model, make_inputs, monkeypatch):
+    x, *conditions = make_inputs(model.config, (2, 2))
+    other = plan_of((2, 2), (1, 1), "layer")
+    denoiser = Denoiser(model, plan_of((2, 2), (1, 1), "block", fallbacks=(other,)), *conditions)
+
+    def broken(*_):
+        raise RuntimeError("a kernel is broken")
+
+    monkeypatch.setattr(model.mixins["adaln_layer"], "mlp", broken)
+    with pytest.raises(RuntimeError, match="a kernel is broken"):
+        denoiser(x, SIGMA)
+
+
+def test_fallbacks_of_a_plan_are_ever_smaller(model):
+    for mode in ("auto", "full", "ar", "ar2"):
+        plan = make_plan(model.config, (512, 768), mode=mode, block_batch=4, device="cuda", dtype=torch.bfloat16)
+        sizes = [p.device_bytes for p in (plan, *plan.fallbacks)]
+        assert sizes == sorted(set(sizes), reverse=True) and len(sizes) > 1
+        assert plan.offload == "none" and plan.fallbacks[-1].offload == "all"
+        if mode != "auto":
+            assert {p.schedule.order for p in plan.fallbacks} == {plan.schedule.order}
