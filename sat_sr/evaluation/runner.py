@@ -13,11 +13,11 @@ import numpy as np
 from PIL import Image
 
 import sat_sr
-from sat_sr.evaluation.cost import measured
 from sat_sr.evaluation.metrics import GRIDS, Metrics, describe
 from sat_sr.evaluation.pairs import Pair, Pairs, interpolate
 from sat_sr.evaluation.records import Records, digest_of, digest_of_file
 from sat_sr.evaluation.settings import Setting, resolve
+from sat_sr.inference.cost import measured
 from sat_sr.inference.outputs import atomic_write
 
 if TYPE_CHECKING:  # takes seconds to import: not for those who only read a finished evaluation
