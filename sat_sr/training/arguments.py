@@ -44,8 +44,8 @@ _SETTLED: dict[str, tuple[object, str]] = {
 def parse_arguments(argv: list[str]) -> argparse.Namespace:
     """The settings of a run. Flags may be spelt with dashes or underscores.
 
-    Besides the flags, the result has `model`, the resolved InfDiTConfig, and `notes`, sentences that the user should
-    read once about flags that were accepted but decide nothing. Wrong use ends the program with a message (argparse).
+    Besides the flags, the result has `model`, the resolved InfDiTConfig (None: --load decides), and `notes`, what the
+    user should read once about flags that were accepted but decide nothing. Wrong use ends the program (argparse).
     """
     parser = _parser()
     settings = parser.parse_args([_dashes(argument) for argument in argv])
@@ -82,11 +82,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--lr-dropout", type=float, default=0.07, help="share of samples whose low resolution is noise (%(default)s)")
 
     add = parser.add_argument_group("model").add_argument
-    add("--preset", default="official", help="official or mini; the flags below change single sizes")
+    add("--preset", help="official (default) or mini; the flags below change single sizes")
     for field in dataclasses.fields(InfDiTConfig):
         add("--" + field.name.replace("_", "-"), type=int, metavar="N")
-    add("--clip", metavar="FILE", help="OpenCLIP ViT-L/14 image tower, where --load brings none")
-    add("--load", metavar="FILE", help="start from these weights: official .pt, or .safetensors")
+    add("--load", metavar="FILE", help="start from these weights (official .pt, or .safetensors), and their sizes")
+    add("--clip-model", metavar="SOURCE", help="CLIP tower if --load has none: file, folder, hub id")
 
     add = parser.add_argument_group("recipe").add_argument
     add("--train-iters", type=int, default=1_000_000, help="steps of the run (default %(default)s)")
@@ -151,11 +151,13 @@ def _settled_flags(settings: argparse.Namespace) -> list[str]:
     return notes
 
 
-def _model_config(settings: argparse.Namespace) -> InfDiTConfig:
+def _model_config(settings: argparse.Namespace) -> InfDiTConfig | None:
     names = [field.name for field in dataclasses.fields(InfDiTConfig)]
     given = {name: vars(settings).pop(name) for name in names}
     changes = {name: value for name, value in given.items() if value is not None}
-    return dataclasses.replace(InfDiTConfig.preset(settings.preset), **changes)
+    if settings.load and not settings.preset and not changes:
+        return None
+    return dataclasses.replace(InfDiTConfig.preset(settings.preset or "official"), **changes)
 
 
 def _check(settings: argparse.Namespace) -> None:

@@ -24,7 +24,13 @@ class TrainingBatches:
     """
 
     def __init__(
-        self, settings: argparse.Namespace, seed: int, rank: int, micro_batch: int, device: torch.device, clip: Callable | None
+        self,
+        settings: argparse.Namespace,
+        seed: int,
+        rank: int,
+        micro_batch: int,
+        device: torch.device,
+        clip: Callable | None,
     ) -> None:
         self._device, self._clip = device, clip
         self._stream = training_stream(
@@ -77,9 +83,14 @@ class TrainingBatches:
 
 
 def validation_batches(
-    settings: argparse.Namespace, rank: int, world_size: int, micro_batch: int, device: torch.device, clip: Callable | None
+    settings: argparse.Namespace,
+    rank: int,
+    world_size: int,
+    micro_batch: int,
+    device: torch.device,
+    clip: Callable | None,
 ) -> list[Batch]:
-    """This rank's part of the validation samples, the same in every run; empty if there are fewer samples than ranks."""
+    """This rank's part of the validation samples, always the same ones; empty where there are fewer than ranks."""
     samples = validation_samples(
         ",".join(settings.valid_data),
         image_size=settings.model.image_size,

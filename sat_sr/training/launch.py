@@ -12,7 +12,8 @@ import traceback
 
 import torch
 
-from sat_sr.model.layout import parameter_shapes
+from sat_sr.checkpoint import load
+from sat_sr.model.layout import mismatch, parameter_shapes
 from sat_sr.training.logs import say, warn
 from sat_sr.training.ranks import Ranks, find_ranks, start_process_group
 from sat_sr.training.recipe import Recipe, read_deepspeed_config, settle
@@ -29,6 +30,7 @@ def launch(settings: argparse.Namespace) -> int:
         ranks = find_ranks()
         use_cuda = _use_cuda(settings.device, ranks)
         recipe = settle(settings, read_deepspeed_config(settings.deepspeed_config), ranks.world_size, use_cuda)
+        settings.notes += _resolve_model(settings)
         if ranks.rank == 0:
             _introduce(settings, recipe, ranks, use_cuda)
         if settings.dry_run:
@@ -47,11 +49,10 @@ def launch(settings: argparse.Namespace) -> int:
 def _train(settings: argparse.Namespace, recipe: Recipe, ranks: Ranks, use_cuda: bool) -> int:
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    logging.disable(logging.INFO)  # what SAT and DeepSpeed have to say while they start concerns neither us nor the user
+    logging.disable(logging.WARNING)  # what SAT and DeepSpeed say while they start concerns nobody
     start_process_group(ranks, use_cuda, settings.timeout)
     from sat_sr.training.trainer import Trainer
 
-    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)  # warns of an "untested" optimizer: ours is tested with ZeRO
     device = torch.device("cuda", ranks.local_rank) if use_cuda else torch.device("cpu")
     trainer = Trainer(settings, recipe, device)
     logging.disable(logging.NOTSET)
@@ -59,6 +60,32 @@ def _train(settings: argparse.Namespace, recipe: Recipe, ranks: Ranks, use_cuda:
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
     return code
+
+
+def _resolve_model(settings: argparse.Namespace) -> list[str]:
+    """Sets `settings.model` from --load where no flag says anything about sizes; else checks that both agree.
+
+    Returns what the user should know. Raises ValueError when the weights do not fit the flags.
+    """
+    if not settings.load:
+        return []
+    checkpoint = load(settings.load)
+    notes = checkpoint.report()
+    if settings.model is None:
+        settings.model = checkpoint.config
+        return notes
+    shapes = {name: tuple(tensor.shape) for name, tensor in checkpoint.tensors.items()}
+    if problem := mismatch(shapes, parameter_shapes(settings.model)):
+        raise ValueError(
+            f"--load {settings.load} does not fit the model of the flags ({problem}): leave --preset and the size "
+            "flags away, then the file decides"
+        )
+    if checkpoint.config.image_size != settings.model.image_size:
+        notes.append(
+            f"--image-size {settings.model.image_size}, the weights are of {checkpoint.config.image_size}: positions "
+            f"will repeat after {8 * settings.model.image_size} pixels instead"
+        )
+    return notes
 
 
 def _use_cuda(device: str, ranks: Ranks) -> bool:
@@ -83,16 +110,16 @@ def _introduce(settings: argparse.Namespace, recipe: Recipe, ranks: Ranks, use_c
     shapes = parameter_shapes(settings.model)
     total = sum(math.prod(shape) for shape in shapes.values())
     say(
-        f"{ranks.world_size} rank(s) from {ranks.source}, {'CUDA' if use_cuda else 'CPU'}, {recipe.precision}, ZeRO stage "
-        f"{recipe.zero_stage} | model of {total:,} parameters"
+        f"{ranks.world_size} rank(s) from {ranks.source}, {'CUDA' if use_cuda else 'CPU'}, {recipe.precision}, ZeRO "
+        f"stage {recipe.zero_stage} | model of {total:,} parameters"
     )
     say(
-        f"batch {recipe.batch} = {recipe.micro_batch} x {recipe.accumulation} accumulation x {recipe.world_size} rank(s) | "
+        f"batch {recipe.batch} = {recipe.micro_batch} x {recipe.accumulation} accumulation x {ranks.world_size} rank(s) | "
         f"{settings.optimizer} lr {recipe.lr:g}, weight decay {recipe.weight_decay:g}, clipping {recipe.clip_grad:g}, "
         f"{settings.train_iters} steps"
     )
     if settings.dry_run:
-        # Network and gradients in its precision on every rank; float32 weights, two moments and EMA shared by the ranks.
+        # Network and gradients in its precision on every rank; float32 weights, moments and EMA shared by the ranks.
         width = 2 if recipe.precision == "bf16" else 4
         shared = ranks.world_size if recipe.zero_stage else 1
         gib = total * (2 * width + 16 / shared) / 2**30

@@ -1,7 +1,7 @@
 """Muon for the weight matrices inside the layers, AdamW for all other parameters, both with EMA.
 
-Muon (Jordan et al. 2024, kellerjordan.github.io/posts/muon) replaces the momentum of a matrix by the nearest matrix with
-orthogonal rows or columns, so all directions move at the same rate. It needs whole matrices: no ZeRO partitions.
+Muon (Jordan et al. 2024, kellerjordan.github.io/posts/muon) replaces the momentum of a matrix by the nearest matrix
+with orthogonal rows or columns, so all directions move at the same rate. It needs whole matrices: no ZeRO partitions.
 """
 
 from __future__ import annotations

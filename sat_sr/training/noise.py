@@ -18,7 +18,12 @@ def mix_seed(*parts: int | str) -> int:
 
 
 def stratified_sigmas(
-    batch: int, generator: torch.Generator, device: torch.device | str, p_mean: float, p_std: float, minimum: float = 1e-3
+    batch: int,
+    generator: torch.Generator,
+    device: torch.device | str,
+    p_mean: float,
+    p_std: float,
+    minimum: float = 1e-3,
 ) -> torch.Tensor:
     """As `sample_training_sigmas`, but one from each of `batch` equally likely ranges, in random order: (batch,).
 
@@ -33,7 +38,9 @@ def stratified_sigmas(
 class TrainingNoise:
     """Draws noise, noise levels and position offsets of one step of one rank, micro batch after micro batch."""
 
-    def __init__(self, seed: int, rank: int, device: torch.device, p_mean: float, p_std: float, stratified: bool) -> None:
+    def __init__(
+        self, seed: int, rank: int, device: torch.device, p_mean: float, p_std: float, stratified: bool
+    ) -> None:
         self._seed, self._rank, self._device = seed, rank, device
         self._p_mean, self._p_std = p_mean, p_std
         self._sigmas = stratified_sigmas if stratified else sample_training_sigmas

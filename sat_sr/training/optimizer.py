@@ -1,4 +1,4 @@
-"""AdamW whose state carries an exponential moving average of the weights, and the learning rate as a function of the step.
+"""AdamW whose state carries an exponential moving average of the weights, and the learning rate of a step.
 
 The average lives in the optimizer's state beside the two moments. So it is partitioned by ZeRO, saved and restored
 with them, and always float32, whatever the precision of the network: under ZeRO and bf16 the parameters that an
@@ -17,9 +17,9 @@ LR_DECAY_STYLES = ("linear", "cosine", "constant")
 def learning_rate(step: int, total_steps: int, peak: float, warmup: float = 0.01, style: str = "linear") -> float:
     """Learning rate of the update number `step` (0, 1, …, total_steps − 1).
 
-    Rises linearly over the first `warmup` (a fraction of the run), reaching `peak` at the end of the warm-up, then falls
-    to zero by `style`: "linear", "cosine" (half a period) or "constant" (stays). A function of the step alone, so a
-    resumed run has it without saving anything.
+    Rises linearly over the first `warmup` (a fraction of the run), reaching `peak` at its end, then falls to zero by
+    `style`: "linear", "cosine" (half a period) or "constant" (stays). A function of the step alone, so a resumed run
+    has it without saving anything.
     """
     warmup_steps = math.ceil(warmup * total_steps)
     if step < warmup_steps:
@@ -59,7 +59,9 @@ class AdamWWithEMA(torch.optim.AdamW):
     """torch.optim.AdamW (foreach kernels) and, after each update, `ema ← d·ema + (1 − d)·weights`, d = `ema_decay`.
 
     The average is `state[parameter]["ema"]`, of the parameter's shape, started at the weights before the first update.
-    params  groups as `parameter_groups` gives them. Works on any parameters: whole float32 tensors, or the flat partitions that ZeRO puts in their place.
+    Works on any parameters: whole float32 tensors, or the flat partitions that ZeRO puts in their place.
+
+    params  groups as `parameter_groups` gives them
     """
 
     def __init__(

@@ -36,7 +36,7 @@ class Ranks:
 
 
 def find_ranks(environment: Mapping[str, str] | None = None) -> Ranks:
-    """Reads the launcher's variables: torchrun's if they are there, else those of a Slurm step (srun), else one process.
+    """Reads the launcher's variables: torchrun's if there are any, else a Slurm step's (srun), else one process.
 
     Under Slurm MASTER_ADDR is the first host of SLURM_NODELIST and MASTER_PORT is BASE_PORT + the last four digits of
     SLURM_JOBID, unless they are set. Raises ValueError when a launcher's variables are incomplete or no integers.

@@ -1,4 +1,4 @@
-"""The numbers of a run, settled: the DeepSpeed JSON, the flags that override it, and how the batch divides over ranks."""
+"""The numbers of a run, settled: the DeepSpeed JSON, the flags over it, and how the batch divides over ranks."""
 
 from __future__ import annotations
 
@@ -57,7 +57,9 @@ def read_deepspeed_config(path: str | Path) -> dict:
     if not isinstance(values, dict):
         raise ValueError(f"--deepspeed-config {path}: must hold one JSON object, not {type(values).__name__}")
     _require_known(values, KNOWN_KEYS, str(path))
-    _require_known(_section(values, "optimizer", path).get("params", {}), KNOWN_OPTIMIZER_PARAMS, f"{path}, optimizer.params")
+    _require_known(
+        _section(values, "optimizer", path).get("params", {}), KNOWN_OPTIMIZER_PARAMS, f"{path}, optimizer.params"
+    )
     from_zero = _section(values, "zero_optimization", path)
     _check_zero(from_zero, path)
     return values
@@ -122,8 +124,8 @@ def _divide_batch(settings: argparse.Namespace, values: dict, world_size: int) -
     if total % (micro * world_size) or (given and total != micro * given * world_size):
         steps = f" x {given} accumulation steps" if given else ""
         raise ValueError(
-            f"train_batch_size {total} does not divide into {world_size} rank(s) x micro batch {micro}{steps}: make it a "
-            f"multiple of {micro * world_size * (given or 1)}, or change the micro batch"
+            f"train_batch_size {total} does not divide into {world_size} rank(s) x micro batch {micro}{steps}: make "
+            f"it a multiple of {micro * world_size * (given or 1)}, or change the micro batch"
         )
     return micro, total // (micro * world_size)
 

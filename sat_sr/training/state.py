@@ -12,8 +12,8 @@ A run's folder:
         data_rank_R.json                where rank R stands in its stream of samples
 
 A checkpoint is written under a temporary name, renamed when all ranks are done, and only then named in `latest`; so
-whatever step a crash comes between, `latest` names a complete one. Learning rate and random numbers need no saving: both
-are functions of the seed and the step.
+whatever step a crash comes between, `latest` names a complete one. Learning rate and random numbers need no saving:
+both are functions of the seed, the rank and the step.
 """
 
 from __future__ import annotations
@@ -52,12 +52,13 @@ def claim_folder(folder: Path, config: InfDiTConfig) -> None:
     differing = [f"{name} {there[name]} (here {here[name]})" for name in here if here[name] != there[name]]
     if differing:
         raise ValueError(
-            f"{folder} holds a run of another architecture: {', '.join(differing)}; choose another --save, or that model"
+            f"{folder} holds a run of another architecture: {', '.join(differing)}; choose another --save, or that "
+            "model"
         )
 
 
 def find_latest(folder: Path) -> Path | None:
-    """The newest complete checkpoint of a run, None for a run that has none. Raises ValueError if `latest` is broken."""
+    """The newest complete checkpoint of a run, None where there is none. Raises ValueError if `latest` is broken."""
     pointer = folder / LATEST
     if not pointer.exists():
         return None
@@ -122,7 +123,7 @@ def remove_old(folder: Path, keep_last: int) -> None:
 
 
 def load(engine: DeepSpeedEngine, checkpoint: Path) -> dict:
-    """Restores the engine (weights, moments, EMA) and returns this rank's data position. Called by all ranks together."""
+    """Restores the engine (weights, moments, EMA), returns this rank's data position. Called by all ranks together."""
     # The hyperparameters stay those of this command line, not those saved with the optimizer.
     hyperparameters = [{k: v for k, v in group.items() if k != "params"} for group in engine.optimizer.param_groups]
     engine.load_checkpoint(str(checkpoint.parent), tag=checkpoint.name)

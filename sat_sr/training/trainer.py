@@ -11,9 +11,8 @@ import deepspeed
 import torch
 import torch.distributed as dist
 
-from sat_sr.checkpoint import load, save_safetensors
+from sat_sr.checkpoint import Checkpoint, save_safetensors
 from sat_sr.diffusion.edm import edm_loss
-from sat_sr.model.inf_dit import InfDiT
 from sat_sr.training import state
 from sat_sr.training.batches import TrainingBatches, validation_batches
 from sat_sr.training.logs import PHASES, PhaseTimer, RunLog, duration, peak_memory
@@ -22,6 +21,7 @@ from sat_sr.training.noise import TrainingNoise
 from sat_sr.training.optimizer import AdamWWithEMA, learning_rate, parameter_groups
 from sat_sr.training.recipe import Recipe
 from sat_sr.training.validation import SIGMAS, validate, write_picture
+from sat_sr.training.weights import clip_tower, initial_model, starting_point
 
 EXIT_PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: saved on a signal; run the same command again
 UNUSED = ("transformer.position_embeddings.", ".k_layer_norm.")  # in every checkpoint, never in the computation
@@ -39,13 +39,15 @@ class Trainer:
         dist.barrier()
         checkpoint = state.find_latest(self.folder)
         saved = state.read_training(checkpoint) if checkpoint else {}
-        self.clip = self.clip_weights = None
         self.step = saved.get("step", 0)  # updates tried so far, skipped ones included
         self.bad_steps = saved.get("bad_steps", 0)
         self.log = RunLog(self.folder, self.step, enabled=self.rank == 0)
         self.seed = self._resumed_seed(saved)
 
-        self.engine = self._build_engine(fresh=checkpoint is None)
+        start = starting_point(settings, checkpoint)
+        self.clip = clip_tower(settings.model, start, settings.clip_model, device)
+        self.clip_weights = start.clip_tensors if start else None  # go along into what is saved
+        self.engine = self._build_engine(start)
         self.batches = TrainingBatches(settings, self.seed, self.rank, recipe.micro_batch, device, self.clip)
         if checkpoint:
             self.batches.load_position(state.load(self.engine, checkpoint))
@@ -62,6 +64,7 @@ class Trainer:
         self.timer = PhaseTimer(device.type == "cuda")
         self.grad_norm = 0.0
         self.preempted = False
+        self._start_interval()
         if checkpoint:
             self.log.line(f"resuming {self.folder} at step {self.step}")
 
@@ -72,17 +75,14 @@ class Trainer:
         if saved.get("world_size", self.world_size) != self.world_size:
             raise ValueError(
                 f"{self.folder} was trained by {saved['world_size']} rank(s), this start has {self.world_size}: the "
-                "optimizer state and the samples belong to ranks, so start as many; or begin a new run from the averaged "
-                f"weights: --load {self.folder / str(saved['step']) / 'ema.safetensors'} with another --save"
+                "optimizer state and the samples belong to ranks, so start as many; or begin a new run from the "
+                f"averaged weights: --load {self.folder / str(saved['step']) / 'ema.safetensors'} with another --save"
             )
         return saved.get("seed", self.settings.seed)
 
-    def _build_engine(self, fresh: bool) -> deepspeed.DeepSpeedEngine:
+    def _build_engine(self, start: Checkpoint | None) -> deepspeed.DeepSpeedEngine:
         settings, recipe = self.settings, self.recipe
-        torch.manual_seed(self.seed)  # the same initial weights on all ranks
-        model = InfDiT(settings.model)
-        if fresh and settings.load:
-            self._load_weights(model)
+        model = initial_model(settings, self.seed, start)
         model.mixins["adaln_layer"].checkpoint_activations = settings.checkpoint_activations
         for name, parameter in model.named_parameters():
             # Without a gradient they would only be decayed to zero.
@@ -104,9 +104,8 @@ class Trainer:
         total = self.settings.train_iters
         if self.step >= total:
             self.log.line(f"nothing to do: {self.folder} is at step {self.step} of {total}")
-        self._start_interval()
         while self.step < total:
-            self._train_step()
+            self.train_step()
             if self.step % self.settings.log_interval == 0 or self.step == total:
                 self._log_interval()
             if self.settings.valid_data and (self.step % self.settings.eval_interval == 0 or self.step == total):
@@ -120,7 +119,7 @@ class Trainer:
         self.log.close()
         return 0
 
-    def _train_step(self) -> None:
+    def train_step(self) -> None:
         """One update: `accumulation` micro batches. A non-finite loss on any rank makes all ranks skip it."""
         settings, engine = self.settings, self.engine
         for group in engine.optimizer.param_groups:
@@ -219,8 +218,8 @@ class Trainer:
         left = (self.settings.train_iters - self.step) * seconds
         rate = self.recipe.batch / seconds
         self.log.line(
-            f"step {self.step}/{self.settings.train_iters} | loss {loss:.4f} | grad norm {self.grad_norm:.3f} | lr {lr:.2e} | "
-            f"{rate:.2f} samples/s | {' '.join(f'{name} {phases[name]:.3f}' for name in PHASES)} s | "
+            f"step {self.step}/{self.settings.train_iters} | loss {loss:.4f} | grad norm {self.grad_norm:.3f} | "
+            f"lr {lr:.2e} | {rate:.2f} samples/s | {' '.join(f'{name} {phases[name]:.3f}' for name in PHASES)} s | "
             f"{memory:.2f} GiB | {duration(left)} left"
         )
         self.log.scalars(
@@ -234,7 +233,9 @@ class Trainer:
     def _validate(self) -> None:
         self.engine.eval()
         with state.ema_weights(self.engine):
-            result = validate(self.engine, self.validation, steps=self.settings.eval_steps, seed=self.seed, device=self.device)
+            result = validate(
+                self.engine, self.validation, steps=self.settings.eval_steps, seed=self.seed, device=self.device
+            )
         self.engine.train()
         if self.rank == 0:
             write_picture(self.folder / "pictures" / f"{self.step:08d}.png", result.grid)
@@ -255,7 +256,13 @@ class Trainer:
             "bad_steps": self.bad_steps,
         }
         state.save(
-            self.engine, self.folder, self.step, training, self.batches.position(), self._write_ema, self.settings.keep_last
+            self.engine,
+            self.folder,
+            self.step,
+            training,
+            self.batches.position(),
+            self._write_ema,
+            self.settings.keep_last,
         )
         self.log.line(f"saved {self.folder / str(self.step)} in {duration(time.perf_counter() - start)}")
         self._start_interval()

@@ -1,0 +1,134 @@
+"""Training cut and resumed equals training in one go; what ranks, engines and bad samples may and may not change."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROGRAM = Path(__file__).parent / "rank_program.py"
+ROOT = PROGRAM.parents[2]
+
+
+def run_program(folder, world_size, flags):
+    """All ranks' reports."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    processes = []
+    for rank in range(world_size):
+        environment = os.environ | {
+            "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size),
+            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+            "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1",
+        }  # fmt: skip
+        log = open(folder / f"output{rank}.txt", "w")  # noqa: SIM115
+        command = [sys.executable, str(PROGRAM), str(folder), *flags]
+        processes.append(subprocess.Popen(command, env=environment, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT))
+        log.close()
+    return processes
+
+
+@pytest.fixture(scope="module")
+def reports(tmp_path_factory, tiny_flags):
+    """{world size: [report of each rank]}; both sizes run at the same time."""
+    flags = [*tiny_flags, "--train-iters", "6", "--micro-batch-size", "2", "--gradient-accumulation-steps", "2"]
+    folders = {world_size: tmp_path_factory.mktemp(f"ranks{world_size}") for world_size in (1, 2)}
+    running = {world_size: run_program(folder, world_size, flags) for world_size, folder in folders.items()}
+    found = {}
+    try:
+        for world_size, processes in running.items():
+            for rank, process in enumerate(processes):
+                code = process.wait(timeout=240)
+                assert code == 0, (folders[world_size] / f"output{rank}.txt").read_text()[-3000:]
+            found[world_size] = [
+                json.loads((folders[world_size] / f"report{rank}.json").read_text()) for rank in range(world_size)
+            ]
+    finally:
+        for process in (p for processes in running.values() for p in processes):
+            process.kill()
+    found["folders"] = folders
+    return found
+
+
+CUTS = [(1, "zero1", "3+3"), (1, "zero1", "2+2+2"), (2, "zero1", "3+3"), (2, "zero1", "2+2+2"), (2, "zero2", "3+3"),
+        (2, "muon", "3+3")]  # fmt: skip
+
+
+@pytest.mark.parametrize("world_size, engine, cut", CUTS)
+def test_a_run_that_was_cut_equals_the_whole_run_bit_by_bit(reports, world_size, engine, cut):
+    for report in reports[world_size]:
+        whole, resumed = report[f"{engine} whole"], report[f"{engine} {cut}"]
+        assert len(whole["steps"]) == len(resumed["steps"]) == 6
+        for step, (a, b) in enumerate(zip(whole["steps"], resumed["steps"], strict=True)):
+            assert a == b, f"step {step}"  # keys, pixels, learning rate, gradient norm
+        assert whole["weights"] == resumed["weights"]
+        assert whole["ema"] == resumed["ema"]
+        assert whole["weights"] != whole["ema"]
+
+
+def test_ranks_have_the_same_weights_and_their_own_samples(reports):
+    first, second = reports[2]
+    for name in ("zero1 whole", "zero2 whole", "muon whole"):
+        assert first[name]["weights"] == second[name]["weights"]
+        assert first[name]["ema"] == second[name]["ema"]
+        assert [s["samples"] for s in first[name]["steps"]] != [s["samples"] for s in second[name]["steps"]]
+    assert len({step["samples"] for report in reports[2] for step in report["zero1 whole"]["steps"]}) == 12
+
+
+def test_zero_2_and_zero_1_are_the_same_training(reports):
+    for report in reports[2]:
+        norms = [[step["grad_norm"] for step in report[f"{name} whole"]["steps"]] for name in ("zero1", "zero2")]
+        assert norms[0] == pytest.approx(norms[1], rel=1e-4)
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_a_loss_that_is_not_finite_on_one_rank_is_skipped_by_all_and_too_many_end_the_run(reports, world_size):
+    for report in reports[world_size]:
+        assert report["bad step counted"] == 1 and not report["bad step changed"]
+        assert report["good step resets"] == 0 and report["good step changed"]
+        message = report["bad end"]
+        assert "2 steps in a row" in message and "step 3" in message and "loss " in message
+    damaged = reports[world_size][-1]
+    assert all(key in damaged["bad end"] for key in damaged["bad end keys"])
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_the_partitioned_average_is_that_of_the_whole_weights(reports, world_size):
+    for report in reports[world_size]:
+        assert report["average error"] < 1e-7
+        assert report["ema inside"] == report["ema gathered"] and report["restored"]
+
+
+def test_engines_compute_the_same_gradients(reports):
+    (report,) = reports[1]
+    assert report["moved"] > 1e-4
+    assert report["stage 0 distance"] < 1e-6 and report["checkpointed distance"] < 1e-6
+    assert report["checkpointed norms"] == pytest.approx(report["stage 1 norms"], rel=1e-5)
+    assert report["stage 0 norms"] == pytest.approx(report["stage 1 norms"], rel=1e-4)
+    assert report["bf16 norms"] == pytest.approx(report["stage 1 norms"], rel=0.05)
+
+
+def test_another_number_of_ranks_and_another_architecture_are_refused(reports):
+    (report,) = reports[1]
+    assert "trained by 4 rank(s), this start has 1" in report["other ranks"] and "--load" in report["other ranks"]
+    assert "num_layers 1 (here 2)" in report["other model"]
+
+
+def test_the_checkpoint_has_the_official_layout_and_the_averaged_weights_beside_it(reports):
+    import torch
+
+    from sat_sr.checkpoint import load
+    from sat_sr.model.layout import parameter_shapes
+
+    tag = reports["folders"][2] / "zero1-whole" / "6"
+    averaged, raw = load(tag), load(tag / "mp_rank_00_model_states.pt")
+    assert averaged.path.name == "ema.safetensors" and averaged.config.num_layers == 1
+    for checkpoint in (averaged, raw):
+        assert {name: tuple(t.shape) for name, t in checkpoint.tensors.items()} == parameter_shapes(averaged.config)
+    assert not all(torch.equal(tensor, raw.tensors[name]) for name, tensor in averaged.tensors.items())
+    module = torch.load(tag / "mp_rank_00_model_states.pt", weights_only=False)["module"]
+    assert set(module) == set(parameter_shapes(averaged.config))
