@@ -7,6 +7,7 @@ keeping the high bytes and once the low ones; 16-bit TIFF is in deep_tiff.py.
 from __future__ import annotations
 
 import io
+import re
 import struct
 from typing import BinaryIO, NamedTuple
 
@@ -18,6 +19,7 @@ from sat_sr.inference.deep_tiff import TIFF_HEADERS, decode_deep_tiff, exif_of, 
 from sat_sr.inference.metadata import SETTINGS_KEY, parse_exif, settings_of
 from sat_sr.inference.picture import READ_FORMATS, Decoded, PictureError, check_size
 
+_PPM_HEADER = re.compile(rb"P[36]\s+(?:#[^\n]*\n\s*)*\d+\s+\d+\s+(?P<maximum>\d{1,5})\s")
 _PNG_COLOR_CHUNKS = (b"cHRM", b"gAMA", b"sRGB", b"cICP")
 
 
@@ -164,11 +166,14 @@ def _png_color_chunks(file: BinaryIO) -> tuple[tuple[bytes, bytes], ...]:
 
 
 def _bits_lost(head: bytes, image_format: str | None) -> int:
-    """Bits a sample where the format stores more than Pillow hands out (AVIF, JPEG 2000), else 0."""
+    """Bits a sample where the file stores more than Pillow hands out (AVIF, JPEG 2000, PPM), else 0."""
     if image_format == "AVIF" and (at := head.find(b"av1C")) >= 0 and len(head) > at + 6:
         flags = head[at + 6]  # seq_tier, high_bitdepth, twelve_bit, … (AV1-ISOBMFF 2.3.3)
         return (12 if flags & 0x20 else 10) if flags & 0x40 else 0
     if image_format == "JPEG2000" and (at := head.find(b"\xff\x4f\xff\x51")) >= 0 and len(head) > at + 42:
         components, bits = head[at + 41], (head[at + 42] & 0x7F) + 1  # low byte of Csiz, Ssiz (T.800 A.5.1)
         return bits if bits > 8 and components > 1 else 0
+    if image_format == "PPM" and (header := _PPM_HEADER.match(head)):
+        bits = int(header["maximum"]).bit_length()
+        return bits if bits > 8 else 0
     return 0

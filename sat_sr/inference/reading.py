@@ -149,7 +149,7 @@ def _to_tensors(decoded: Decoded, notes: list[str]) -> tuple[torch.Tensor, torch
     if decoded.orientation >= 5:
         values = values.transpose(1, 2)
     flips = {2: [2], 3: [1, 2], 4: [1], 6: [2], 7: [1, 2], 8: [1]}.get(decoded.orientation, [])
-    values = values.flip(flips).contiguous()
+    values = values.flip(flips) if flips else values.contiguous()
 
     colors = values[:1].repeat(3, 1, 1) if channels <= 2 else values[:3]
     if channels in (1, 3):
