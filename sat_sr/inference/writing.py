@@ -40,14 +40,14 @@ def check_output(
 
 
 def write_picture(
-    path: str | os.PathLike, rgb: torch.Tensor, like: Picture, *, scale: float | None = None, format: str | None = None,
-    quality: int | None = None, settings: Mapping[str, Any] | None = None,
+    path: str | os.PathLike, rgb: torch.Tensor, like: Picture, *, format: str | None = None, quality: int | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> list[str]:  # fmt: skip
     """Writes the enlarged picture as the kind of picture that `like` is, atomically, converting strip by strip.
 
     rgb       (3, H, W) float in [-1, 1], values beyond are clipped, then rounded to 8 or 16 bits; on any device
-    like      what was read: gives grey or RGB, bit depth, alpha (resized by Lanczos to W×H), profile, EXIF, XMP, texts
-    scale     what the resolution in dots per inch is multiplied by; None: W and H over those of `like`
+    like      what was read: gives grey or RGB, bit depth, alpha (resized by Lanczos to W×H), profile, EXIF, XMP, texts,
+              and the dots per inch, which grow with the picture
     format    "png", "jpg", "webp", "tiff"; None: by the suffix of `path`; "keep": that of `like`, else PNG
     quality   1 to 100 for JPEG and WebP (default 95; WebP at 100 is lossless), without effect on the others
     settings  stored as JSON (PNG text chunk, else EXIF UserComment) for read_settings
@@ -59,8 +59,7 @@ def write_picture(
     height, width = rgb.shape[1:]
     plan = _Plan(path, like, (width, height), format, quality)
     notes = plan.notes
-    across, down = (scale, scale) if scale else (width / like.size[0], height / like.size[1])
-    dpi = valid_dpi((like.dpi[0] * across, like.dpi[1] * down)) if like.dpi else None
+    dpi = valid_dpi((like.dpi[0] * width / like.size[0], like.dpi[1] * height / like.size[1])) if like.dpi else None
     exif = exif_for_output(like.exif, plan.size, dpi, settings if plan.format != "PNG" else None, notes)
 
     rows = min(height, max(1, _STRIP_SAMPLES // (width * plan.channels)))
