@@ -13,7 +13,7 @@ import platform
 import secrets
 import string
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -65,7 +65,7 @@ class Output:
 def plan_outputs(
     entries: Sequence[Entry], *, out_dir: str | os.PathLike | None = None, out_file: str | os.PathLike | None = None,
     template: str = DEFAULT_TEMPLATE, format: str = "png", values: Mapping[str, object] | None = None,
-    size_of: Callable[[Entry], tuple[int, int]] | None = None, existing: str = "error",
+    size_of: Callable[[Entry], tuple[int, int]] | None = None, existing: str = "error", taken: Iterable[Path] = (),
 ) -> list[Output]:  # fmt: skip
     """Gives every entry its own output path; the same entries give the same plan on every rank and in every run.
 
@@ -74,15 +74,17 @@ def plan_outputs(
                          those of `values`, e.g. {scale}
     format               "png", "jpg", "webp", "tiff", or "keep" (the input's where it can be written, else PNG);
                          out_file's own suffix stands as it is
-    existing             what becomes of a finished output: "error", "skip" or "overwrite"
+    existing             what becomes of a finished output: "error", "skip", "overwrite", or "number": it stays, and the new
+                         one gets a numbered name
+    taken                outputs that this run has made already
     Names that two entries would share are numbered in order: a_sr.png, a_sr_2.png. No output is an input of the run:
     the name is numbered then, too; but a file that was merely found in a folder and bears the output name of another
     entry is an earlier output, and left out. ValueError for a template or combination that cannot work.
     """
     if (out_dir is None) == (out_file is None):
         raise ValueError("give either a folder for the outputs or one output file")
-    if existing not in ("error", "skip", "overwrite"):
-        raise ValueError(f"existing={existing!r} is none of 'error', 'skip', 'overwrite'")
+    if existing not in ("error", "skip", "overwrite", "number"):
+        raise ValueError(f"existing={existing!r} is none of 'error', 'skip', 'overwrite', 'number'")
     if format != "keep" and format not in FORMAT_CHOICES:
         raise ValueError(f"format {format!r} is not written: choose from {', '.join([*FORMAT_CHOICES, 'keep'])}")
     if out_file is not None:
@@ -118,7 +120,7 @@ def plan_outputs(
         for entry, source, choice in reversed(list(zip(entries, sources, first_choice, strict=True)))
         if isinstance(choice, Path) and not entry.error and _key(choice) != source
     }
-    taken: set[str] = set()
+    used = {_key(path) for path in taken}
     plan = []
     for entry, own, choice in zip(entries, sources, first_choice, strict=True):
         if entry.error or isinstance(choice, PictureError):
@@ -130,16 +132,21 @@ def plan_outputs(
             plan.append(Output(entry, choice, skip=True, note=note))
             continue
         path, note, number = choice, None, 1
-        while (key := _key(path)) in taken or key in inputs or key == own:
+        while True:
+            key = _key(path)
             if key in inputs or key == own:
                 note = f"{path} is itself an input"
+            elif existing == "number" and path.exists():
+                note = f"{path} is there already"
+            elif key not in used:
+                break
             number += 1
             path = choice.with_name(f"{choice.stem}_{number}{choice.suffix}")
         if number > 1:
             note = f"{entry.name} is written to {path}: {note or f'{choice} is the output of another input'}"
             if out_file is not None:
                 raise ValueError(f"{out_file} is itself the input: choose another name for the output")
-        taken.add(key)
+        used.add(key)
         plan.append(_with_existing(Output(entry, path, note=note), existing))
     return plan
 

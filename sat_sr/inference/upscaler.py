@@ -25,7 +25,6 @@ from sat_sr.config import InfDiTConfig
 from sat_sr.diffusion.samplers import SAMPLERS
 from sat_sr.inference.canvas import Canvas
 from sat_sr.inference.color_fix import fix_colors
-from sat_sr.inference.denoiser import Denoiser
 from sat_sr.inference.memory import Plan, flops, make_plan
 from sat_sr.inference.noise import position_noise
 from sat_sr.inference.settings import SamplingSettings
@@ -239,6 +238,8 @@ class Upscaler:
 
         on_progress is called with the finished share, 0..1, after every piece of a network call.
         """
+        from sat_sr.inference.denoiser import Denoiser  # imports SAT, which takes seconds
+
         settings, canvas = job.settings, job.canvas
         lr, lr_upsampled = canvas.conditions(image)
         embedding = self.clip(lr.to(self.model.device)) if self.clip is not None else None

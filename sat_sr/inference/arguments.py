@@ -1,0 +1,321 @@
+"""The command line of generation: the release's flags and ours. Imports nothing heavy, so --help answers at once."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from sat_sr import __version__
+from sat_sr.config import InfDiTConfig
+from sat_sr.inference.outputs import DEFAULT_TEMPLATE, check_template
+from sat_sr.inference.picture import DEFAULT_MAX_PIXELS, FORMAT_CHOICES, WRITE_FORMATS
+from sat_sr.inference.target import DEFAULT_SCALE, MAX_PASS, Target
+
+# The names that the modules behind them know; those import torch.
+SAMPLERS = ("heun", "euler", "dpmpp_2m", "unipc")
+COLOR_FIXES = ("none", "mean", "wavelet", "backprojection")
+MODES = ("auto", "full", "ar2", "ar")
+KERNELS = ("auto", "sdpa", "merge", "flash", "flex")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+NAME_FIELDS = ("stem", "width", "height", "scale", "seed", "sampler", "steps")
+ARCHITECTURE = tuple(field.name for field in dataclasses.fields(InfDiTConfig))
+SIZE_FLAGS = ("infer_sr_scale", "size", "width", "height", "long_side")
+
+# Flags of the release that no longer decide anything, with the one value that is true of this network (None: any).
+SETTLED: dict[str, object] = {
+    "vocab_size": 1,
+    "nogate": True,
+    "no_crossmask": True,
+    "input_time": "adaln",
+    "hidden_dropout": 0.0,
+    "attention_dropout": 0.0,
+    "in_channels": 6,
+    "out_channels": 3,
+    "config_path": None,
+    "max_sequence_length": 256,
+    "layernorm_epsilon": 1e-6,
+    "layernorm_order": "pre",
+    "model_parallel_size": 1,
+    "tokenizer_type": "fake",
+    "random_position": True,
+    "qk_ln": True,
+    "image_condition": True,
+    "re_position": True,
+    "cross_lr": True,
+    "mode": "inference",
+    "sr_scale": 4,
+    "experiment_name": None,
+    "inference_batch_size": None,
+    "no_concat": True,
+    "local_rank": None,
+}
+
+# What --from-picture repeats: settings stored in pictures -> flags. Whatever else a file says is not looked at.
+REPEATED = ("seed", "sampler", "num_steps", "sigma_min", "sigma_max", "init_noise", "strength", "color_fix", "dtype",
+            "inference_type", "block_batch", "lr_size", "crop_size", "round")  # fmt: skip
+
+
+def parse_arguments(argv: list[str], stored: Mapping[str, Any] | None = None) -> argparse.Namespace:
+    """The settings of a run. Flags may be spelt with dashes or underscores, pictures may stand between them.
+
+    stored  settings of an earlier run (--from-picture): flags that come before those of argv
+
+    Besides the flags, the result has `target` (a Target), `given_architecture` (sizes of the network that flags name)
+    and `notes`, sentences to be said once about flags that decide nothing. Wrong use ends the program with a message
+    and exit code 2 (argparse).
+    """
+    parser = make_parser()
+    argv = [_dashes(argument) for argument in argv]
+    args = parser.parse_intermixed_args(argv)
+    try:
+        if stored is not None:
+            args = parser.parse_intermixed_args([*_flags_of(stored, args), *argv])
+        args.notes = _settled(args)
+        args.given_architecture = {name: value for name in ARCHITECTURE if (value := vars(args).pop(name)) is not None}
+        args.target = _target(args)
+        _check(args)
+    except ValueError as error:
+        parser.error(str(error))
+    return args
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        usage="%(prog)s [IMAGE|FOLDER|GLOB|LIST.txt|ARCHIVE.tar|-]... [flags]",
+        description="Upscale pictures with Inf-DiT. Without pictures it asks for them. Exit code: 0 all done, 1 some "
+        "pictures failed, 2 wrong use, 130 interrupted.",
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=27, width=79),
+        allow_abbrev=False,
+        add_help=False,
+    )
+    add = parser.add_argument_group("pictures").add_argument
+    add("inputs", nargs="*", metavar="IMAGE", help="files, folders, patterns, .txt lists (a path a line), tar "
+        "archives; - reads a list from standard input")  # fmt: skip
+    add("--recursive", action="store_true", help="folders with all that is below; the output keeps the structure")
+    add("--input-type", choices=("cli", "txt", "datapath_dir", "datapath_webdataset"),
+        help="cli: ask for paths; txt, ...: what --input-path names")  # fmt: skip
+    add("--input-path", metavar="PATH", help="one more input (with --input-type txt by default input.txt)")
+    add("--lr-size", type=_at_least(0), default=0, metavar="N", help="first resize the shorter side to N px")
+    add("--crop-size", type=_at_least(0), default=0, metavar="N", help="then take the top left N x N px")
+    add("--round", type=_at_least(0), default=0, metavar="N", help="then crop centrally to multiples of N px (default: "
+        "nothing is cropped)")  # fmt: skip
+    add("--max-pixels", type=_at_least(1), default=DEFAULT_MAX_PIXELS, metavar="N", help="largest input, width x "
+        "height (default %(default)s)")  # fmt: skip
+
+    add = parser.add_argument_group("size of the output (one of these)").add_argument
+    add("--infer-sr-scale", type=_scale, metavar="S", help=f"any number from 1 (default {DEFAULT_SCALE:g}); above "
+        f"{MAX_PASS:g} in several passes")  # fmt: skip
+    add("--size", type=_size, metavar="WxH", help="exactly this; does not keep the aspect ratio")
+    add("--width", type=_at_least(1), metavar="PX", help="the height follows, unless --height is given too")
+    add("--height", type=_at_least(1), metavar="PX")
+    add("--long-side", type=_at_least(1), metavar="PX")
+
+    add = parser.add_argument_group("network").add_argument
+    add("--network", metavar="FILE", help="weights: .pt, .safetensors or a training folder (default: the official "
+        "ones if they lie in ckpt/, else ckpt/mini.safetensors)")  # fmt: skip
+    add("--clip-model", metavar="PATH|ID", help="CLIP image tower, where the weights carry none: a folder, a file or "
+        "a Hugging Face id")  # fmt: skip
+    add("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1, mps (default %(default)s)")
+    add("--dtype", choices=DTYPES, default="auto", help="of the network (default: bfloat16 on CUDA, else float32)")
+    add("--bf16", action="store_const", const="bfloat16", dest="dtype", help="the same as --dtype bfloat16")
+    add("--kernel", choices=KERNELS, default="auto", help="of attention (default %(default)s)")
+
+    add = parser.add_argument_group("sampling (default: what the weights ask for)").add_argument
+    add("--fast", action="store_true", help="the quick preset of the weights")
+    add("--sampler", choices=SAMPLERS)
+    add("--num-steps", type=_at_least(1), metavar="N")
+    add("--sigma-max", type=_positive, metavar="X", help="first noise level")
+    add("--sigma-min", type=_positive, metavar="X", help="last noise level before 0")
+    add("--strength", type=_share, metavar="0..1", help="less stays closer to the input (default 1)")
+    add("--init-noise", action=argparse.BooleanOptionalAction, help="start from the upsampled input plus noise (the "
+        "default), or from noise alone")  # fmt: skip
+    add("--color-fix", choices=COLOR_FIXES, help="what is taken over from the input afterwards")
+    add("--seed", type=_seed, metavar="N", help="the same number gives the same picture (default: a random one, told)")
+    add("--from-picture", metavar="FILE", help="repeat the settings stored in an earlier output; flags outweigh them")
+
+    add = parser.add_argument_group("memory").add_argument
+    add("--inference-type", choices=MODES, default="auto", help="the same picture in different memory: full (layer by "
+        "layer), ar2, ar (block by block), auto (the fastest that fits)")  # fmt: skip
+    add("--block-batch", type=_at_least(1), metavar="N", help="ar2 computes N x N blocks at a time (default 4)")
+    add("--memory", type=_memory, metavar="SIZE", help="what may be used, like 8GiB (default: what is free)")
+    add("--estimate", action="store_true", help="tell sizes, plan, memory and TFLOP, and end")
+
+    add = parser.add_argument_group("output").add_argument
+    add("-o", "--output", metavar="FILE", help="the one output file; its suffix gives the format")
+    add("--out-dir", metavar="DIR", help="default: samples")
+    add("--format", choices=[*FORMAT_CHOICES, "keep"], help="default png; keep: that of the input")
+    add("--quality", type=_at_least(1), metavar="1..100", help="of JPEG and WebP (default 95)")
+    add("--name", default=DEFAULT_TEMPLATE, metavar="TEMPLATE",
+        help=f"default %(default)s; fields: {', '.join(NAME_FIELDS)}")  # fmt: skip
+    add("--skip-existing", action="store_true", help="leave out what is done: continues a run that was cut short")
+    add("--overwrite", action="store_true", help="replace files that are there (default: a numbered name)")
+    add("--no-metadata", action="store_true", help="store no settings in the outputs")
+
+    add = parser.add_argument_group("messages").add_argument
+    add("--quiet", action="store_true", help="errors only")
+    add("--json", action="store_true", help="one JSON object a picture on standard output, nothing else")
+    add("--version", action="version", version=f"sat-sr {__version__}")
+    add("-h", "--help", action="help", help="this text")
+
+    group = parser.add_argument_group(
+        "of the release",
+        "The architecture comes from the weights; these are compared with it, a difference is told: "
+        f"{_spelt(ARCHITECTURE)}. Accepted, without effect, told once: {_spelt(SETTLED)}.",
+    )
+    for name in ARCHITECTURE:
+        group.add_argument(_flag(name), type=int, help=argparse.SUPPRESS)
+    for name, only in SETTLED.items():
+        if only is True:
+            group.add_argument(_flag(name), action="store_true", default=None, help=argparse.SUPPRESS)
+        else:
+            group.add_argument(_flag(name), type=str if only is None else type(only), help=argparse.SUPPRESS)
+    return parser
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _spelt(names: Mapping[str, object] | tuple[str, ...]) -> str:
+    return ", ".join(_flag(name)[2:] for name in names)
+
+
+def _dashes(argument: str) -> str:
+    if not argument.startswith("--"):
+        return argument
+    flag, equals, value = argument.partition("=")
+    return flag.replace("_", "-") + equals + value
+
+
+def _flags_of(stored: Mapping[str, Any], given: argparse.Namespace) -> list[str]:
+    """Stored settings as flags, so that they are checked like flags. A size that is given outweighs the stored one."""
+    flags = []
+    for name in REPEATED:
+        value = stored.get(name)
+        if isinstance(value, bool):
+            flags.append(f"--{'' if value else 'no-'}{name.replace('_', '-')}")
+        elif isinstance(value, int | float | str):
+            flags.append(f"{_flag(name)}={value}")
+    if not any(getattr(given, name) for name in SIZE_FLAGS):
+        if isinstance(stored.get("size"), list):
+            flags.append("--size=" + "x".join(map(str, stored["size"])))
+        elif isinstance(stored.get("scale"), int | float):
+            flags.append(f"--infer-sr-scale={stored['scale']}")
+    return flags
+
+
+def _settled(args: argparse.Namespace) -> list[str]:
+    """Takes the flags that decide nothing out of args; what to say about those that were given."""
+    idle, contradicted = [], []
+    for name, only in SETTLED.items():
+        given = vars(args).pop(name)
+        if given is None:
+            continue
+        idle.append(_flag(name))
+        if only is not None and given != only:
+            contradicted.append(f"{_flag(name)} {given} is ignored: for this network it is always {only}")
+    return [f"accepted for compatibility, without effect: {', '.join(idle)}"] * bool(idle) + contradicted
+
+
+def _target(args: argparse.Namespace) -> Target:
+    given = [name for name in SIZE_FLAGS if getattr(args, name)]
+    if len(given) > 1 and given != ["width", "height"]:
+        raise ValueError(f"{_flag(given[0])} and {_flag(given[1])} both set the size of the output: give one of them")
+    width, height = args.size or (args.width, args.height)
+    return Target(args.infer_sr_scale, width, height, args.long_side)
+
+
+def _check(args: argparse.Namespace) -> None:
+    def conflict(first: str, second: str, way_out: str) -> None:
+        if getattr(args, first) and getattr(args, second):
+            raise ValueError(f"{_flag(first)} and {_flag(second)} exclude one another: {way_out}")
+
+    conflict("output", "out_dir", "-o names the file, --out-dir only the folder")
+    conflict("output", "format", "the suffix of -o gives the format")
+    conflict("skip_existing", "overwrite", "give one of them")
+    conflict("quiet", "json", "--json alone prints nothing else either")
+    if args.output and not any(args.output.lower().endswith(suffix) for suffix in WRITE_FORMATS):
+        raise ValueError(f"-o {args.output}: must end in one of {', '.join(WRITE_FORMATS)}")
+    check_template(args.name, NAME_FIELDS)
+    if args.quality is not None and args.quality > 100:
+        raise ValueError(f"--quality {args.quality}: must lie between 1 and 100")
+    if args.sigma_min and args.sigma_max and args.sigma_min >= args.sigma_max:
+        raise ValueError(f"--sigma-min {args.sigma_min:g}: must be below --sigma-max {args.sigma_max:g}")
+    if args.block_batch and args.inference_type != "ar2":
+        args.notes.append(f"--block-batch acts with --inference-type ar2 only, not with {args.inference_type}")
+    if args.input_type == "cli" and (args.inputs or args.input_path):
+        raise ValueError("--input-type cli asks for the pictures: leave the paths out, or --input-type")
+    if args.input_type == "txt":
+        args.input_path = args.input_path or "input.txt"
+        if not args.input_path.lower().endswith(".txt"):
+            raise ValueError(f"--input-type txt --input-path {args.input_path}: the name of a list ends in .txt")
+    elif args.input_type not in (None, "cli") and not args.input_path:
+        raise ValueError(f"--input-type {args.input_type}: name the data with --input-path")
+    if args.input_path:
+        args.inputs.append(args.input_path)
+    if args.estimate and not args.inputs:
+        raise ValueError("--estimate: name the pictures")
+
+
+# --- values -----------------------------------------------------------------------------------------------------------
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number") from None
+
+
+def _scale(text: str) -> float:
+    value = _number(text)
+    if not 1 <= value < math.inf:  # NaN, too
+        hint = ": to make a picture smaller, use an image editor" if 0 < value < 1 else ", like 4 or 2.5"
+        raise argparse.ArgumentTypeError(f"scale {text} must be a number of at least 1{hint}")
+    return value
+
+
+def _positive(text: str) -> float:
+    value = _number(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} must be a number above 0")
+    return value
+
+
+def _share(text: str) -> float:
+    value = _number(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} must lie between 0 and 1")
+    return value
+
+
+def _at_least(least: int) -> Callable[[str], int]:
+    def integer(text: str) -> int:
+        if not re.fullmatch(r"[+-]?\d{1,18}", text) or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text} must be an integer of at least {least}")
+        return int(text)
+
+    return integer
+
+
+def _seed(text: str) -> int:
+    if not re.fullmatch(r"\d{1,20}", text) or int(text) >= 2**64:
+        raise argparse.ArgumentTypeError(f"seed {text} must be an integer between 0 and 2**64 - 1")
+    return int(text)
+
+
+def _size(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d{1,9})[xX×](\d{1,9})", text)
+    if not match or not int(match[1]) or not int(match[2]):
+        raise argparse.ArgumentTypeError(f"{text!r} must be WIDTHxHEIGHT, both at least 1, like 3840x2160")
+    return int(match[1]), int(match[2])
+
+
+def _memory(text: str) -> int:
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?\s*", text, re.IGNORECASE)
+    if not match or float(match[1]) <= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} must be like 8GiB, 500MiB, 1.5G or a number of bytes")
+    return int(float(match[1]) * 1024 ** " kmgt".index(match[2].lower() or " "))

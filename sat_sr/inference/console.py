@@ -1,0 +1,100 @@
+"""What the run says: lines, bars with the time left, or JSON for scripts. Light: no torch in here.
+
+Lines about pictures go to standard output, errors, notes and bars to standard error; with `json` standard output has
+the objects and nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, TextIO
+
+from tqdm import tqdm
+
+_BAR = "{desc} {percentage:3.0f} %|{bar}| {elapsed} < {remaining} left"
+_LIST_BAR = "{n_fmt} of {total_fmt} pictures |{bar}| {elapsed} < {remaining} left"
+_LOG_SECONDS = 60  # between two lines about progress where no terminal shows a bar
+
+
+class Console:
+    """Says things in the way that was asked for.
+
+    quiet   errors only
+    json    objects on standard output
+    prefix  before every line, to tell ranks apart
+    bars    whether this process may draw bars
+    """
+
+    def __init__(self, *, quiet: bool = False, json: bool = False, prefix: str = "", bars: bool = True) -> None:
+        self.quiet, self.json, self.prefix = quiet, json, prefix
+        self.bars = bars and not (quiet or json)
+        self._said: set[str] = set()
+
+    def line(self, text: str) -> None:
+        """For the user to read while it runs."""
+        if not (self.quiet or self.json):
+            self._print(text, sys.stdout)
+
+    def note(self, text: str, about: str = "") -> None:
+        """What was substituted, skipped or ignored: said once in a run, with the first picture it is about."""
+        if not (self.quiet or self.json or text in self._said):
+            self._said.add(text)
+            self._print(f"note: {f'{about}: ' if about else ''}{text}", sys.stderr)
+
+    def error(self, text: str) -> None:
+        self._print(f"error: {text}", sys.stderr)
+
+    def record(self, values: dict[str, Any]) -> None:
+        """One object a picture, with --json."""
+        if self.json:
+            print(json.dumps(values), flush=True)
+
+    def _print(self, text: str, stream: TextIO) -> None:
+        # Names of files may hold bytes or letters that the terminal's encoding has not.
+        encoding = stream.encoding or "utf-8"
+        text = (self.prefix + text).encode(encoding, "backslashreplace").decode(encoding)
+        tqdm.write(text, file=stream)
+        stream.flush()
+
+    @contextlib.contextmanager
+    def list_progress(self, pictures: int) -> Iterator[Callable[[], None]]:
+        """A bar for the list; yields what to call after each picture."""
+        show = self.bars and pictures > 1 and sys.stderr.isatty()
+        with tqdm(total=pictures, bar_format=_LIST_BAR, smoothing=0, position=1, disable=not show, leave=False) as bar:
+            yield bar.update
+
+    @contextlib.contextmanager
+    def picture_progress(self, name: str) -> Iterator[Callable[[float], None]]:
+        """A bar for one picture; yields what to call with the finished share, 0..1.
+
+        The time left follows from the mean speed so far: all network calls cost the same.
+        """
+        if not self.bars:
+            yield lambda share: None
+        elif sys.stderr.isatty():
+            with tqdm(total=1.0, desc=name, bar_format=_BAR, smoothing=0, position=0, leave=False) as bar:
+                yield lambda share: bar.update(share - bar.n)
+        else:
+            yield self._log_progress(name)
+
+    def _log_progress(self, name: str) -> Callable[[float], None]:
+        """Signs of life in log files."""
+        start = last = time.monotonic()
+
+        def report(share: float) -> None:
+            nonlocal last
+            now = time.monotonic()
+            if now - last >= _LOG_SECONDS and share > 0:
+                last = now
+                self.line(f"{name}: {share:.0%}, {tqdm.format_interval(time_left(now - start, share))} left")
+
+        return report
+
+
+def time_left(elapsed: float, share: float) -> float:
+    """Seconds that the rest takes when `share` (0..1, above 0) took `elapsed`."""
+    return elapsed * (1 - share) / share

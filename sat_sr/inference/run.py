@@ -1,0 +1,361 @@
+"""The run of the command line: inputs to a list, the list shared among ranks, picture after picture, exit code.
+
+Light until there is something to compute: what is wrong with flags and paths is told before torch is imported.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import secrets
+import signal
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sat_sr.inference.arguments import parse_arguments
+from sat_sr.inference.console import Console
+from sat_sr.inference.inputs import Entry, expand_inputs
+from sat_sr.inference.outputs import Output, plan_outputs, require_writable
+from sat_sr.inference.picture import PictureError
+
+if TYPE_CHECKING:
+    from sat_sr.inference.worker import Worker
+
+EXIT_DONE, EXIT_SOME_FAILED, EXIT_USAGE = 0, 1, 2
+PROMPT = "Please input low resolution image path (Ctrl-D quit): "
+DEFAULT_OUT_DIR = "samples"
+OFFICIAL_WEIGHTS, SMALL_WEIGHTS = "mp_rank_00_model_states.pt", "mini.safetensors"
+MIB = 1 << 20
+
+
+class CannotRun(Exception):
+    """Nothing can be done; the message is one sentence with the way out."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code of a run: 0 all done, 1 some pictures failed, 2 wrong use, 128 + signal when interrupted."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    args = parse_arguments(argv)
+    try:
+        rank = Rank.of(os.environ)
+    except ValueError as error:
+        Console().error(str(error))
+        return EXIT_USAGE
+    console = Console(
+        quiet=args.quiet, json=args.json, prefix=f"[{rank.number}] " if rank.count > 1 else "", bars=rank.number == 0
+    )
+    with _signals(console) as caught:
+        try:
+            stored = _stored_settings(args.from_picture) if args.from_picture else None
+            if stored is not None:
+                args = parse_arguments(argv, stored)
+            return Run(args, console, rank, stored).run()
+        except CannotRun as error:
+            console.error(str(error))
+            return EXIT_USAGE
+        except KeyboardInterrupt:
+            console.error("interrupted: finished pictures are kept; the same command with --skip-existing goes on")
+            return 128 + (caught[0] if caught else signal.SIGINT)
+
+
+@dataclass(frozen=True)
+class Rank:
+    """This process among those that share the list: number of count, and of local_count on this host."""
+
+    number: int = 0
+    count: int = 1
+    local: int = 0
+    local_count: int = 1
+
+    @classmethod
+    def of(cls, environment: Mapping[str, str]) -> Rank:
+        """From torchrun's variables, else from those of a Slurm step. ValueError when they are no numbers."""
+
+        def read(*names: str, default: int) -> int:
+            name = next((name for name in names if environment.get(name)), None)
+            if name is None:
+                return default
+            value = environment[name]
+            if not value.isdecimal():
+                raise ValueError(f"{name}={value!r} in the environment: must be a number; unset it to run alone")
+            return int(value)
+
+        if environment.get("WORLD_SIZE") and environment.get("RANK"):
+            names = "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"
+        elif environment.get("SLURM_PROCID") and environment.get("SLURM_NTASKS"):
+            # An interactive allocation sets both, too, with one task that counts.
+            names = "SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "SLURM_NTASKS_PER_NODE"
+            if not environment.get("SLURM_STEP_ID", "none").isdecimal():
+                return cls()
+        else:
+            return cls()
+        number, count = read(names[0], default=0), read(names[1], default=1)
+        if not number < count:
+            raise ValueError(f"{names[0]}={number} with {names[1]}={count}: must be below; unset both to run alone")
+        return cls(number, count, read(names[2], default=0), read(names[3], default=1))
+
+
+@dataclass
+class Run:
+    """One call of the program.
+
+    stored  settings that --from-picture repeats, for what they say about the weights
+    """
+
+    args: argparse.Namespace
+    console: Console
+    rank: Rank
+    stored: Mapping[str, Any] | None = None
+    done: int = 0
+    skipped: int = 0
+    failed: list[str] = field(default_factory=list)
+    made: list[Path] = field(default_factory=list)
+
+    def run(self) -> int:
+        args = self.args
+        for note in args.notes:
+            self.console.note(note)
+        network = find_network(args.network)
+        interactive = not args.inputs
+        if interactive and self.rank.count > 1:
+            raise CannotRun(f"{self.rank.count} ranks cannot be asked for pictures: name them, or a list")
+        entries = [] if interactive else expand_inputs(args.inputs, recursive=args.recursive, exclude=self._out_dir())
+        if entries and all(entry.error for entry in entries):
+            for entry in entries:
+                self._fail(entry, entry.error or "")
+            return self._summary()
+        worker = self._start(network)
+        if interactive:
+            for entry in self._ask():
+                self._do_all(worker, [entry])
+            return self._summary()
+        if args.estimate:
+            for entry in self._mine(entries):
+                self._estimate(worker, entry)
+        else:
+            self._do_all(worker, entries)
+        return self._summary()
+
+    def _start(self, network: Path) -> Worker:
+        from sat_sr.inference.worker import Worker  # torch: seconds
+
+        args, rank = self.args, self.rank
+        seed = secrets.randbelow(2**32) if args.seed is None else args.seed
+        try:
+            worker = Worker(args, network, seed=seed, local_rank=rank.local, local_ranks=rank.local_count)
+        except (ValueError, OSError) as error:
+            raise CannotRun(str(error)) from error
+        self.console.line(worker.introduction())
+        for note in worker.notes():
+            self.console.note(note)
+        if self.stored is not None and self.stored.get("checkpoint") != worker.checkpoint_hash:
+            self.console.note(
+                f"{args.from_picture} was made with other weights ({self.stored.get('network')}): the picture "
+                "will differ"
+            )
+        return worker
+
+    def _ask(self) -> Iterator[Entry]:
+        """Pictures that the user names, one after the other, until Ctrl-D."""
+        while True:
+            try:
+                text = input(PROMPT)
+            except EOFError:
+                print()
+                return
+            for entry in expand_inputs([_typed_path(text)], recursive=self.args.recursive) if text.strip() else ():
+                if entry.error:
+                    self.console.error(entry.error)
+                else:
+                    yield entry
+
+    def _out_dir(self) -> str:
+        return self.args.out_dir or DEFAULT_OUT_DIR
+
+    def _mine(self, items: Sequence) -> Sequence:
+        """This rank's share of a list: every rank makes the same list."""
+        return items[self.rank.number :: self.rank.count]
+
+    def _plan(self, worker: Worker, entries: list[Entry]) -> list[Output]:
+        args, settings = self.args, worker.settings
+        existing = "skip" if args.skip_existing else "overwrite" if args.overwrite else None
+        try:
+            return plan_outputs(
+                entries,
+                out_dir=None if args.output else self._out_dir(),
+                out_file=args.output,
+                template=args.name,
+                format=args.format or "png",
+                values={
+                    "scale": f"{args.infer_sr_scale or 4:g}",
+                    "seed": worker.seed,
+                    "sampler": settings.sampler,
+                    "steps": settings.num_steps,
+                },
+                size_of=worker.output_size,
+                existing=existing or ("error" if args.output else "number"),
+                taken=self.made,
+            )
+        except ValueError as error:
+            raise CannotRun(str(error)) from error
+
+    def _do_all(self, worker: Worker, entries: list[Entry]) -> None:
+        outputs = self._mine(self._plan(worker, entries))
+        for folder in sorted({output.path.parent for output in outputs if not (output.error or output.skip)}):
+            try:
+                require_writable(folder)
+            except PictureError as error:
+                raise CannotRun(str(error)) from error
+        with self.console.list_progress(len(outputs)) as advance:
+            for output in outputs:
+                self._do(worker, output)
+                advance()
+
+    def _do(self, worker: Worker, output: Output) -> None:
+        entry, console = output.entry, self.console
+        for note in (entry.note, output.note):
+            if note:
+                console.note(note)
+        if output.error:
+            self._fail(entry, output.error)
+        elif output.skip:
+            self.skipped += 1
+            console.line(f"{entry.name}: skipped, {output.path} is done")
+            console.record({"status": "skipped", "input": entry.name, "output": str(output.path)})
+        else:
+            with self._failures(entry):
+                self._upscale(worker, output)
+
+    def _upscale(self, worker: Worker, output: Output) -> None:
+        from sat_sr.inference.cost import measured
+
+        entry, console = output.entry, self.console
+        with measured(worker.device) as cost:
+            picture, work, notes = worker.prepare(entry.read(self.args.max_pixels), output.path)
+            console.line(worker.describe(entry.name, work))
+            with console.picture_progress(entry.name) as progress:
+                for note in notes:
+                    console.note(note, entry.name)
+                rgb = worker.upscale(picture, work, progress)
+            for note in worker.write(output.path, rgb, picture):
+                console.note(note, entry.name)
+        self.done += 1
+        self.made.append(output.path)
+        console.line(f"{entry.name} -> {output.path} ({cost.seconds:.1f} s, peak {cost.peak_mib:.0f} MiB)")
+        console.record(
+            {"status": "done", "input": entry.name, "output": str(output.path), **worker.record(work), "notes": notes,
+             "seconds": round(cost.seconds, 3), "peak_memory_bytes": int(cost.peak_mib * MIB)}
+        )  # fmt: skip
+
+    def _estimate(self, worker: Worker, entry: Entry) -> None:
+        with self._failures(entry):
+            if entry.error:
+                raise PictureError(entry.error)
+            work = worker.plan(entry.size())
+            self.done += 1
+            self.console.line(f"{worker.describe(entry.name, work)} | {worker.describe_cost(work)}")
+            self.console.record({"status": "estimate", "input": entry.name, **worker.record(work)})
+
+    @contextlib.contextmanager
+    def _failures(self, entry: Entry) -> Iterator[None]:
+        """What can go wrong with a picture is told and does not stop the others; what is our mistake does."""
+        from sat_sr.inference.worker import CannotStart, is_out_of_memory
+
+        try:
+            yield
+        except CannotStart as error:
+            raise CannotRun(str(error)) from error
+        except (ValueError, OSError, MemoryError, FloatingPointError) as error:
+            self._fail(entry, str(error) or "there is not enough memory: ask for a smaller size")
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            reason = str(error).partition("\n")[0]
+            self._fail(entry, f"there is not enough memory ({reason}): give --memory, or ask for a smaller size")
+
+    def _fail(self, entry: Entry, reason: str) -> None:
+        self.failed.append(entry.name)
+        self.console.error(reason if entry.name in reason else f"{entry.name}: {reason}")
+        self.console.record({"status": "failed", "input": entry.name, "error": reason})
+
+    def _summary(self) -> int:
+        total = self.done + self.skipped + len(self.failed)
+        if total > 1:
+            counts = {"done": self.done, "skipped": self.skipped, "failed": len(self.failed)}
+            self.console.line(", ".join(f"{count} {what}" for what, count in counts.items() if count))
+        if self.failed and total > 1:
+            self.console.error(f"{len(self.failed)} of {total} failed: {', '.join(self.failed)}")
+        return EXIT_SOME_FAILED if self.failed else EXIT_DONE
+
+
+def find_network(given: str | None) -> Path:
+    """The weights: those that are named, else the official ones in ckpt/, else the small ones that ship there.
+
+    Raises CannotRun with both ways out when there are none.
+    """
+    if given:
+        return Path(given)
+    folders = list(dict.fromkeys((Path("ckpt"), Path(__file__).resolve().parents[2] / "ckpt")))
+    for folder in folders:
+        if (folder / OFFICIAL_WEIGHTS).is_file():
+            return folder / OFFICIAL_WEIGHTS
+        candidates = sorted(folder.glob("*.pt"))
+        if len(candidates) > 1:
+            names = ", ".join(path.name for path in candidates)
+            raise CannotRun(f"{folder} holds {len(candidates)} checkpoints ({names}): name one with --network")
+        if candidates:
+            return candidates[0]
+    for folder in folders:
+        if (folder / SMALL_WEIGHTS).is_file():
+            return folder / SMALL_WEIGHTS
+    raise CannotRun(
+        f"there are no weights in {' or '.join(map(str, folders))}: put the official ones there as {OFFICIAL_WEIGHTS} "
+        f"(ckpt/README.md tells from where), fetch {SMALL_WEIGHTS}, which belongs to this repository, again, or name "
+        "others with --network"
+    )
+
+
+def _stored_settings(name: str) -> Mapping[str, Any]:
+    from sat_sr.inference.image_io import read_settings
+
+    try:
+        stored = read_settings(name)
+    except PictureError as error:
+        raise CannotRun(f"--from-picture: {error}") from error
+    if stored is None:
+        raise CannotRun(f"--from-picture: {name} carries no settings of this program: give them as flags")
+    return stored
+
+
+def _typed_path(text: str) -> str:
+    """What was typed or dropped on the terminal: without the quotes and escapes of a shell, if that is a file."""
+    text = text.strip()
+    plain = text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" else text.replace("\\ ", " ")
+    plain = os.path.expanduser(plain)
+    return plain if not os.path.exists(text) and os.path.exists(plain) else text
+
+
+@contextlib.contextmanager
+def _signals(console: Console) -> Iterator[list[int]]:
+    """Ctrl-C, and Slurm's SIGTERM, end the run after cleaning up; a second one ends it at once.
+
+    Yields a list that gets the signal's number.
+    """
+    caught: list[int] = []
+
+    def handle(number: int, frame: object) -> None:
+        if caught:
+            os._exit(128 + number)
+        caught.append(number)
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield caught
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

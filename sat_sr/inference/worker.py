@@ -1,0 +1,322 @@
+"""One picture, from file to file: read, planned, upscaled in one or more passes, written.
+
+The weights are loaded for the first picture that needs them: `--estimate`, and a list that is done already, do without.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sat_sr import __version__
+from sat_sr.checkpoint import DEFAULT_CLIP, checkpoint_hash, load
+from sat_sr.diffusion.resize import resize
+from sat_sr.inference.image_io import Picture, PictureError, check_output, resize_alpha, write_picture
+from sat_sr.inference.inputs import Entry
+from sat_sr.inference.memory import canvas_bytes, format_bytes, free_bytes, parameter_count
+from sat_sr.inference.settings import SamplingSettings
+from sat_sr.inference.target import DEFAULT_SCALE, MAX_PASS, Size, Trim, passes
+from sat_sr.inference.upscaler import Job, Upscaler, default_settings, make_job, resolve_device
+from sat_sr.model.attention_kernels import choose_kernel
+
+# What is free is not all ours: other programs breathe, allocators waste.
+USABLE = 0.9
+DEFAULT_BLOCK_BATCH = 4
+
+
+@dataclass(frozen=True)
+class Work:
+    """What will be done with a picture: all sizes are (width, height).
+
+    source   the input as stored;  trimmed  what is upscaled of it;  target  the output
+    jobs     one a pass
+    """
+
+    source: Size
+    trimmed: Size
+    target: Size
+    jobs: tuple[Job, ...]
+
+    @property
+    def flops(self) -> int:
+        return sum(job.flops for job in self.jobs)
+
+    @property
+    def device_bytes(self) -> int:
+        return max(job.plan.device_bytes for job in self.jobs)
+
+    @property
+    def host_bytes(self) -> int:
+        return max(job.plan.host_bytes for job in self.jobs)
+
+
+class CannotStart(Exception):
+    """No picture can be done; the message is one sentence with the way out."""
+
+
+class Worker:
+    """Does pictures one after the other, as the command line says.
+
+    network     path of the weights
+    seed        of all pictures
+    local_rank  of this process on its host, of `local_ranks`: chooses among GPUs, divides what memory is free
+
+    Raises ValueError or OSError for weights, a device or settings that cannot be.
+    """
+
+    def __init__(
+        self, args: argparse.Namespace, network: Path, *, seed: int, local_rank: int = 0, local_ranks: int = 1
+    ):
+        self.args, self.seed = args, seed
+        self.checkpoint = load(network)
+        self.config = self.checkpoint.config
+        self.device = resolve_device(args.device)
+        if self.device == torch.device("cuda"):
+            self.device = torch.device("cuda", local_rank % torch.cuda.device_count())
+        by_device = torch.bfloat16 if self.device.type == "cuda" else torch.float32
+        self.dtype = by_device if args.dtype == "auto" else getattr(torch, args.dtype)
+        self.sharers = 1 if self.device.type == "cuda" else local_ranks
+        self.kernel, self.kernel_reason = choose_kernel(args.kernel, self.device, self.dtype, self.config.head_dim)
+        self.settings = self._settings(default_settings(self.checkpoint, args.fast))
+        self.trim = Trim(args.lr_size, args.crop_size, args.round)
+        self.mode, self.block_batch = args.inference_type, args.block_batch or DEFAULT_BLOCK_BATCH
+
+    def _settings(self, defaults: SamplingSettings) -> SamplingSettings:
+        names = [field.name for field in dataclasses.fields(SamplingSettings)]
+        return defaults.replace(**{name: getattr(self.args, name) for name in names})
+
+    @cached_property
+    def upscaler(self) -> Upscaler:
+        """The network with its weights, loaded on first use. Raises CannotStart."""
+        _import_sat_quietly()
+        try:
+            return Upscaler.from_checkpoint(
+                self.checkpoint, str(self.device), self.dtype, self.args.clip_model or DEFAULT_CLIP
+            )
+        except (ValueError, OSError) as error:
+            raise CannotStart(str(error)) from error
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            raise CannotStart(
+                f"{self.checkpoint.path} does not fit into the memory of {self.device}: use --device cpu, or free some"
+            ) from error
+
+    # --- what to tell ---------------------------------------------------------------------------------------------
+    def introduction(self) -> str:
+        """The network and where it runs, in a line."""
+        return (
+            f"network {self.checkpoint.path} ({parameter_count(self.config) / 1e6:.1f} M parameters), "
+            f"{_dtype_name(self.dtype)} on {self.device}, kernel {self.kernel} ({self.kernel_reason})"
+        )
+
+    def notes(self) -> list[str]:
+        """What the weights and the flags about them do not agree on, and what is odd about the choices."""
+        notes = list(self.checkpoint.notes)
+        for name, given in self.args.given_architecture.items():
+            if given != (actual := getattr(self.config, name)):
+                notes.append(f"--{name.replace('_', '-')} {given}: the weights have {actual}, which is used")
+        if self.device.type == "cpu" and self.dtype != torch.float32:
+            notes.append(f"{_dtype_name(self.dtype)} on a CPU is usually slower than float32")
+        return notes
+
+    def describe(self, name: str, work: Work) -> str:
+        """The line at the start of a picture."""
+        last = work.jobs[-1]
+        grid, canvas, block = last.plan.schedule.grid, last.canvas.size, self.config.image_block_size
+        cut = f" (cut to {_by(work.trimmed)})" if work.trimmed != work.source else ""
+        several = f" in {len(work.jobs)} passes" if len(work.jobs) > 1 else ""
+        return (
+            f"{name}: {_by(work.source)}{cut} -> {_by(work.target)}{several}, canvas {canvas[1]}x{canvas[0]}, "
+            f"{grid[0]}x{grid[1]} blocks of {block} px | {self.mode}: {last.plan.schedule}, "
+            f"about {format_bytes(self._peak(work))} | {self.settings} | seed {self.seed} | "
+            f"{_dtype_name(self.dtype)} on {self.device}, kernel {last.plan.kernel}"
+        )
+
+    def describe_cost(self, work: Work) -> str:
+        """What --estimate adds."""
+        return (
+            f"{work.flops / 1e12:.4g} TFLOP in {sum(job.settings.network_calls for job in work.jobs)} network calls, "
+            f"peak memory: device {format_bytes(work.device_bytes)}, host {format_bytes(work.host_bytes)}"
+        )
+
+    def _peak(self, work: Work) -> int:
+        """Of the device; a device without memory of its own shares the host's."""
+        return work.device_bytes + (work.host_bytes if self.device.type != "cuda" else 0)
+
+    def record(self, work: Work) -> dict[str, Any]:
+        """What is decided about a picture, for --json."""
+        plan = work.jobs[-1].plan
+        return {
+            "input_size": list(work.source),
+            "output_size": list(work.target),
+            "passes": len(work.jobs),
+            "mode": self.mode,
+            "schedule": str(plan.schedule),
+            "seed": self.seed,
+            **self.settings.to_dict(),
+            "dtype": _dtype_name(self.dtype),
+            "device": str(self.device),
+            "kernel": plan.kernel,
+            "tflop": work.flops / 1e12,
+            "predicted_device_bytes": work.device_bytes,
+            "predicted_host_bytes": work.host_bytes,
+        }
+
+    # --- planning -------------------------------------------------------------------------------------------------
+    def output_size(self, entry: Entry) -> Size:
+        """(width, height) of an entry's output, from its header. PictureError when it cannot be."""
+        try:
+            return self.args.target.of(self.trim.of(entry.size()))
+        except PictureError:
+            raise
+        except ValueError as error:
+            raise PictureError(f"{entry.name}: {error}") from error
+
+    def plan(self, source: Size) -> Work:
+        """How a picture of size `source` is done. ValueError or MemoryError when it cannot be."""
+        trimmed = self.trim.of(source)
+        target = self.args.target.of(trimmed)
+        jobs, size = [], trimmed
+        for after in passes(trimmed, target):
+            jobs.append(self._job(size, after))
+            size = after
+        return Work(source, trimmed, target, tuple(jobs))
+
+    def _job(self, source: Size, target: Size) -> Job:
+        # Canvases live on the host; where that is the device, they leave the network less.
+        usable = self.args.memory or self._free()
+        canvas = tuple(-(-side // self.config.image_block_size) * self.config.image_block_size for side in target)
+        canvases = canvas_bytes(canvas, 1, self.settings.sampler)
+        if self.device.type == "cuda":
+            if canvases > (available := free_bytes(torch.device("cpu"))):
+                raise MemoryError(
+                    f"{_by(target)} needs about {format_bytes(canvases)} of the host's memory for pictures, "
+                    f"{format_bytes(available)} are free: ask for a smaller size, or upscale parts"
+                )
+        else:
+            if canvases >= usable:
+                raise MemoryError(
+                    f"{_by(target)} needs about {format_bytes(canvases)} for pictures alone, {format_bytes(usable)} "
+                    "may be used: ask for a smaller size, or raise --memory if there is more"
+                )
+            usable -= canvases
+        return make_job(
+            self.config,
+            source[::-1],
+            target=target[::-1],
+            settings=self.settings,
+            mode=self.mode,
+            block_batch=self.block_batch,
+            memory=usable,
+            device=self.device,
+            dtype=self.dtype,
+            kernel=self.kernel,
+        )
+
+    def _free(self) -> int:
+        """Bytes that the run may use, weights included: they count as free once they are loaded."""
+        loaded = parameter_count(self.config) * self.dtype.itemsize if "upscaler" in vars(self) else 0
+        return int((free_bytes(self.device) / self.sharers + loaded) * USABLE)
+
+    # --- doing ----------------------------------------------------------------------------------------------------
+    def prepare(self, picture: Picture, path: Path) -> tuple[Picture, Work, list[str]]:
+        """The picture as it will be upscaled, how, and what to tell. Raises PictureError, ValueError, MemoryError."""
+        work = self.plan(picture.size)
+        trimmed = self._trimmed(picture)
+        notes = check_output(path, trimmed, work.target, quality=self.args.quality)
+        if len(work.jobs) > 1:
+            sizes = " and ".join(_by(job.canvas.target[::-1]) for job in work.jobs)
+            notes = [*notes, f"above x{MAX_PASS:g}, so it is done in {len(work.jobs)} passes, to {sizes}"]
+        return trimmed, work, [*picture.notes, *notes]
+
+    def _trimmed(self, picture: Picture) -> Picture:
+        """The part that is upscaled, after the release's resize and crops."""
+        if (size := self.trim.resized(picture.size)) != picture.size:
+            rgb = resize(picture.rgb[None], size[::-1])[0].clamp(-1, 1)
+            alpha = None if picture.alpha is None else resize_alpha(picture.alpha, size)
+            scale = size[0] / picture.size[0]
+            dpi = picture.dpi and (picture.dpi[0] * scale, picture.dpi[1] * scale)
+            picture = dataclasses.replace(picture, rgb=rgb, alpha=alpha, dpi=dpi)
+        box = self.trim.box(picture.size)
+        return picture if box == (0, 0, *picture.size) else picture.crop(box)
+
+    def upscale(self, picture: Picture, work: Work, on_progress: Callable[[float], None]) -> torch.Tensor:
+        """(3, H, W) float32 in [-1, 1]. Raises FloatingPointError, MemoryError."""
+        image, done = picture.rgb[None], 0
+        for number, job in enumerate(work.jobs, 1):
+            share = 0.0
+
+            def report(value: float, before: int = done, cost: int = job.flops) -> None:
+                nonlocal share
+                share = value
+                on_progress((before + value * cost) / work.flops)
+
+            try:
+                image = self.upscaler.run(image, job, seed=self.seed, on_progress=report)
+            except FloatingPointError as error:
+                steps, calls = job.settings.num_steps, job.settings.network_calls
+                step = int(share * calls + 1e-6) * steps // calls + 1
+                where = f", pass {number}" if len(work.jobs) > 1 else ""
+                raise FloatingPointError(
+                    f"{error} (step {step} of {steps}{where}): nothing is written; use --dtype float32 or other weights"
+                ) from error
+            done += job.flops
+        return image[0]
+
+    def write(self, path: Path, rgb: torch.Tensor, picture: Picture) -> list[str]:
+        """To the disk; what was substituted or left out."""
+        settings = None if self.args.no_metadata else self.stored_settings(picture.size)
+        return write_picture(path, rgb, picture, quality=self.args.quality, settings=settings)
+
+    def stored_settings(self, source: Size) -> Mapping[str, Any]:
+        """What the output carries, and --from-picture repeats."""
+        target = self.args.target
+        by_scale = not (target.width or target.height or target.long_side)
+        size = {"scale": target.scale or DEFAULT_SCALE} if by_scale else {"size": list(target.of(source))}
+        return {
+            "version": __version__,
+            "network": self.checkpoint.path.name,
+            "checkpoint": self.checkpoint_hash,
+            **size,
+            "seed": self.seed,
+            **self.settings.to_dict(),
+            "dtype": _dtype_name(self.dtype),
+            "inference_type": self.mode,
+            "block_batch": self.block_batch,
+            **dataclasses.asdict(self.trim),
+        }
+
+    @cached_property
+    def checkpoint_hash(self) -> str:
+        return checkpoint_hash(self.checkpoint.path)
+
+
+def _import_sat_quietly() -> None:
+    """What SAT and DeepSpeed say while they are imported concerns nobody here, and some of it goes to stdout."""
+    logging.disable(logging.WARNING)
+    try:
+        import sat  # noqa: F401
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """PyTorch has a type of its own for accelerators only."""
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+
+
+def _by(size: Size) -> str:
+    return f"{size[0]}x{size[1]}"
+
+
+def _dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
