@@ -59,9 +59,9 @@ class LiveBytes(TorchDispatchMode):
         self._known: set[int] = set()
 
     def forget(self, storage: torch.UntypedStorage) -> None:
-        """Do not count a storage: it stands for memory in another place."""
-        if storage._cdata in self._known:
-            self._drop(storage._cdata, storage.nbytes())
+        """Do not count a storage, it stands for memory in another place; the peak is counted from here on."""
+        self._drop(storage._cdata, storage.nbytes())
+        self.peak = self.now
 
     def _drop(self, key: int, size: int) -> None:
         if key in self._known:

@@ -35,7 +35,7 @@ def whole(model, x, lr, lr_upsampled, clip):
 def test_every_schedule_computes_the_whole_canvas(model, make_inputs, grid, order, kernel):
     x, *conditions = make_inputs(model.config, grid)
     expected = whole(model, x, *conditions)
-    for group in [(1, 1), (2, 2), (3, 3), (2, 1), (1, 2)]:
+    for group in [(1, 1), (2, 2), (1, 3)]:
         denoiser = Denoiser(model, plan_of(grid, group, order, kernel), *conditions)
         for _ in range(2):  # what is kept from the first call must not leak into the second
             torch.testing.assert_close(denoiser(x, SIGMA), expected, rtol=0, atol=5e-6)
@@ -60,9 +60,9 @@ def test_block_major_memory_does_not_grow_with_the_longer_side(model, make_input
             denoised = denoiser(x, SIGMA)
         return live.peak - denoised.nbytes
 
-    assert peak_beside_canvas(12, "block") == peak_beside_canvas(6, "block")
-    hidden = 6 * 2 * model.config.tokens_per_block * model.config.hidden_size * 4
-    assert peak_beside_canvas(12, "layer") == peak_beside_canvas(6, "layer") + hidden
+    assert peak_beside_canvas(6, "block") == peak_beside_canvas(3, "block")
+    hidden = 3 * 2 * model.config.tokens_per_block * model.config.hidden_size * 4
+    assert peak_beside_canvas(6, "layer") == peak_beside_canvas(3, "layer") + hidden
 
 
 @pytest.mark.parametrize("order", ["layer", "block"])
@@ -88,7 +88,7 @@ def test_conditions_that_do_not_fit_are_refused(model, make_inputs):
 
 def test_out_of_memory_steps_down_to_the_same_picture(model, make_inputs, live_bytes, caplog):
     """On a machine with room for groups of 2 x 2 but not of 3 x 3, found out in the middle of the second call."""
-    grid = (6, 6)
+    grid = (4, 4)
     x, *conditions = make_inputs(model.config, grid)
     expected = whole(model, x, *conditions)
     peaks = {}
