@@ -1,9 +1,83 @@
 #!/usr/bin/env python3
 """Upscale pictures: see README.md, or --help."""
 
-import sys
+from __future__ import annotations
 
-from sat_sr.inference.run import main
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from sat_sr.inference.arguments import parse_arguments
+from sat_sr.inference.console import Console
+from sat_sr.inference.find_network import CannotRun
+from sat_sr.inference.picture import PictureError
+from sat_sr.inference.run import Rank, Run
+
+EXIT_USAGE = 2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code of a run: 0 all done, 1 some pictures failed, 2 wrong use, 128 + signal when interrupted."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    args = parse_arguments(argv)
+    try:
+        rank = Rank.of(os.environ)
+    except ValueError as error:
+        Console().error(str(error))
+        return EXIT_USAGE
+    console = Console(
+        quiet=args.quiet, json=args.json, prefix=f"[{rank.number}] " if rank.count > 1 else "", bars=rank.number == 0
+    )
+    with _signals() as caught:
+        try:
+            stored = _stored_settings(args.from_picture) if args.from_picture else None
+            if stored is not None:
+                args = parse_arguments(argv, stored)
+            return Run(args, console, rank, stored).run()
+        except CannotRun as error:
+            console.error(str(error))
+            return EXIT_USAGE
+        except KeyboardInterrupt:
+            console.error("interrupted: finished pictures are kept; the same command with --skip-existing goes on")
+            return 128 + (caught[0] if caught else signal.SIGINT)
+
+
+def _stored_settings(name: str) -> Mapping[str, Any]:
+    from sat_sr.inference.image_io import read_settings
+
+    try:
+        stored = read_settings(name)
+    except PictureError as error:
+        raise CannotRun(f"--from-picture: {error}") from error
+    if stored is None:
+        raise CannotRun(f"--from-picture: {name} carries no settings of this program: give them as flags")
+    return stored
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Ctrl-C, and Slurm's SIGTERM, end the run after cleaning up; a second one ends it at once.
+
+    Yields a list that gets the signal's number.
+    """
+    caught: list[int] = []
+
+    def handle(number: int, frame: object) -> None:
+        if caught:
+            os._exit(128 + number)
+        caught.append(number)
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield caught
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -74,8 +74,8 @@ def plan_outputs(
                          those of `values`, e.g. {scale}
     format               "png", "jpg", "webp", "tiff", or "keep" (the input's where it can be written, else PNG);
                          out_file's own suffix stands as it is
-    existing             what becomes of a finished output: "error", "skip", "overwrite", or "number": it stays, and the new
-                         one gets a numbered name
+    existing             what becomes of a finished output: "error", "skip", "overwrite", or "number": it stays and the
+                         new one gets a numbered name
     taken                outputs that this run has made already
     Names that two entries would share are numbered in order: a_sr.png, a_sr_2.png. No output is an input of the run:
     the name is numbered then, too; but a file that was merely found in a folder and bears the output name of another

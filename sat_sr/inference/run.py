@@ -9,15 +9,13 @@ import argparse
 import contextlib
 import os
 import secrets
-import signal
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sat_sr.inference.arguments import parse_arguments
 from sat_sr.inference.console import Console
+from sat_sr.inference.find_network import CannotRun, find_network
 from sat_sr.inference.inputs import Entry, expand_inputs
 from sat_sr.inference.outputs import Output, plan_outputs, require_writable
 from sat_sr.inference.picture import PictureError
@@ -25,41 +23,10 @@ from sat_sr.inference.picture import PictureError
 if TYPE_CHECKING:
     from sat_sr.inference.worker import Worker
 
-EXIT_DONE, EXIT_SOME_FAILED, EXIT_USAGE = 0, 1, 2
+EXIT_DONE, EXIT_SOME_FAILED = 0, 1
 PROMPT = "Please input low resolution image path (Ctrl-D quit): "
 DEFAULT_OUT_DIR = "samples"
-OFFICIAL_WEIGHTS, SMALL_WEIGHTS = "mp_rank_00_model_states.pt", "mini.safetensors"
 MIB = 1 << 20
-
-
-class CannotRun(Exception):
-    """Nothing can be done; the message is one sentence with the way out."""
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code of a run: 0 all done, 1 some pictures failed, 2 wrong use, 128 + signal when interrupted."""
-    argv = list(sys.argv[1:] if argv is None else argv)
-    args = parse_arguments(argv)
-    try:
-        rank = Rank.of(os.environ)
-    except ValueError as error:
-        Console().error(str(error))
-        return EXIT_USAGE
-    console = Console(
-        quiet=args.quiet, json=args.json, prefix=f"[{rank.number}] " if rank.count > 1 else "", bars=rank.number == 0
-    )
-    with _signals(console) as caught:
-        try:
-            stored = _stored_settings(args.from_picture) if args.from_picture else None
-            if stored is not None:
-                args = parse_arguments(argv, stored)
-            return Run(args, console, rank, stored).run()
-        except CannotRun as error:
-            console.error(str(error))
-            return EXIT_USAGE
-        except KeyboardInterrupt:
-            console.error("interrupted: finished pictures are kept; the same command with --skip-existing goes on")
-            return 128 + (caught[0] if caught else signal.SIGINT)
 
 
 @dataclass(frozen=True)
@@ -141,7 +108,8 @@ class Run:
         return self._summary()
 
     def _start(self, network: Path) -> Worker:
-        from sat_sr.inference.worker import Worker  # torch: seconds
+        from sat_sr.inference.describe import introduction  # torch: seconds
+        from sat_sr.inference.worker import Worker
 
         args, rank = self.args, self.rank
         seed = secrets.randbelow(2**32) if args.seed is None else args.seed
@@ -149,7 +117,7 @@ class Run:
             worker = Worker(args, network, seed=seed, local_rank=rank.local, local_ranks=rank.local_count)
         except (ValueError, OSError) as error:
             raise CannotRun(str(error)) from error
-        self.console.line(worker.introduction())
+        self.console.line(introduction(worker))
         for note in worker.notes():
             self.console.note(note)
         if self.stored is not None and self.stored.get("checkpoint") != worker.checkpoint_hash:
@@ -232,14 +200,16 @@ class Run:
 
     def _upscale(self, worker: Worker, output: Output) -> None:
         from sat_sr.inference.cost import measured
+        from sat_sr.inference.describe import describe, record
 
         entry, console = output.entry, self.console
+        picture, work, notes = worker.prepare(entry.read(self.args.max_pixels), output.path)
+        console.line(describe(worker, entry.name, work))
+        for note in notes:
+            console.note(note, entry.name)
+        worker.load()
         with measured(worker.device) as cost:
-            picture, work, notes = worker.prepare(entry.read(self.args.max_pixels), output.path)
-            console.line(worker.describe(entry.name, work))
             with console.picture_progress(entry.name) as progress:
-                for note in notes:
-                    console.note(note, entry.name)
                 rgb = worker.upscale(picture, work, progress)
             for note in worker.write(output.path, rgb, picture):
                 console.note(note, entry.name)
@@ -247,28 +217,28 @@ class Run:
         self.made.append(output.path)
         console.line(f"{entry.name} -> {output.path} ({cost.seconds:.1f} s, peak {cost.peak_mib:.0f} MiB)")
         console.record(
-            {"status": "done", "input": entry.name, "output": str(output.path), **worker.record(work), "notes": notes,
+            {"status": "done", "input": entry.name, "output": str(output.path), **record(worker, work), "notes": notes,
              "seconds": round(cost.seconds, 3), "peak_memory_bytes": int(cost.peak_mib * MIB)}
         )  # fmt: skip
 
     def _estimate(self, worker: Worker, entry: Entry) -> None:
+        from sat_sr.inference.describe import describe, describe_cost, record
+
         with self._failures(entry):
             if entry.error:
                 raise PictureError(entry.error)
             work = worker.plan(entry.size())
             self.done += 1
-            self.console.line(f"{worker.describe(entry.name, work)} | {worker.describe_cost(work)}")
-            self.console.record({"status": "estimate", "input": entry.name, **worker.record(work)})
+            self.console.line(f"{describe(worker, entry.name, work)} | {describe_cost(work)}")
+            self.console.record({"status": "estimate", "input": entry.name, **record(worker, work)})
 
     @contextlib.contextmanager
     def _failures(self, entry: Entry) -> Iterator[None]:
         """What can go wrong with a picture is told and does not stop the others; what is our mistake does."""
-        from sat_sr.inference.worker import CannotStart, is_out_of_memory
+        from sat_sr.inference.worker import is_out_of_memory
 
         try:
             yield
-        except CannotStart as error:
-            raise CannotRun(str(error)) from error
         except (ValueError, OSError, MemoryError, FloatingPointError) as error:
             self._fail(entry, str(error) or "there is not enough memory: ask for a smaller size")
         except RuntimeError as error:
@@ -292,70 +262,9 @@ class Run:
         return EXIT_SOME_FAILED if self.failed else EXIT_DONE
 
 
-def find_network(given: str | None) -> Path:
-    """The weights: those that are named, else the official ones in ckpt/, else the small ones that ship there.
-
-    Raises CannotRun with both ways out when there are none.
-    """
-    if given:
-        return Path(given)
-    folders = list(dict.fromkeys((Path("ckpt"), Path(__file__).resolve().parents[2] / "ckpt")))
-    for folder in folders:
-        if (folder / OFFICIAL_WEIGHTS).is_file():
-            return folder / OFFICIAL_WEIGHTS
-        candidates = sorted(folder.glob("*.pt"))
-        if len(candidates) > 1:
-            names = ", ".join(path.name for path in candidates)
-            raise CannotRun(f"{folder} holds {len(candidates)} checkpoints ({names}): name one with --network")
-        if candidates:
-            return candidates[0]
-    for folder in folders:
-        if (folder / SMALL_WEIGHTS).is_file():
-            return folder / SMALL_WEIGHTS
-    raise CannotRun(
-        f"there are no weights in {' or '.join(map(str, folders))}: put the official ones there as {OFFICIAL_WEIGHTS} "
-        f"(ckpt/README.md tells from where), fetch {SMALL_WEIGHTS}, which belongs to this repository, again, or name "
-        "others with --network"
-    )
-
-
-def _stored_settings(name: str) -> Mapping[str, Any]:
-    from sat_sr.inference.image_io import read_settings
-
-    try:
-        stored = read_settings(name)
-    except PictureError as error:
-        raise CannotRun(f"--from-picture: {error}") from error
-    if stored is None:
-        raise CannotRun(f"--from-picture: {name} carries no settings of this program: give them as flags")
-    return stored
-
-
 def _typed_path(text: str) -> str:
     """What was typed or dropped on the terminal: without the quotes and escapes of a shell, if that is a file."""
     text = text.strip()
     plain = text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" else text.replace("\\ ", " ")
     plain = os.path.expanduser(plain)
     return plain if not os.path.exists(text) and os.path.exists(plain) else text
-
-
-@contextlib.contextmanager
-def _signals(console: Console) -> Iterator[list[int]]:
-    """Ctrl-C, and Slurm's SIGTERM, end the run after cleaning up; a second one ends it at once.
-
-    Yields a list that gets the signal's number.
-    """
-    caught: list[int] = []
-
-    def handle(number: int, frame: object) -> None:
-        if caught:
-            os._exit(128 + number)
-        caught.append(number)
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield caught
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

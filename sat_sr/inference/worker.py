@@ -9,7 +9,6 @@ import argparse
 import dataclasses
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,8 @@ import torch
 from sat_sr import __version__
 from sat_sr.checkpoint import DEFAULT_CLIP, checkpoint_hash, load
 from sat_sr.diffusion.resize import resize
+from sat_sr.inference.describe import Work, by, dtype_name
+from sat_sr.inference.find_network import CannotRun
 from sat_sr.inference.image_io import Picture, PictureError, check_output, resize_alpha, write_picture
 from sat_sr.inference.inputs import Entry
 from sat_sr.inference.memory import canvas_bytes, format_bytes, free_bytes, parameter_count
@@ -30,36 +31,6 @@ from sat_sr.model.attention_kernels import choose_kernel
 # What is free is not all ours: other programs breathe, allocators waste.
 USABLE = 0.9
 DEFAULT_BLOCK_BATCH = 4
-
-
-@dataclass(frozen=True)
-class Work:
-    """What will be done with a picture: all sizes are (width, height).
-
-    source   the input as stored;  trimmed  what is upscaled of it;  target  the output
-    jobs     one a pass
-    """
-
-    source: Size
-    trimmed: Size
-    target: Size
-    jobs: tuple[Job, ...]
-
-    @property
-    def flops(self) -> int:
-        return sum(job.flops for job in self.jobs)
-
-    @property
-    def device_bytes(self) -> int:
-        return max(job.plan.device_bytes for job in self.jobs)
-
-    @property
-    def host_bytes(self) -> int:
-        return max(job.plan.host_bytes for job in self.jobs)
-
-
-class CannotStart(Exception):
-    """No picture can be done; the message is one sentence with the way out."""
 
 
 class Worker:
@@ -95,28 +66,24 @@ class Worker:
 
     @cached_property
     def upscaler(self) -> Upscaler:
-        """The network with its weights, loaded on first use. Raises CannotStart."""
+        """The network with its weights, loaded on first use. Raises CannotRun."""
         _import_sat_quietly()
         try:
             return Upscaler.from_checkpoint(
                 self.checkpoint, str(self.device), self.dtype, self.args.clip_model or DEFAULT_CLIP
             )
         except (ValueError, OSError) as error:
-            raise CannotStart(str(error)) from error
+            raise CannotRun(str(error)) from error
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-            raise CannotStart(
+            raise CannotRun(
                 f"{self.checkpoint.path} does not fit into the memory of {self.device}: use --device cpu, or free some"
             ) from error
 
-    # --- what to tell ---------------------------------------------------------------------------------------------
-    def introduction(self) -> str:
-        """The network and where it runs, in a line."""
-        return (
-            f"network {self.checkpoint.path} ({parameter_count(self.config) / 1e6:.1f} M parameters), "
-            f"{_dtype_name(self.dtype)} on {self.device}, kernel {self.kernel} ({self.kernel_reason})"
-        )
+    def load(self) -> None:
+        """The weights, now: what comes next is measured."""
+        assert self.upscaler
 
     def notes(self) -> list[str]:
         """What the weights and the flags about them do not agree on, and what is odd about the choices."""
@@ -125,51 +92,8 @@ class Worker:
             if given != (actual := getattr(self.config, name)):
                 notes.append(f"--{name.replace('_', '-')} {given}: the weights have {actual}, which is used")
         if self.device.type == "cpu" and self.dtype != torch.float32:
-            notes.append(f"{_dtype_name(self.dtype)} on a CPU is usually slower than float32")
+            notes.append(f"{dtype_name(self.dtype)} on a CPU is usually slower than float32")
         return notes
-
-    def describe(self, name: str, work: Work) -> str:
-        """The line at the start of a picture."""
-        last = work.jobs[-1]
-        grid, canvas, block = last.plan.schedule.grid, last.canvas.size, self.config.image_block_size
-        cut = f" (cut to {_by(work.trimmed)})" if work.trimmed != work.source else ""
-        several = f" in {len(work.jobs)} passes" if len(work.jobs) > 1 else ""
-        return (
-            f"{name}: {_by(work.source)}{cut} -> {_by(work.target)}{several}, canvas {canvas[1]}x{canvas[0]}, "
-            f"{grid[0]}x{grid[1]} blocks of {block} px | {self.mode}: {last.plan.schedule}, "
-            f"about {format_bytes(self._peak(work))} | {self.settings} | seed {self.seed} | "
-            f"{_dtype_name(self.dtype)} on {self.device}, kernel {last.plan.kernel}"
-        )
-
-    def describe_cost(self, work: Work) -> str:
-        """What --estimate adds."""
-        return (
-            f"{work.flops / 1e12:.4g} TFLOP in {sum(job.settings.network_calls for job in work.jobs)} network calls, "
-            f"peak memory: device {format_bytes(work.device_bytes)}, host {format_bytes(work.host_bytes)}"
-        )
-
-    def _peak(self, work: Work) -> int:
-        """Of the device; a device without memory of its own shares the host's."""
-        return work.device_bytes + (work.host_bytes if self.device.type != "cuda" else 0)
-
-    def record(self, work: Work) -> dict[str, Any]:
-        """What is decided about a picture, for --json."""
-        plan = work.jobs[-1].plan
-        return {
-            "input_size": list(work.source),
-            "output_size": list(work.target),
-            "passes": len(work.jobs),
-            "mode": self.mode,
-            "schedule": str(plan.schedule),
-            "seed": self.seed,
-            **self.settings.to_dict(),
-            "dtype": _dtype_name(self.dtype),
-            "device": str(self.device),
-            "kernel": plan.kernel,
-            "tflop": work.flops / 1e12,
-            "predicted_device_bytes": work.device_bytes,
-            "predicted_host_bytes": work.host_bytes,
-        }
 
     # --- planning -------------------------------------------------------------------------------------------------
     def output_size(self, entry: Entry) -> Size:
@@ -199,13 +123,13 @@ class Worker:
         if self.device.type == "cuda":
             if canvases > (available := free_bytes(torch.device("cpu"))):
                 raise MemoryError(
-                    f"{_by(target)} needs about {format_bytes(canvases)} of the host's memory for pictures, "
+                    f"{by(target)} needs about {format_bytes(canvases)} of the host's memory for pictures, "
                     f"{format_bytes(available)} are free: ask for a smaller size, or upscale parts"
                 )
         else:
             if canvases >= usable:
                 raise MemoryError(
-                    f"{_by(target)} needs about {format_bytes(canvases)} for pictures alone, {format_bytes(usable)} "
+                    f"{by(target)} needs about {format_bytes(canvases)} for pictures alone, {format_bytes(usable)} "
                     "may be used: ask for a smaller size, or raise --memory if there is more"
                 )
             usable -= canvases
@@ -234,7 +158,7 @@ class Worker:
         trimmed = self._trimmed(picture)
         notes = check_output(path, trimmed, work.target, quality=self.args.quality)
         if len(work.jobs) > 1:
-            sizes = " and ".join(_by(job.canvas.target[::-1]) for job in work.jobs)
+            sizes = " and ".join(by(job.canvas.target[::-1]) for job in work.jobs)
             notes = [*notes, f"above x{MAX_PASS:g}, so it is done in {len(work.jobs)} passes, to {sizes}"]
         return trimmed, work, [*picture.notes, *notes]
 
@@ -289,7 +213,7 @@ class Worker:
             **size,
             "seed": self.seed,
             **self.settings.to_dict(),
-            "dtype": _dtype_name(self.dtype),
+            "dtype": dtype_name(self.dtype),
             "inference_type": self.mode,
             "block_batch": self.block_batch,
             **dataclasses.asdict(self.trim),
@@ -312,11 +236,3 @@ def _import_sat_quietly() -> None:
 def is_out_of_memory(error: RuntimeError) -> bool:
     """PyTorch has a type of its own for accelerators only."""
     return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
-
-
-def _by(size: Size) -> str:
-    return f"{size[0]}x{size[1]}"
-
-
-def _dtype_name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,118 @@
+"""What is decided about a picture before it is computed, and how it is told: in a line, or as an object."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from sat_sr.inference.memory import format_bytes, parameter_count
+from sat_sr.inference.target import Size
+from sat_sr.inference.upscaler import Job
+
+if TYPE_CHECKING:
+    from sat_sr.inference.worker import Worker
+
+# Python, PyTorch and SAT with nothing loaded, resident on the host.
+PROGRAM_BYTES = 500 << 20
+
+
+@dataclass(frozen=True)
+class Work:
+    """What will be done with a picture: all sizes are (width, height).
+
+    source   the input as stored;  trimmed  what is upscaled of it;  target  the output
+    jobs     one a pass
+    """
+
+    source: Size
+    trimmed: Size
+    target: Size
+    jobs: tuple[Job, ...]
+
+    @property
+    def flops(self) -> int:
+        return sum(job.flops for job in self.jobs)
+
+    @property
+    def network_calls(self) -> int:
+        return sum(job.settings.network_calls for job in self.jobs)
+
+    @property
+    def device_bytes(self) -> int:
+        """Peak on the device, weights included."""
+        return max(job.plan.device_bytes for job in self.jobs)
+
+    @property
+    def host_bytes(self) -> int:
+        """Peak on the host: canvases and what does not fit the device; without the program itself."""
+        return max(job.plan.host_bytes for job in self.jobs)
+
+    @property
+    def peak_bytes(self) -> int:
+        """Where the network runs. A device without memory of its own takes the host's."""
+        if torch.device(self.jobs[-1].plan.device).type == "cuda":
+            return self.device_bytes
+        return max(job.plan.device_bytes + job.plan.host_bytes for job in self.jobs)
+
+
+def introduction(worker: Worker) -> str:
+    """The network and where it runs."""
+    return (
+        f"network {worker.checkpoint.path} ({parameter_count(worker.config) / 1e6:.1f} M parameters), "
+        f"{dtype_name(worker.dtype)} on {worker.device}, kernel {worker.kernel} ({worker.kernel_reason})"
+    )
+
+
+def describe(worker: Worker, name: str, work: Work) -> str:
+    """The line at the start of a picture."""
+    last = work.jobs[-1]
+    schedule, canvas, block = last.plan.schedule, last.canvas.size, worker.config.image_block_size
+    cut = f" (cut to {by(work.trimmed)})" if work.trimmed != work.source else ""
+    passes = f" in {len(work.jobs)} passes" if len(work.jobs) > 1 else ""
+    program = "" if worker.device.type == "cuda" else f" + {format_bytes(PROGRAM_BYTES)} for the program"
+    return (
+        f"{name}: {by(work.source)}{cut} -> {by(work.target)}{passes}, canvas {canvas[1]}x{canvas[0]}, "
+        f"{schedule.grid[0]}x{schedule.grid[1]} blocks of {block} px | {worker.mode}: {schedule}, "
+        f"memory about {format_bytes(work.peak_bytes)}{program} | {worker.settings} | seed {worker.seed} | "
+        f"{dtype_name(worker.dtype)} on {worker.device}, kernel {last.plan.kernel}"
+    )
+
+
+def describe_cost(work: Work) -> str:
+    """What --estimate adds."""
+    return (
+        f"{work.flops / 1e12:.4g} TFLOP in {work.network_calls} network calls | peak memory: device "
+        f"{format_bytes(work.device_bytes)}, host {format_bytes(work.host_bytes + PROGRAM_BYTES)}"
+    )
+
+
+def record(worker: Worker, work: Work) -> dict[str, Any]:
+    """The same for scripts."""
+    plan = work.jobs[-1].plan
+    return {
+        "input_size": list(work.source),
+        "output_size": list(work.target),
+        "passes": len(work.jobs),
+        "mode": worker.mode,
+        "schedule": str(plan.schedule),
+        "seed": worker.seed,
+        **worker.settings.to_dict(),
+        "dtype": dtype_name(worker.dtype),
+        "device": str(worker.device),
+        "kernel": plan.kernel,
+        "tflop": work.flops / 1e12,
+        "predicted_device_bytes": work.device_bytes,
+        "predicted_host_bytes": work.host_bytes + PROGRAM_BYTES,
+    }
+
+
+def by(size: Size) -> str:
+    """(640, 480) -> '640x480'."""
+    return f"{size[0]}x{size[1]}"
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """torch.float32 -> 'float32'."""
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,38 @@
+"""Which weights a run takes when none are named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+OFFICIAL_WEIGHTS, SMALL_WEIGHTS = "mp_rank_00_model_states.pt", "mini.safetensors"
+
+
+class CannotRun(Exception):
+    """Nothing can be done; the message is one sentence with the way out."""
+
+
+def find_network(given: str | None) -> Path:
+    """The weights: those that are named, else the official ones in ckpt/, else the small ones that ship there.
+
+    Raises CannotRun with both ways out when there are none.
+    """
+    if given:
+        return Path(given)
+    folders = list(dict.fromkeys((Path("ckpt"), Path(__file__).resolve().parents[2] / "ckpt")))
+    for folder in folders:
+        if (folder / OFFICIAL_WEIGHTS).is_file():
+            return folder / OFFICIAL_WEIGHTS
+        candidates = sorted(folder.glob("*.pt"))
+        if len(candidates) > 1:
+            names = ", ".join(path.name for path in candidates)
+            raise CannotRun(f"{folder} holds {len(candidates)} checkpoints ({names}): name one with --network")
+        if candidates:
+            return candidates[0]
+    for folder in folders:
+        if (folder / SMALL_WEIGHTS).is_file():
+            return folder / SMALL_WEIGHTS
+    raise CannotRun(
+        f"there are no weights in {' or '.join(map(str, folders))}: put the official ones there as {OFFICIAL_WEIGHTS} "
+        f"(ckpt/README.md tells from where), fetch {SMALL_WEIGHTS}, which belongs to this repository, again, or name "
+        "others with --network"
+    )
