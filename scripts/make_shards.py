@@ -9,7 +9,8 @@ names when the last one is complete, and a folder that holds anything already is
 A sample has one file, `<key>.jpg`, and its key names the source: `holiday/beach/0001.jpg` for beach/0001.jpg of the
 folder holiday. 8-bit RGB JPEGs are stored as they are; every other picture (PNG, WebP, TIFF, BMP, grey, CMYK, 16 bit,
 with transparency, rotated by EXIF) is converted to RGB and stored as JPEG of --quality. What is skipped is counted by
-reason and listed.
+reason and listed. The order is shuffled, the same way each time: training reads a shard at a time, and pictures of one
+folder tend to look alike.
 """
 
 from __future__ import annotations
@@ -17,12 +18,15 @@ from __future__ import annotations
 import argparse
 import io
 import os
+import random
 import shutil
 import signal
 import sys
+import tarfile
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -49,11 +53,14 @@ def main() -> None:
     from tqdm import tqdm
 
     from sat_sr.data.pictures import SUFFIXES, find_pictures
+    from sat_sr.data.processes import map_over
 
     try:
         pictures, others = find_pictures(args.photos)
     except FileNotFoundError as error:
         sys.exit(f"make_shards.py: {error}")
+    pictures = list(pictures.items())
+    random.Random(0).shuffle(pictures)
     skipped: dict[str, list[Path]] = {}
     if others:
         skipped[f"not a picture (known: {' '.join(sorted(SUFFIXES))})"] = others
@@ -62,10 +69,10 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # `kill` cleans up just as Ctrl-C does
     try:
         with whole_or_nothing(args.out) as folder, ShardWriter(folder, args.shard_size) as writer:
-            with processes(args.jobs) as map_in_order:
-                done = map_in_order(prepare, pictures.items())
+            with map_over(args.jobs) as map_in_order:
+                done = map_in_order(prepare, pictures)
                 done = tqdm(done, "packing", len(pictures), unit="picture", disable=None)
-                for path, packed in zip(pictures.values(), done, strict=True):
+                for (_, path), packed in zip(pictures, done, strict=True):
                     if packed.skipped:
                         skipped.setdefault(packed.skipped, []).append(path)
                     if packed.converted:
@@ -75,7 +82,7 @@ def main() -> None:
             if not writer.samples:
                 report(skipped, converted)
                 raise ValueError(f"none of the {len(pictures)} pictures can be used, nothing was written")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, BrokenProcessPool) as error:
         sys.exit(f"make_shards.py: {error}")
     except KeyboardInterrupt:
         sys.exit("make_shards.py: interrupted, nothing was written")
@@ -162,7 +169,7 @@ def spread(index: int, length: int, tile: int) -> int:
 def encode(image, quality: int) -> bytes:
     """JPEG without chroma subsampling: these pictures are what the model learns to make."""
     buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=quality, subsampling="4:4:4", optimize=True)
+    image.save(buffer, "JPEG", quality=quality, subsampling="4:4:4")
     return buffer.getvalue()
 
 
@@ -172,30 +179,32 @@ class ShardWriter:
     def __init__(self, folder: Path, size: int) -> None:
         self.folder, self.size = folder, size
         self.shards = self.samples = self.bytes = self._in_shard = 0
-        self._tar = None
+        self._tar: tarfile.TarFile | None = None
 
     def write(self, key: str, jpeg: bytes) -> None:
-        from webdataset import TarWriter
-
-        needed = len(jpeg) + 1024  # header and padding of the tar
-        if self._tar is not None and self._in_shard + needed > self.size:
-            self._tar.close()
-            self._tar = None
+        member = tarfile.TarInfo(f"{key}.jpg")  # of time 0 and no owner: the same pictures give the same bytes
+        member.size = len(jpeg)
+        needed = len(member.tobuf(tarfile.PAX_FORMAT)) + -(-len(jpeg) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+        if self._tar is not None and self._in_shard + needed > self.size - tarfile.RECORDSIZE:
+            self._close()
         if self._tar is None:
-            # The stream is ours, so that a full disk is an error here and not a warning at exit. mtime: the same
-            # pictures give the same bytes.
-            self._tar = TarWriter(str(self.folder / f"shard-{self.shards:06d}.tar"), encoder=False, mtime=0)
+            path = self.folder / f"shard-{self.shards:06d}.tar"
+            self._tar = tarfile.open(path, "w", format=tarfile.PAX_FORMAT)  # noqa: SIM115, it lives across calls
             self.shards, self._in_shard = self.shards + 1, 0
-        self._tar.write({"__key__": key, "jpg": jpeg})
+        self._tar.addfile(member, io.BytesIO(jpeg))
         self._in_shard += needed
         self.samples, self.bytes = self.samples + 1, self.bytes + len(jpeg)
+
+    def _close(self) -> None:
+        if self._tar is not None:
+            self._tar.close()
+            self._tar = None
 
     def __enter__(self) -> ShardWriter:
         return self
 
     def __exit__(self, *_) -> None:
-        if self._tar is not None:
-            self._tar.close()
+        self._close()
 
 
 @contextmanager
@@ -209,20 +218,6 @@ def whole_or_nothing(out: Path) -> Iterator[Path]:
         folder.replace(out)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
-def processes(jobs: int):
-    """A map that keeps the order: of this process for one job, of a pool for several."""
-    if jobs == 1:
-        yield map
-        return
-    import multiprocessing
-
-    # The children ignore Ctrl-C: the parent alone decides, and ends them.
-    ignore = (signal.SIGINT, signal.SIG_IGN)
-    with multiprocessing.get_context("spawn").Pool(jobs, initializer=signal.signal, initargs=ignore) as pool:
-        yield partial(pool.imap, chunksize=4)
 
 
 def report(skipped: dict[str, list[Path]], converted: Counter[str]) -> None:

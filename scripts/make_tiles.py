@@ -16,7 +16,7 @@ import os
 import shutil
 import sys
 import tempfile
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -42,6 +42,7 @@ def main() -> None:
     from tqdm import tqdm
 
     from sat_sr.data.pictures import find_pictures
+    from sat_sr.data.processes import map_over
     from sat_sr.data.tiles import choose
 
     try:
@@ -55,8 +56,8 @@ def main() -> None:
     args.out.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{args.out.name}-", dir=args.out.parent))
     try:
-        with ProcessPoolExecutor(args.jobs) as pool:
-            looked = pool.map(look, names.items(), [args.tile] * len(names), [args.also_half] * len(names))
+        with map_over(args.jobs) as map_in_order:
+            looked = map_in_order(look, names.items(), [args.tile] * len(names), [args.also_half] * len(names))
             looked = dict(zip(names, tqdm(looked, "looking", len(names), unit="photo", disable=None), strict=True))
             for name, tiles in looked.items():
                 if not tiles:
@@ -68,13 +69,13 @@ def main() -> None:
             if not chosen:
                 raise ValueError(f"no tile of {args.tile} px has a PSNR below {args.detailed} dB: raise --detailed")
             work = [(path, [tile for tile in chosen if tile.photo == name], partial) for name, path in names.items()]
-            for _ in tqdm(pool.map(cut, work), "cutting", len(work), unit="photo", disable=None):
+            for _ in tqdm(map_in_order(cut, work), "cutting", len(work), unit="photo", disable=None):
                 pass
         lines = [f"{tile.key}.png\t{tile.psnr:.2f}" for tile in chosen]
         (partial / "tiles.tsv").write_text("\n".join(["name\tbicubic_psnr", *lines]) + "\n")
         partial.chmod(0o755)
         partial.replace(args.out)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, BrokenProcessPool) as error:
         sys.exit(f"make_tiles.py: {error}")
     except KeyboardInterrupt:
         sys.exit("make_tiles.py: interrupted, nothing was written")

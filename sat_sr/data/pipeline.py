@@ -1,9 +1,9 @@
 """Shards -> batches for training, exact to the sample; and a finite, fixed list of samples for validation.
 
 What a worker yields is a function of (seed, rank, worker) alone. Each goes through all shards again and again, each
-time in an order of its own. A sample has an address, (n, i): the i-th of the n-th shard in that order. All that is random
-about a sample comes from its address, so a stream can start anywhere: it opens that one shard, passes over i undecoded
-files, and yields what an uninterrupted stream would.
+time in an order of its own. A sample has an address, (n, i): the i-th of the n-th shard in that order. Everything that
+chance decides about a sample follows from its address, so a stream can start anywhere: it opens that one shard, passes
+over i undecoded files, and yields what an uninterrupted stream would.
 """
 
 from __future__ import annotations

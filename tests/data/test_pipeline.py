@@ -1,0 +1,262 @@
+"""The training stream on real tars: bad files, exact continuation, pairs, conditions."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sat_sr.data.conditions import drop_lr, make_conditions
+from sat_sr.data.degradation import parse_degradation
+from sat_sr.data.pipeline import collate, read_pictures, training_stream, validation_samples
+from sat_sr.diffusion.resize import resize
+
+SIZE = 48
+
+
+def picture(seed: int, side: int = 48, mode: str = "RGB") -> Image.Image:
+    channels = {"RGB": 3, "L": 1, "CMYK": 4, "RGBA": 4}[mode]
+    pixels = np.random.default_rng(seed).integers(0, 256, (side, side, channels), dtype=np.uint8)
+    return Image.fromarray(pixels if channels > 1 else pixels[..., 0], mode)
+
+
+def encoded(image: Image.Image, kind: str = "PNG") -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind)
+    return buffer.getvalue()
+
+
+def write_tar(path, files: dict[str, bytes]):
+    with tarfile.open(path, "w") as tar:
+        for name, data in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    return path
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory):
+    """3 shards of 5 pictures each; the red channel of picture n is n·16 everywhere."""
+    folder = tmp_path_factory.mktemp("good")
+    for shard in range(3):
+        files = {}
+        for n in range(shard * 5, shard * 5 + 5):
+            pixels = np.asarray(picture(n)).copy()
+            pixels[..., 0] = n * 16
+            files[f"p{n:02d}.png"] = encoded(Image.fromarray(pixels))
+        write_tar(folder / f"{shard}.tar", files)
+    return f";{folder}"
+
+
+def stream(spec, **kw):
+    options = {"image_size": SIZE, "batch_size": 2, "degradation": "clean:0.5,mild:0.5"} | kw
+    return training_stream(spec, **options)
+
+
+def take(source, count):
+    return list(islice(source, count))
+
+
+def equal(a, b):
+    return a["__key__"] == b["__key__"] and all(torch.equal(a[name], b[name]) for name in a if name != "__key__")
+
+
+def test_a_batch_is_what_the_network_wants(good):
+    batch = next(iter(stream(good, batch_size=3, degradation="clean", lr_dropout=0.0)))
+    target, lr, up = batch["target"], batch["lr"], batch["lr_upsampled"]
+    assert (target.shape, lr.shape, up.shape) == ((3, 3, 48, 48), (3, 3, 12, 12), (3, 3, 48, 48))
+    for key, image in zip(batch["__key__"], target, strict=True):
+        assert image[0].unique().item() == pytest.approx(int(key[1:]) * 16 / 127.5 - 1, abs=1e-6)
+    clean = resize((target + 1) / 2, (12, 12)).mul(255).round().clamp(0, 255) / 127.5 - 1
+    torch.testing.assert_close(lr, clean, atol=1 / 127.5 + 1e-6, rtol=0)  # rounding may fall either way
+    torch.testing.assert_close(up, resize(lr, (48, 48)).clamp(-1, 1))
+
+
+def test_every_pass_sees_every_picture_once_in_an_order_of_its_own(good):
+    keys = [key for batch in take(stream(good, batch_size=5, degradation=None), 9) for key in batch["__key__"]]
+    passes = [keys[start : start + 15] for start in (0, 15, 30)]
+    assert all(sorted(one) == [f"p{n:02d}" for n in range(15)] for one in passes)
+    assert passes[0] != passes[1] != passes[2]
+
+
+def test_streams_differ_by_seed_rank_and_worker_and_by_nothing_else(good):
+    def keys(**kw):
+        return [key for batch in take(stream(good, degradation=None, **kw), 6) for key in batch["__key__"]]
+
+    first = keys()
+    assert first == keys()
+    assert keys(seed=1) != first
+    assert keys(rank=1) != first
+    two_workers = take(stream(good, degradation=None, num_workers=2), 12)
+    assert [key for batch in two_workers[::2] for key in batch["__key__"]] == first
+    assert [key for batch in two_workers[1::2] for key in batch["__key__"]] != first
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_resumed_stream_equals_the_uninterrupted_one(good, num_workers):
+    uninterrupted = take(stream(good, num_workers=num_workers, augment="full", lr_dropout=0.3), 12)
+    parts, state = [], None
+    for count in (3, 4, 5):  # 3 and 7 are inside a shard, and after 3 it is the second worker's turn
+        part = stream(good, num_workers=num_workers, augment="full", lr_dropout=0.3, cache_bytes=10**6 * (count % 2))
+        if state is not None:
+            part.load_state_dict(json.loads(state))
+        parts += take(part, count)
+        state = json.dumps(part.state_dict())
+    assert len(parts) == 12
+    assert all(equal(a, b) for a, b in zip(parts, uninterrupted, strict=True))
+
+
+def test_iterating_again_goes_on_where_the_last_iteration_stopped(good):
+    whole, again = stream(good), stream(good)
+    assert all(equal(a, b) for a, b in zip(take(again, 2) + take(again, 3), take(whole, 5), strict=True))
+
+
+def test_another_number_of_workers_is_refused(good):
+    state = stream(good, num_workers=2).state_dict()
+    with pytest.raises(ValueError, match="--num-workers 2"):
+        stream(good, num_workers=3).load_state_dict(state)
+
+
+@pytest.fixture
+def mixed(tmp_path):
+    """Two good pictures among all that can be wrong."""
+    write_tar(
+        tmp_path / "0.tar",
+        {
+            "good.jpg": encoded(picture(0), "JPEG"),
+            "grey.jpg": encoded(picture(1, mode="L"), "JPEG"),
+            "cmyk.jpg": encoded(picture(2, mode="CMYK"), "JPEG"),
+            "deep.png": encoded(Image.fromarray(np.full((48, 48), 40000, np.uint16))),
+            "glass.png": encoded(picture(3, mode="RGBA")),
+            "small.png": encoded(picture(4, side=47)),
+            "text.jpg": b"no picture at all",
+            "half.jpg": encoded(picture(5), "JPEG")[:900],
+            "nothing.txt": b"a caption without its picture",
+            "odd.jpg": encoded(picture(6), "JPEG"),
+            "odd.lr.jpg": encoded(picture(6, side=13), "JPEG"),
+        },
+    )
+    whole = write_tar(tmp_path / "1.tar", {f"t{n}.png": encoded(picture(n)) for n in range(3)})
+    with tarfile.open(whole) as tar:  # breaks off inside t2.png; of t1 a partner might be missing, so only t0 is sure
+        end = tar.getmember("t2.png").offset_data + 1000
+    whole.write_bytes(whole.read_bytes()[:end])
+    (tmp_path / "2.tar").write_bytes(b"not a tar " * 1000)
+    return f";{tmp_path}"
+
+
+def test_bad_files_are_skipped_or_converted_and_counted(mixed):
+    source = stream(mixed, degradation=None, batch_size=1)
+    batches = take(source, 6)
+    assert sorted(batch["__key__"][0] for batch in batches) == ["cmyk", "deep", "glass", "good", "grey", "t0"]
+    next(iter(source))  # the next pass has begun: the first is counted to its end
+    first_pass = {
+        "converted: grey": 1,
+        "converted: CMYK": 1,
+        "converted: 16-bit": 1,
+        "converted: alpha": 1,
+        "too small": 1,
+        "undecodable": 2,
+        "no jpg or png": 1,
+        "pair that does not match": 1,
+        "broken shard": 2,
+    }
+    assert set(source.counts) == set(first_pass)
+    assert all(source.counts[reason] >= count for reason, count in first_pass.items())
+    deep = next(batch for batch in batches if batch["__key__"] == ["deep"])["target"]
+    torch.testing.assert_close(deep, torch.full_like(deep, round(40000 / 257) / 127.5 - 1))
+
+
+def test_counts_of_one_pass_are_exact(mixed):
+    from collections import Counter
+
+    counts = Counter()
+    assert len(list(read_pictures(mixed, min_side=48, counts=counts))) == 6
+    assert counts == {
+        "converted: grey": 1,
+        "converted: CMYK": 1,
+        "converted: 16-bit": 1,
+        "converted: alpha": 1,
+        "too small": 1,
+        "undecodable": 2,
+        "no jpg or png": 1,
+        "pair that does not match": 1,
+        "broken shard": 2,
+    }
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_nothing_usable_is_an_error_and_no_hang(tmp_path, num_workers):
+    write_tar(tmp_path / "a.tar", {f"{n}.png": encoded(picture(n, side=20)) for n in range(3)})
+    (tmp_path / "b.tar").write_bytes(b"junk")
+    with pytest.raises(ValueError, match=r"at least 48x48 pixels in 2 shards .*3 too small, 1 broken shard"):
+        next(iter(stream(f";{tmp_path}", num_workers=num_workers)))
+    with pytest.raises(ValueError, match="3 too small"):
+        next(validation_samples(f";{tmp_path}", image_size=48))
+
+
+def test_pairs_are_used_as_they_are(tmp_path):
+    lr = picture(1, side=20)
+    sharp = lr.resize((80, 80), Image.Resampling.NEAREST)
+    write_tar(tmp_path / "a.tar", {"a.png": encoded(sharp), "a.lr.png": encoded(lr)})
+    batch = next(
+        iter(stream(str(tmp_path / "a.tar"), degradation="strong", image_size=32, batch_size=4, lr_dropout=0.0))
+    )
+    small = batch["target"][:, :, ::4, ::4]
+    assert torch.equal(batch["lr"], small)  # aligned, and not degraded
+    torch.testing.assert_close(batch["lr_upsampled"], resize(small, (32, 32)).clamp(-1, 1))
+    valid = collate(list(validation_samples(str(tmp_path / "a.tar"), image_size=32)))
+    assert torch.equal(valid["lr"], valid["target"][:, :, ::4, ::4])
+    with pytest.raises(ValueError, match="'a' is a pair"):
+        next(iter(stream(str(tmp_path / "a.tar"), degradation=None, image_size=32)))
+
+
+def test_validation_is_finite_and_the_same_each_time(good):
+    first = list(validation_samples(good, image_size=48, degradation="strong"))
+    again = list(validation_samples(good, image_size=48, degradation="strong"))
+    assert [sample["__key__"] for sample in first] == [f"p{n:02d}" for n in range(15)]
+    assert all(equal(a, b) for a, b in zip(first, again, strict=True))
+    assert len(list(validation_samples(good, image_size=48, limit=4))) == 4
+
+
+def test_lr_dropout_hits_both_inputs_of_a_share_of_the_samples():
+    lr, up = torch.full((4000, 3, 2, 2), 0.25), torch.full((4000, 3, 8, 8), 0.25)
+    noisy, noisy_up = drop_lr(lr, up, 0.07, torch.Generator().manual_seed(0))
+    hit = (noisy != 0.25).flatten(1).any(1)
+    assert torch.equal(hit, (noisy_up != 0.25).flatten(1).any(1))
+    assert hit.float().mean().item() == pytest.approx(0.07, abs=0.016)  # 4 standard deviations
+    values = noisy_up[hit]
+    assert values.abs().max() == 1.0  # clamped
+    assert values.abs().eq(1).float().mean().item() == pytest.approx(0.3173, abs=0.02)  # beyond one sigma
+    assert values.mean().item() == pytest.approx(0, abs=0.02)
+    assert (lr == 0.25).all()  # the arguments are left alone
+
+
+def test_conditions_are_reproducible_from_the_generator():
+    target = torch.rand(2, 3, 48, 48) * 2 - 1
+    mixture = parse_degradation("strong")
+    one, two, other = (make_conditions(target, mixture, torch.Generator().manual_seed(s), 0.0) for s in (5, 5, 6))
+    assert torch.equal(one[0], two[0])
+    assert torch.equal(one[1], two[1])
+    assert not torch.equal(one[0], other[0])
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"image_size": 30}, "image_size=30"),
+        ({"batch_size": 0}, "batch_size=0"),
+        ({"augment": "all"}, "augment='all'"),
+        ({"lr_dropout": 7}, "lr_dropout=7"),
+        ({"seed": -1}, "seed=-1"),
+    ],
+)
+def test_arguments_out_of_range_are_named(good, options, named):
+    with pytest.raises(ValueError, match=named):
+        stream(good, **options)

@@ -1,0 +1,215 @@
+"""scripts/make_shards.py and make_tiles.py as a user runs them."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import webdataset
+from PIL import Image
+
+from sat_sr.data.tiles import Tile, candidates, choose, detail_map, grid, halve, jpeg_quality
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def script(name: str):
+    """The script as a module, to run in this process: starting one anew takes longer than the tests."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Runs a script's main; gives what it said and why it stopped, None where it did its work."""
+
+    def run(name: str, *arguments) -> tuple[str, str | None]:
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        handler = signal.getsignal(signal.SIGTERM)
+        try:
+            script(name).main()
+            stopped = None
+        except SystemExit as exit:
+            stopped = str(exit.code)
+        finally:
+            signal.signal(signal.SIGTERM, handler)
+        said = capsys.readouterr()
+        return said.out + said.err, stopped
+
+    return run
+
+
+def noise(seed: int, width: int, height: int, channels: int = 3) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, channels), dtype=np.uint8)
+
+
+def samples(folder: Path) -> dict[str, dict]:
+    tars = sorted(map(str, folder.glob("*.tar")))
+    return {sample["__key__"]: sample for sample in webdataset.WebDataset(tars, shardshuffle=False)}
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("x") / "photos"
+    (folder / "trip.2").mkdir(parents=True)
+    Image.fromarray(noise(0, 80, 70)).save(folder / "plain.jpg", quality=90)
+    Image.fromarray(noise(1, 80, 70)).save(folder / "plain.png")  # the same stem
+    Image.fromarray(noise(2, 80, 70)[..., 0]).save(folder / "trip.2" / "grey.jpg")
+    Image.fromarray(noise(3, 80, 70, 4), "CMYK").save(folder / "trip.2" / "print.jpg")
+    Image.fromarray(np.full((70, 80), 0x8000, np.uint16)).save(folder / ("ü" * 60 + ".tif"))
+    Image.fromarray(noise(4, 63, 200)).save(folder / "narrow.png")
+    (folder / "broken.jpg").write_bytes((folder / "plain.jpg").read_bytes()[:2000])
+    (folder / "notes.txt").write_text("no picture")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn right by a quarter to see it upright
+    Image.fromarray(noise(5, 80, 70)).save(folder / "turned.jpg", exif=exif)
+    return folder
+
+
+def test_pictures_become_samples_that_name_their_source(run, photos, tmp_path):
+    said, _ = run("make_shards", photos, tmp_path / "out", "--min-side", 64, "--jobs", 1)
+    found = samples(tmp_path / "out")
+    assert set(found) == {
+        *("photos/plain", "photos/plain_2", "photos/trip_2/grey", "photos/trip_2/print", "photos/turned"),
+        f"photos/{'ü' * 60}",
+    }
+    assert found["photos/plain"]["jpg"] == (photos / "plain.jpg").read_bytes()  # an RGB JPEG is stored as it is
+    decoded = {key: webdataset.autodecode.imagehandler("pil")("jpg", sample["jpg"]) for key, sample in found.items()}
+    assert {image.mode for image in decoded.values()} == {"RGB"}
+    assert decoded["photos/turned"].size == (70, 80)
+    assert np.asarray(decoded[f"photos/{'ü' * 60}"]).mean() == pytest.approx(128, abs=1)
+    for line in ("skipped 1: a side below 64 px", "skipped 1: cannot be decoded", "skipped 1: not a picture"):
+        assert line in said
+    for part in ("narrow.png", "broken.jpg", "notes.txt", "1 grey", "1 CMYK", "1 16-bit", "1 rotated by EXIF"):
+        assert part in said
+    assert "6 samples in 1 shards" in said
+
+
+def test_shards_are_filled_to_their_size_and_reproducible_with_any_number_of_jobs(run, photos, tmp_path):
+    run("make_shards", photos, tmp_path / "one", "--min-side", 64, "--shard-size", "25KB", "--jobs", 1)
+    script = ROOT / "scripts" / "make_shards.py"
+    options = ["--min-side", "64", "--shard-size", "25KB", "--jobs", "2"]
+    subprocess.run([sys.executable, script, photos, tmp_path / "two", *options], check=True, timeout=120)
+    one, two = (
+        {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in (tmp_path / name).iterdir()}
+        for name in ("one", "two")
+    )
+    assert one == two
+    assert len(one) > 1
+    assert len(samples(tmp_path / "one")) == 6
+
+
+def test_tiles_cover_the_picture_without_overlap(run, tmp_path):
+    pixels = noise(0, 200, 130)
+    Image.fromarray(pixels).save(tmp_path / "p.png")
+    run("make_shards", tmp_path / "p.png", tmp_path / "out", "--tile", 64, "--min-side", 8, "--jobs", 1)
+    places = {(0, 0), (68, 0), (136, 0), (0, 66), (68, 66), (136, 66)}
+    assert set(samples(tmp_path / "out")) == {f"p_x{x:05d}_y{y:05d}" for x, y in places}
+
+
+def test_nothing_is_overwritten_and_nothing_usable_writes_nothing(run, photos, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "mine").touch()
+    assert "nothing is overwritten" in run("make_shards", photos, out)[0]
+    assert "no such file" in run("make_shards", tmp_path / "gone", tmp_path / "new")[1]
+    said, stopped = run("make_shards", photos, tmp_path / "new", "--min-side", 5000, "--jobs", 1)
+    assert "none of the 8 pictures can be used" in stopped
+    assert "a side below 5000 px" in said
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
+
+
+@pytest.mark.parametrize(("number", "jobs"), [(signal.SIGINT, 1), (signal.SIGTERM, 1), (signal.SIGKILL, 2)])
+def test_interrupted_it_leaves_nothing_under_a_final_name(tmp_path, number, jobs):
+    (tmp_path / "in").mkdir()
+    data = tmp_path / "in" / "0000.png"
+    Image.fromarray(noise(0, 600, 600)).save(data)
+    for n in range(1, 300):
+        os.link(data, tmp_path / "in" / f"{n:04d}.png")
+    work = tmp_path / "work"
+    work.mkdir()
+    script = ROOT / "scripts" / "make_shards.py"
+    process = subprocess.Popen(
+        [sys.executable, script, tmp_path / "in", work / "out", "--shard-size=1MB", f"--jobs={jobs}"],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 60
+    while not any(work.glob(".out.*/*.tar")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert process.poll() is None, "it ended before it could be interrupted"
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)  # returns when the processes that it started have ended too
+    assert process.returncode != 0
+    assert not (work / "out").exists()
+    if number != signal.SIGKILL:
+        assert "interrupted, nothing was written" in said
+        assert not any(work.iterdir())
+
+
+def test_detail_is_what_bicubic_loses():
+    """A wave of 2 pixels is lost altogether: its variance is the error; of one of 64 pixels almost nothing is lost."""
+    x = np.arange(256)
+    for period, level in ((2, 0.25), (64, 1.0)):
+        wave = 127.5 + 100 * np.cos(2 * np.pi * x / period)
+        image = Image.fromarray(np.broadcast_to(wave[None, :, None], (256, 256, 3)).astype(np.uint8))
+        error = detail_map(image)[32:-32, 32:-32].mean()
+        variance = (np.asarray(image, float) / 255).var()
+        assert error == pytest.approx(variance, rel=0.02) if period == 2 else error < 0.001 * variance * level
+
+
+def test_grid_finds_the_detailed_quarter_and_low_quality_jpegs_are_halved(tmp_path):
+    pixels = np.full((128, 128, 3), 90, np.uint8)
+    pixels[64:, 64:] = noise(0, 64, 64)
+    image = Image.fromarray(pixels)
+    tiles = grid(image, 64, photo="p")
+    assert [(tile.x, tile.y) for tile in tiles] == [(0, 0), (64, 0), (0, 64), (64, 64)]
+    assert min(tiles, key=lambda tile: tile.psnr).key == "p__r1_x0064_y0064"
+    for quality in (30, 60, 75, 90, 95):
+        image.save(tmp_path / "q.jpg", quality=quality)
+        with Image.open(tmp_path / "q.jpg") as stored:
+            assert jpeg_quality(stored) == pytest.approx(quality, abs=1)
+    assert {tile.reduced for tile in candidates(image, 64, photo="p", quality=75, also_half=False)} == {2}
+    assert {tile.reduced for tile in candidates(image, 64, photo="p", quality=None, also_half=True)} == {1, 2}
+    assert np.asarray(halve(image))[0, 0].tolist() == [90, 90, 90]
+
+
+def test_choice_takes_the_most_detailed_within_the_cap_and_some_smooth_ones():
+    tiles = [
+        Tile(photo, 1, n, 0, 64, psnr)
+        for photo, base in (("a", 20), ("b", 30))
+        for n, psnr in enumerate([base, base + 1, base + 2, base + 3, 50, 52, 54, 56])
+    ]
+    chosen = choose(tiles, 8, detailed=38, per_photo=3, smooth_share=0.25)
+    assert [(tile.photo, tile.psnr) for tile in chosen[:6]] == [
+        ("a", 20),
+        ("a", 21),
+        ("a", 22),
+        ("b", 30),
+        ("b", 31),
+        ("b", 32),
+    ]
+    assert sorted(tile.photo for tile in chosen[6:]) == ["a", "b"]
+    assert all(tile.psnr >= 50 for tile in chosen[6:])
+
+
+def test_make_tiles_writes_the_pixels_it_names(run, tmp_path):
+    pixels = np.full((128, 192, 3), 90, np.uint8)
+    pixels[:64, 128:] = noise(0, 64, 64)
+    (tmp_path / "in").mkdir()
+    Image.fromarray(pixels).save(tmp_path / "in" / "p.png")
+    said, _ = run("make_tiles", tmp_path / "in", tmp_path / "out", "--tile", 64, "--jobs", 1)
+    assert "1 tiles of 64 px from 1 of 1 photographs" in said
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "out" / "p__r1_x0128_y0000.png")), pixels[:64, 128:])
+    assert (tmp_path / "out" / "tiles.tsv").read_text().splitlines()[1].startswith("p__r1_x0128_y0000.png\t")
