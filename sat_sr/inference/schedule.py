@@ -123,6 +123,11 @@ class Schedule:
         """Blocks of the part."""
         return math.prod(self.extent)
 
+    def pixels(self, block: int) -> tuple:
+        """Index of the part in a canvas (B, 3, H, W) with blocks of that many pixels a side."""
+        rows, cols = (slice(s * block, e * block) for s, e in zip(self.origin, self.end, strict=True))
+        return ..., rows, cols
+
     def __str__(self) -> str:
         name = "layer-major" if self.order == "layer" else "block-major"
         direction = "columns" if self.by_columns else "rows"

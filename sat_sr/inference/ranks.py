@@ -1,0 +1,173 @@
+"""One picture over several processes, each with a device of its own, as torchrun starts them.
+
+The grid of blocks is cut across the walk into parts of consecutive block rows (columns for a wide picture), one a
+rank. A rank needs from the one before only its lowest line of keys and values, in each layer:
+
+    rank 0    | layer 1 | layer 2 | layer 3 | ...
+    rank 1              | layer 1 | layer 2 | layer 3 | ...
+    rank 2                        | layer 1 | layer 2 | ...
+
+Layer-major, a rank is one layer behind the rank before. Nothing in a sampler looks at the whole picture, so rank 0 goes
+on to the next network call without waiting for the others: the pipeline fills once a picture, not once a call.
+Block-major hands over the lines of all layers when a call is done: a rank is one call behind, and again nobody waits
+for a whole picture. The orders may be mixed: what is sent is the same.
+
+    ranks = join(settings, device)                                    # before the model is built
+    plan = make_plan(..., part=ranks.part(grid))
+    here = plan.schedule.pixels(block)
+    denoiser = Denoiser(model, plan, lr, lr_upsampled[here], neighbours=ranks.neighbours())
+    picture = ranks.gather(sampler(denoiser, x[here], sigmas), plan.schedule, block)      # on rank 0
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from sat_sr.inference.schedule import Schedule
+
+MEETING = timedelta(minutes=5)  # ranks start together; model files may come from a slow disk
+EXCHANGE = timedelta(hours=2)  # the last rank waits for the first line while all others compute theirs
+
+
+def join(settings: Mapping[str, object], device: torch.device | str = "cpu") -> Ranks:
+    """Meet the other processes that torchrun started, and agree that all do the same.
+
+    settings  everything that the picture depends on, and the place and order of what is computed: plain values
+    device    this rank's; on CUDA, keys and values go from device to device (NCCL), everything else by gloo
+
+    Alone, without torchrun's environment, there is nobody to meet. Must come before a network is built: SAT opens
+    a process group of its own when there is none.
+
+    Raises ValueError on rank 0 when the settings of the ranks differ; the others leave with SystemExit, so that it is
+    said once. ConnectionError when a rank does not come.
+    """
+    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    if world == 1:
+        return Ranks(0, 1)
+    device = torch.device(device)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    try:
+        dist.init_process_group(backend, rank=rank, world_size=world, timeout=EXCHANGE)
+        meeting = dist.new_group(backend="gloo", timeout=MEETING)
+        mine = json.dumps(settings, sort_keys=True, default=str)
+        everyone: list[str] = [""] * world
+        dist.all_gather_object(everyone, mine, group=meeting)
+    except RuntimeError as error:  # torch.distributed's own errors are RuntimeErrors, too
+        raise ConnectionError(
+            f"rank {rank} of {world} waited {MEETING} for the others, or lost them: see what they say"
+        ) from error
+    if difference := _difference(everyone):
+        dist.destroy_process_group()
+        if rank:
+            raise SystemExit(1)
+        raise ValueError(f"{difference}: start all ranks with the same arguments")
+    return Ranks(rank, world)
+
+
+def _difference(everyone: list[str]) -> str | None:
+    """What the first rank that differs from rank 0 has otherwise."""
+    first, *others = map(json.loads, everyone)
+    for rank, other in enumerate(others, 1):
+        for name in sorted(first.keys() | other.keys()):
+            if first.get(name) != other.get(name):
+                return f"rank 0 has {name}={first.get(name)!r}, rank {rank} has {other.get(name)!r}"
+    return None
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those that share a picture."""
+
+    rank: int
+    world: int
+
+    def part(self, grid: tuple[int, int]) -> range:
+        """The block rows (columns, when the grid is wider than high) that this rank computes.
+
+        Raises ValueError when there are more ranks than block rows.
+        """
+        return self._parts(grid)[self.rank]
+
+    def _parts(self, grid: tuple[int, int]) -> list[range]:
+        side = max(grid)
+        if side < self.world:
+            raise ValueError(
+                f"a canvas of {grid[0]}x{grid[1]} blocks cannot be split over {self.world} ranks: start at most {side}"
+            )
+        return [range(side * r // self.world, side * (r + 1) // self.world) for r in range(self.world)]
+
+    def neighbours(self) -> Handover | None:
+        """What a Denoiser needs to compute a part; None for a rank alone."""
+        return Handover(self.rank, self.world) if self.world > 1 else None
+
+    def gather(self, part: torch.Tensor, schedule: Schedule, block: int) -> torch.Tensor | None:
+        """Put the parts of a canvas together on rank 0, strip by strip; the other ranks return None.
+
+        part      (B, 3, h, w) on the host: what this rank has computed
+        schedule  of this rank
+        block     pixels a block side
+        """
+        if self.world == 1:
+            return part
+        axis, parts = (3 if schedule.by_columns else 2), self._parts(schedule.grid)
+        canvas = None
+        if self.rank:
+            for strip in part.split(block, axis):
+                dist.send(strip.contiguous(), dst=0)
+        else:
+            size = [*part.shape[:2], *(side * block for side in schedule.grid)]
+            canvas = part.new_empty(size)
+            strips = canvas.split(block, axis)
+            canvas.narrow(axis, 0, part.shape[axis]).copy_(part)
+            for source, positions in enumerate(parts[1:], 1):
+                for position in positions:
+                    strip = strips[position].new_empty(strips[position].shape)
+                    dist.recv(strip, src=source)
+                    strips[position].copy_(strip)
+        dist.barrier()  # who leaves early takes his connections with him
+        return canvas
+
+
+class Handover:
+    """Hands the lowest line of keys and values of each layer to the next rank, and takes that of the rank before.
+
+    A line is asked for one layer ahead, and sent while the next layer is computed.
+    """
+
+    def __init__(self, rank: int, world: int):
+        self._before = rank - 1 if rank else None
+        self._behind = rank + 1 if rank + 1 < world else None
+        self._sending: dict[int, dist.Work] = {}  # by the line that is sent
+        self._arriving: dict[int, dist.Work] = {}  # by layer
+
+    def receive(self, layer: int, layers: int, lines: list[torch.Tensor]) -> None:
+        self._free(layer, lines)
+        if self._before is None:
+            return
+        arriving = self._arriving.pop(layer, None) or self._ask(layer, lines)
+        if len(lines) > 1 and layer + 1 < layers:
+            self._free(layer + 1, lines)
+            self._arriving[layer + 1] = self._ask(layer + 1, lines)
+        arriving.wait()
+
+    def send(self, layer: int, lines: list[torch.Tensor]) -> None:
+        if self._behind is not None:
+            index = layer % len(lines)
+            self._sending[index] = dist.isend(lines[index], dst=self._behind)
+
+    def _free(self, layer: int, lines: list[torch.Tensor]) -> None:
+        """Wait until what was sent of this line has left."""
+        if sending := self._sending.pop(layer % len(lines), None):
+            sending.wait()
+
+    def _ask(self, layer: int, lines: list[torch.Tensor]) -> dist.Work:
+        return dist.irecv(lines[layer % len(lines)], src=self._before)
