@@ -145,8 +145,9 @@ def pack(entry: tuple[str, Path], *, min_side: int, tile: int | None, quality: i
             if stored and tile is None:
                 return Packed({key: data})
             rgb, converted = to_rgb(image)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        # Pillow's ways to say that a file is damaged, of no known kind, or absurdly large.
+    except Image.DecompressionBombError:
+        return Packed(skipped=f"more than {2 * Image.MAX_IMAGE_PIXELS / 1e6:.0f} megapixels: cut it up first")
+    except (OSError, SyntaxError, ValueError):  # Pillow's ways to say that a file is damaged or of no known kind
         return Packed(skipped="cannot be decoded")
     if tile is None:
         reason = converted or ("rotated by EXIF" if not upright else "not JPEG")

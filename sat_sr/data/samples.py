@@ -18,8 +18,8 @@ from sat_sr.data.pictures import to_rgb
 
 PICTURE_KEYS = ("jpg", "png", "jpeg")
 LR_KEYS = ("lr.jpg", "lr.png", "lr.jpeg")
-DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
-"""Pillow's ways to say that a picture is damaged, of no known kind, or absurdly large."""
+DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error)
+"""Pillow's ways to say that a picture is damaged or of no known kind."""
 
 
 class Unusable(Exception):
@@ -69,7 +69,8 @@ def read_shard(url: str, counts: Counter[str]) -> Iterator[dict]:
 def decode(sample: dict, min_side: int, counts: Counter[str]) -> Picture:
     """Decode a sample of `read_shard`; conversions to 8-bit RGB are counted.
 
-    Raises Unusable with the reason, one of: "no jpg or png", "undecodable", "too small", "pair that does not match".
+    Raises Unusable with the reason, one of: "no jpg or png", "undecodable", "too small",
+    "too many pixels", "pair that does not match".
     """
     data = _first(sample, PICTURE_KEYS)
     if data is None:
@@ -95,6 +96,8 @@ def _decode(data: bytes, min_side: int, counts: Counter[str]) -> torch.Tensor:
                 raise Unusable("too small")
             rgb, converted = to_rgb(image)
             pixels = np.array(rgb)
+    except Image.DecompressionBombError as error:
+        raise Unusable("too many pixels") from error
     except DECODING_ERRORS as error:
         raise Unusable("undecodable") from error
     if converted:

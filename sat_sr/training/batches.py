@@ -34,7 +34,7 @@ class TrainingBatches:
     ) -> None:
         self._device, self._clip = device, clip
         self._stream = training_stream(
-            ",".join(settings.train_data),
+            settings.train_data,
             image_size=settings.model.image_size,
             batch_size=micro_batch,
             degradation=None if settings.degrade_on_device else settings.degradation,
@@ -92,7 +92,7 @@ def validation_batches(
 ) -> list[Batch]:
     """This rank's part of the validation samples, always the same ones; empty where there are fewer than ranks."""
     samples = validation_samples(
-        ",".join(settings.valid_data),
+        settings.valid_data,
         image_size=settings.model.image_size,
         degradation=settings.degradation,
         limit=settings.eval_iters * micro_batch * world_size,

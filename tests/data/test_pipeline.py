@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+import multiprocessing
+import signal
+import subprocess
+import sys
 import tarfile
+from collections import Counter
 from itertools import islice
 
 import numpy as np
@@ -174,8 +179,6 @@ def test_bad_files_are_skipped_or_converted_and_counted(mixed):
 
 
 def test_counts_of_one_pass_are_exact(mixed):
-    from collections import Counter
-
     counts = Counter()
     assert len(list(read_pictures(mixed, min_side=48, counts=counts))) == 6
     assert counts == {
@@ -199,6 +202,30 @@ def test_nothing_usable_is_an_error_and_no_hang(tmp_path, num_workers):
         next(iter(stream(f";{tmp_path}", num_workers=num_workers)))
     with pytest.raises(ValueError, match="3 too small"):
         next(validation_samples(f";{tmp_path}", image_size=48))
+
+
+def test_a_pipe_is_read_and_a_failing_one_is_a_broken_shard(tmp_path):
+    tar = write_tar(tmp_path / "a.tar", {"a.png": encoded(picture(0))})
+    counts = Counter()
+    found = list(read_pictures(f"pipe:cat {tar}::pipe:cat {tmp_path}/gone.tar", counts=counts))
+    assert [found_picture.key for found_picture in found] == ["a"]
+    assert torch.equal(found[0].image, torch.from_numpy(np.array(picture(0))).permute(2, 0, 1))
+    assert counts == {"broken shard": 1}
+
+
+@pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="the system does not say who sent a signal")
+def test_a_worker_lets_slurms_warning_pass_and_ends_with_the_stream(good):
+    batches = iter(stream(good, num_workers=1))
+    next(batches)
+    (worker,) = multiprocessing.active_children()
+    # From another process, as Slurm's: what the parent itself sends is an order.
+    subprocess.run([sys.executable, "-c", f"import os; [os.kill({worker.pid}, s) for s in (2, 10, 15)]"], check=True)
+    for _ in range(6):
+        next(batches)
+    assert worker.is_alive()
+    worker.terminate()
+    worker.join(timeout=30)
+    assert worker.exitcode == 0
 
 
 def test_pairs_are_used_as_they_are(tmp_path):
