@@ -139,7 +139,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _settled_flags(settings: argparse.Namespace) -> list[str]:
-    notes = []
+    idle = []
     for name, (only, why) in _SETTLED.items():
         given = vars(settings).pop(name)
         if given is None or given is False:
@@ -147,8 +147,8 @@ def _settled_flags(settings: argparse.Namespace) -> list[str]:
         flag = "--" + name.replace("_", "-")
         if only is not None and given != only:
             raise ValueError(f"{flag} {given}: must be {only} ({why})")
-        notes.append(f"{flag} is accepted and changes nothing: {why}")
-    return notes
+        idle.append(f"{flag} ({why})")
+    return [f"accepted, and changes nothing: {'; '.join(idle)}"] if idle else []
 
 
 def _model_config(settings: argparse.Namespace) -> InfDiTConfig | None:

@@ -9,10 +9,13 @@ import math
 import os
 import sys
 import traceback
+import warnings
+from pathlib import Path
 
 import torch
 
 from sat_sr.checkpoint import load
+from sat_sr.data.shards import expand_shards
 from sat_sr.model.layout import mismatch, parameter_shapes
 from sat_sr.training.logs import say, warn
 from sat_sr.training.ranks import Ranks, find_ranks, start_process_group
@@ -24,8 +27,10 @@ EXIT_FAILED = 1
 def launch(settings: argparse.Namespace) -> int:
     """Runs the training on this rank and returns the exit code: 0 done, 75 stopped by a signal and saved.
 
-    An error ends the process at once with code 1, so that no rank waits for the others' connections to time out.
+    Once the ranks are connected it does not return but ends the process: leaving NCCL or data workers in order can wait
+    for ranks that wait for us, and a rank that lingers after the first has gone is killed by srun.
     """
+    code = EXIT_FAILED
     try:
         ranks = find_ranks()
         use_cuda = _use_cuda(settings.device, ranks)
@@ -35,21 +40,22 @@ def launch(settings: argparse.Namespace) -> int:
             _introduce(settings, recipe, ranks, use_cuda)
         if settings.dry_run:
             return 0
-        return _train(settings, recipe, ranks, use_cuda)
-    except (ValueError, OSError, FloatingPointError) as error:
-        # What a user can cause: the sentence is enough.
-        warn(f"error: {error}")
-    except Exception:
-        traceback.print_exc()
+        code = _train(settings, recipe, ranks, use_cuda)
+    except Exception as error:
+        if _is_ours(error):
+            warn(f"error: {error}")  # what a user can cause: the sentence is enough
+        else:
+            traceback.print_exc()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(EXIT_FAILED)  # not sys.exit: leaving NCCL or a data worker in order can wait for ranks that wait for us
+    os._exit(code)
 
 
 def _train(settings: argparse.Namespace, recipe: Recipe, ranks: Ranks, use_cuda: bool) -> int:
     if settings.threads:
         torch.set_num_threads(settings.threads)
     logging.disable(logging.WARNING)  # what SAT and DeepSpeed say while they start concerns nobody
+    warnings.filterwarnings("ignore", ".*torch.distributed.* is deprecated", FutureWarning)  # DeepSpeed's use of it
     start_process_group(ranks, use_cuda, settings.timeout)
     from sat_sr.training.trainer import Trainer
 
@@ -57,9 +63,17 @@ def _train(settings: argparse.Namespace, recipe: Recipe, ranks: Ranks, use_cuda:
     trainer = Trainer(settings, recipe, device)
     logging.disable(logging.NOTSET)
     code = trainer.run()
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
+    torch.distributed.barrier()  # all have saved and logged
     return code
+
+
+def _is_ours(error: Exception) -> bool:
+    """Whether the error was raised by this project to tell the user something, not by a fault in it or in a library."""
+    if not isinstance(error, ValueError | OSError | FloatingPointError):
+        return False
+    *_, last = traceback.walk_tb(error.__traceback__)
+    package = Path(__file__).parents[1]
+    return package in Path(last[0].f_code.co_filename).parents
 
 
 def _resolve_model(settings: argparse.Namespace) -> list[str]:
@@ -102,7 +116,10 @@ def _use_cuda(device: str, ranks: Ranks) -> bool:
 
 
 def _introduce(settings: argparse.Namespace, recipe: Recipe, ranks: Ranks, use_cuda: bool) -> None:
-    """What will run, before anything slow happens; with --dry-run, in full."""
+    """What will run, before anything slow happens; with --dry-run, in full. Raises ValueError for unmatched shards."""
+    for spec in (settings.train_data, settings.valid_data):
+        if spec:
+            expand_shards(",".join(spec))
     for note in settings.notes:
         say(note)
     if recipe.precision == "fp32" and recipe.asked_bf16:
@@ -114,8 +131,8 @@ def _introduce(settings: argparse.Namespace, recipe: Recipe, ranks: Ranks, use_c
         f"stage {recipe.zero_stage} | model of {total:,} parameters"
     )
     say(
-        f"batch {recipe.batch} = {recipe.micro_batch} x {recipe.accumulation} accumulation x {ranks.world_size} rank(s) | "
-        f"{settings.optimizer} lr {recipe.lr:g}, weight decay {recipe.weight_decay:g}, clipping {recipe.clip_grad:g}, "
+        f"batch {recipe.batch} = {recipe.micro_batch} x {recipe.accumulation} accumulation x {ranks.world_size} rank(s)"
+        f" | {settings.optimizer} lr {recipe.lr:g}, weight decay {recipe.weight_decay:g}, clipping {recipe.clip_grad:g}, "
         f"{settings.train_iters} steps"
     )
     if settings.dry_run:

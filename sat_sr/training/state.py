@@ -22,7 +22,7 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -72,7 +72,13 @@ def find_latest(folder: Path) -> Path | None:
 
 
 def save(
-    engine: DeepSpeedEngine, folder: Path, step: int, training: dict, data_position: dict, write_ema, keep_last: int
+    engine: DeepSpeedEngine,
+    folder: Path,
+    step: int,
+    training: dict,
+    data_position: dict,
+    write_ema: Callable[[Path, dict[str, torch.Tensor]], None],
+    keep_last: int,
 ) -> None:
     """Writes checkpoint `step`; called by all ranks together.
 
@@ -80,8 +86,25 @@ def save(
     data_position  of this rank, JSON values
     write_ema      called with (path, named tensors) to write the averaged weights; by rank 0 only
     keep_last      how many checkpoints stay, 0: all
-    Whatever fails, the previous checkpoint is untouched and named by `latest`.
+    Raises OSError when it cannot be written. Whatever fails, the one before is untouched and named by `latest`.
     """
+    try:
+        _save(engine, folder, step, training, data_position, write_ema)
+        if dist.get_rank() == 0:
+            remove_old(folder, keep_last)
+    except (OSError, RuntimeError) as error:  # PyTorch's writer raises RuntimeError for a full disk
+        previous = find_latest(folder)
+        raise OSError(
+            f"checkpoint {step} could not be written to {folder} ({str(error).splitlines()[0]}; "
+            f"{shutil.disk_usage(folder).free / 2**30:.1f} GiB are free there): "
+            + (f"{previous.name}, the one before, is intact" if previous else "there is none before")
+        ) from error
+    dist.barrier()
+
+
+def _save(
+    engine: DeepSpeedEngine, folder: Path, step: int, training: dict, data_position: dict, write_ema: Callable
+) -> None:
     rank = dist.get_rank()
     temporary = folder / f"{_TEMPORARY}{step}"
     if rank == 0:
@@ -99,8 +122,6 @@ def save(
     dist.barrier()
     if rank == 0:
         publish(folder, temporary, step)
-        remove_old(folder, keep_last)
-    dist.barrier()
 
 
 def publish(folder: Path, temporary: Path, step: int) -> None:

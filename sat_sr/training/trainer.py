@@ -100,7 +100,7 @@ class Trainer:
     def run(self) -> int:
         """Trains to the end, or until a signal asks to stop. Returns the exit code: 0, or EXIT_PREEMPTED."""
         for number in (signal.SIGTERM, signal.SIGUSR1):
-            signal.signal(number, self._ask_to_stop)
+            signal.signal(number, self._ask_to_stop)  # stays: a second one must not end the process while it saves
         total = self.settings.train_iters
         if self.step >= total:
             self.log.line(f"nothing to do: {self.folder} is at step {self.step} of {total}")
@@ -115,6 +115,7 @@ class Trainer:
                 self._save()
             if stop:
                 self.log.line(f"stopped by a signal, saved at step {self.step}: run the same command again to go on")
+                self.log.close()
                 return EXIT_PREEMPTED
         self.log.close()
         return 0

@@ -7,38 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-TINY = [
-    "--preset",
-    "mini",
-    "--num-layers",
-    "1",
-    "--hidden-size",
-    "32",
-    "--num-attention-heads",
-    "2",
-    "--image-size",
-    "32",
-    "--image-block-size",
-    "16",
-    "--degradation",
-    "clean",
-    "--num-workers",
-    "0",
-    "--lr",
-    "1e-3",
-    "--device",
-    "cpu",
-    "--threads",
-    "1",
-    "--log-interval",
-    "1",
-    "--eval-interval",
-    "100",
-    "--save-interval",
-    "100",
-    "--eval-steps",
-    "2",
-]
+TINY = {
+    "preset": "mini", "num-layers": 1, "hidden-size": 32, "num-attention-heads": 2, "image-size": 32,
+    "image-block-size": 16, "degradation": "clean", "num-workers": 0, "lr": 1e-3, "device": "cpu", "threads": 1,
+    "log-interval": 1, "eval-interval": 100, "save-interval": 100, "eval-steps": 2,
+}  # fmt: skip
 
 
 @pytest.fixture(scope="session")
@@ -62,4 +35,4 @@ def shards(tmp_path_factory):
 @pytest.fixture(scope="session")
 def tiny_flags(shards):
     """Everything but --save and --train-iters."""
-    return [*TINY, "--train-data", f"{shards}/{{0000..0001}}.tar"]
+    return [*(f"--{name}={value}" for name, value in TINY.items()), "--train-data", f"{shards}/{{0000..0001}}.tar"]

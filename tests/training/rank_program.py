@@ -11,9 +11,12 @@ import hashlib
 import json
 import math
 import os
+import resource
 import shutil
 import signal
 import sys
+import tarfile
+import time
 from pathlib import Path
 
 import torch
@@ -95,34 +98,31 @@ def summary(trainer, steps):
 
 
 def compare_resumed(report):
-    for name, *flags in (
-        ("zero1",),
-        ("zero2", "--zero-stage", "2"),
-        ("muon", "--zero-stage", "0", "--optimizer", "muon"),
-    ):
-        if name == "zero1" or RANKS.world_size == 2:
-            report[f"{name} whole"] = summary(*train(f"{name}-whole", *flags))
-            report[f"{name} 3+3"] = summary(*train(f"{name}-3", *flags, stops=(3, None)))
     report["zero1 2+2+2"] = summary(*train("zero1-2", stops=(2, 4, None)))
+    variants = {"zero1": [], "zero2": ["--zero-stage", "2"], "muon": ["--zero-stage", "0", "--optimizer", "muon"]}
+    for name, flags in variants.items() if RANKS.world_size == 2 else [("zero1", [])]:
+        report[f"{name} whole"] = summary(*train(f"{name}-whole", *flags))
+        report[f"{name} 3+3"] = summary(*train(f"{name}-3", *flags, stops=(3, None)))
 
 
 def compare_engines(report):
-    """What must not depend on the engine: the same samples give the same losses and averages, but for rounding."""
-    results = {}
-    for name, *flags in (
-        ("stage 1",),
-        ("stage 0", "--zero-stage", "0"),
-        ("checkpointed", "--checkpoint-activations"),
-        ("bf16", "--precision", "bf16"),
-    ):
+    """What must not depend on the engine: the same samples give the same gradients and averages, but for rounding."""
+    variants = {
+        "stage 1": [],
+        "stage 0": ["--zero-stage", "0"],
+        "checkpointed": ["--checkpoint-activations"],
+        "bf16": ["--precision", "bf16"],
+    }
+    averages = {}
+    for name, flags in variants.items():
         trainer, steps = train(f"engine-{name}".replace(" ", ""), *flags)
-        results[name] = trainer, dict(state.gather_ema(trainer.engine))
+        averages[name] = dict(state.gather_ema(trainer.engine))
         report[f"{name} norms"] = [step["grad_norm"] for step in steps]
-    for name, (_, averaged) in results.items():
-        report[f"{name} distance"] = max((averaged[k] - v).abs().max().item() for k, v in results["stage 1"][1].items())
-    report["moved"] = max(
-        (weights(results["stage 1"][0])[k] - v).abs().max().item() for k, v in results["stage 1"][1].items()
-    )
+    reference = averages["stage 1"]
+    for name, average in averages.items():
+        report[f"{name} distance"] = max((average[key] - value).abs().max().item() for key, value in reference.items())
+    initial = weights(build("engine-initial"))
+    report["moved"] = max((initial[key] - value).abs().max().item() for key, value in reference.items())
 
 
 def follow_average(report):
@@ -162,16 +162,70 @@ def skip_bad_steps(report):
         report["bad end keys"] = trainer.steps[-1]["keys"]
 
 
-def refuse_other_ranks(report):
+def refuse_what_does_not_fit(report):
     folder = FOLDER / "other-ranks"
     shutil.copytree(FOLDER / "zero1-whole", folder)
     path = folder / "6" / "training.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"world_size": 4}))
-    for key, extra in (("other ranks", ()), ("other model", ("--num-layers", "2"))):
+    empty = FOLDER / "empty.tar"
+    tarfile.open(empty, "w").close()
+    attempts = {
+        "other ranks": ("other-ranks",),
+        "other model": ("other-ranks", "--num-layers", "2"),
+        "empty valid": ("valid", "--valid-data", str(empty)),
+        "other workers": ("zero1-3", "--num-workers", "2"),
+    }
+    for name, arguments in attempts.items():
         try:
-            build("other-ranks", *extra)
+            build(*arguments)
         except ValueError as error:
-            report[key] = str(error)
+            report[name] = str(error)
+
+
+def fill_the_disk(report):
+    """A write that fails half-way: the limit on the size of a file stands for a full disk."""
+    trainer = build("full-disk", "--save-interval", "2")
+    limits = iter([resource.RLIM_INFINITY, 50_000])
+    train_step = trainer.train_step
+
+    def step():
+        train_step()
+        if trainer.step % 2 == 0:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (next(limits), resource.RLIM_INFINITY))
+
+    trainer.train_step = step
+    try:
+        trainer.run()
+    except OSError as error:
+        report["full disk"] = str(error)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    resumed = build("full-disk")
+    report["full disk resumed at"] = resumed.step
+    resumed.train_step()
+
+
+def die(report):
+    """The last rank is killed in the middle of a run; what do the others do?"""
+    trainer = build("death", "--save-interval", "2")
+    train_step = trainer.train_step
+
+    def step():
+        if trainer.step == 3 and trainer.rank == trainer.world_size - 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        train_step()
+
+    trainer.train_step = step
+    start = time.monotonic()
+    try:
+        trainer.run()
+    except RuntimeError as error:
+        report["death"] = str(error)
+        report["seconds to notice"] = time.monotonic() - start
+        report["left by the dead"] = state.find_latest(FOLDER / "death").name
+
+
+def write(report):
+    (FOLDER / f"report{RANKS.rank}.json").write_text(json.dumps(report))
 
 
 def main() -> None:
@@ -181,9 +235,14 @@ def main() -> None:
     follow_average(report)
     if RANKS.world_size == 1:
         compare_engines(report)
-        refuse_other_ranks(report)
-    (FOLDER / f"report{RANKS.rank}.json").write_text(json.dumps(report))
+        refuse_what_does_not_fit(report)
+        fill_the_disk(report)
+    write(report)
     dist.barrier()
+    if RANKS.world_size == 2:
+        die(report)
+        write(report)
+    os._exit(0)  # as `launch` does: the process group of a dead rank cannot be left in order
 
 
 main()

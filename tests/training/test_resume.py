@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -43,7 +44,10 @@ def reports(tmp_path_factory, tiny_flags):
         for world_size, processes in running.items():
             for rank, process in enumerate(processes):
                 code = process.wait(timeout=240)
-                assert code == 0, (folders[world_size] / f"output{rank}.txt").read_text()[-3000:]
+                dead = world_size == 2 and rank == 1  # by its own hand, at the end
+                assert code == (-signal.SIGKILL if dead else 0), (
+                    folders[world_size] / f"output{rank}.txt"
+                ).read_text()[-3000:]
             found[world_size] = [
                 json.loads((folders[world_size] / f"report{rank}.json").read_text()) for rank in range(world_size)
             ]
@@ -112,10 +116,25 @@ def test_engines_compute_the_same_gradients(reports):
     assert report["bf16 norms"] == pytest.approx(report["stage 1 norms"], rel=0.05)
 
 
-def test_another_number_of_ranks_and_another_architecture_are_refused(reports):
+def test_what_does_not_fit_the_run_is_refused_by_name(reports):
     (report,) = reports[1]
+    assert "saved with --num-workers 0" not in report["other workers"]  # 0 and 1 worker have one stream, 2 have two
+    assert "--num-workers 1" in report["other workers"] and "with 2" in report["other workers"]
+    assert "no picture of at least 32x32" in report["empty valid"] and "--valid-data" in report["empty valid"]
     assert "trained by 4 rank(s), this start has 1" in report["other ranks"] and "--load" in report["other ranks"]
     assert "num_layers 1 (here 2)" in report["other model"]
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(reports):
+    (report,) = reports[1]
+    assert "checkpoint 4 could not be written" in report["full disk"] and "2, the one before" in report["full disk"]
+    assert report["full disk resumed at"] == 2
+
+
+def test_a_rank_that_dies_is_noticed_and_costs_no_checkpoint(reports):
+    report = reports[2][0]
+    assert report["seconds to notice"] < 60 and report["death"]
+    assert report["left by the dead"] == "2"
 
 
 def test_the_checkpoint_has_the_official_layout_and_the_averaged_weights_beside_it(reports):

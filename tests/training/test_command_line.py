@@ -1,0 +1,188 @@
+"""Flags, the DeepSpeed JSON, ranks: what is settled before anything runs, and what is refused."""
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sat_sr.config import InfDiTConfig
+from sat_sr.training.arguments import parse_arguments
+from sat_sr.training.ranks import find_ranks
+from sat_sr.training.recipe import read_deepspeed_config, settle
+
+ROOT = Path(__file__).parents[2]
+JSON = ROOT / "scripts" / "ds_config_zero_clip.json"
+NEEDED = ["--train-data", ";shards", "--save", "run"]
+
+# The release's launcher, word for word but for the paths.
+RELEASE = shlex.split(
+    """--model-parallel-size 1 --experiment-name sr --num-layers 28 --vocab-size 1 --hidden-size 1280
+    --num-attention-heads 16 --max-sequence-length 256 --layernorm-epsilon 1e-6 --layernorm-order pre
+    --tokenizer-type fake --hidden-dropout 0 --attention-dropout 0 --in-channels 6 --out-channels 3 --image-size 512
+    --patch-size 4 --nogate --no-crossmask --input-time adaln --config-path configs/text2image-sr.yaml --random-position
+    --qk-ln --image-condition --vector-dim 768 --re-position --cross-lr --mode pretrain --train-iters 1000000
+    --eval-interval 1000 --eval-iters 1 --save ./ckpt --save-interval 5000 --log-interval 20 --train-data ';DIR1,DIR2'
+    --valid-data ';DIR' --split 1,0,0 --iterable-dataset --no-load-rng --deepspeed
+    --deepspeed_config scripts/ds_config_zero_clip.json --lr-dropout 0.07 --text-dropout 0.1
+    --cross-attn-hidden-size 640 --num-workers 6 --seed 17 --image-block-size 128"""
+)
+
+
+def recipe_of(*flags, world_size=1, use_cuda=False, values=None):
+    settings = parse_arguments([*NEEDED, *flags])
+    return settle(settings, read_deepspeed_config(JSON) if values is None else values, world_size, use_cuda)
+
+
+def refusal(capsys, *flags):
+    with pytest.raises(SystemExit) as stop:
+        parse_arguments([*NEEDED, *flags])
+    assert stop.value.code == 2
+    return capsys.readouterr().err.splitlines()[-1]
+
+
+def test_the_release_s_command_line_is_understood_and_what_it_cannot_change_is_said_once():
+    settings = parse_arguments(RELEASE)
+    assert settings.model == InfDiTConfig.preset("official")
+    assert settings.train_iters == 10**6 and settings.save_interval == 5000 and settings.num_workers == 6
+    assert settings.random_position and settings.lr_dropout == 0.07 and settings.train_data == [";DIR1,DIR2"]
+    (note,) = settings.notes
+    said = re.findall(r"(--[a-z-]+) \(", note)
+    assert len(said) == len(set(said)) == 25 and {"--qk-ln", "--text-dropout", "--split", "--deepspeed"} <= set(said)
+    recipe = settle(settings, read_deepspeed_config(JSON), world_size=64, use_cuda=True)
+    assert (recipe.batch, recipe.precision, recipe.zero_stage, recipe.clip_grad) == (64, "bf16", 1, 0.1)
+    assert (recipe.lr, recipe.betas, recipe.eps, recipe.weight_decay) == (1e-4, (0.9, 0.999), 1e-8, 1e-4)
+
+
+def test_dashes_and_underscores_are_the_same_and_sizes_go_over_the_preset():
+    settings = parse_arguments([*NEEDED, "--preset", "mini", "--num_layers=3", "--image_block_size", "16"])
+    assert (settings.model.num_layers, settings.model.image_block_size, settings.model.hidden_size) == (3, 16, 192)
+    assert parse_arguments([*NEEDED, "--load", "model.pt"]).model is None  # the file decides
+
+
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        (["--layernorm-order", "post"], ["--layernorm-order post", "must be pre"]),
+        (["--mode", "inference"], ["--mode inference", "generate_sr_big.py"]),
+        (["--hidden-size", "100", "--num-attention-heads", "8"], ["hidden_size=100", "multiple of 8"]),
+        (["--preset", "giant"], ["giant", "official, mini"]),
+        (["--lr-dropout", "7"], ["--lr-dropout 7", "between 0 and 1"]),
+        (["--save-interval", "0"], ["--save-interval 0", "at least 1"]),
+        (["--ema-decay", "1"], ["--ema-decay 1.0", "below 1"]),
+        (["--trian-iters", "5"], ["--trian-iters"]),
+    ],
+)
+def test_wrong_flags_are_named(capsys, flags, words):
+    message = refusal(capsys, *flags)
+    assert all(word in message for word in words), message
+
+
+def test_without_data_or_folder_nothing_starts_but_a_dry_run(capsys):
+    with pytest.raises(SystemExit):
+        parse_arguments(["--save", "run"])
+    assert "--train-data is missing" in capsys.readouterr().err
+    assert parse_arguments(["--dry-run"]).dry_run
+
+
+def test_flags_outweigh_the_json_and_the_cpu_gets_fp32():
+    recipe = recipe_of("--lr", "0.01", "--clip-grad", "2", "--micro-batch-size", "3", "--zero-stage", "2", world_size=2)
+    assert (recipe.lr, recipe.clip_grad, recipe.batch, recipe.zero_stage, recipe.precision) == (0.01, 2.0, 6, 2, "fp32")
+    engine = recipe.engine
+    assert engine["train_micro_batch_size_per_gpu"] == 3 and engine["gradient_clipping"] == 2.0
+    assert engine["bf16"]["enabled"] is False and "optimizer" not in engine
+    assert recipe_of("--precision", "bf16").engine["bf16"]["enabled"] is True
+
+
+def test_a_global_batch_sets_the_accumulation_or_does_not_divide():
+    assert recipe_of("--train-batch-size", "24", "--micro-batch-size", "2", world_size=3).accumulation == 4
+    with pytest.raises(ValueError, match=r"train_batch_size 25 .* 3 rank\(s\) x micro batch 2.* multiple of 6"):
+        recipe_of("--train-batch-size", "25", "--micro-batch-size", "2", world_size=3)
+    values = {"train_batch_size": 16, "train_micro_batch_size_per_gpu": 2, "gradient_accumulation_steps": 2}
+    assert recipe_of(world_size=4, values=values).batch == 16
+    with pytest.raises(ValueError, match=r"train_batch_size 16 .* x 2 accumulation steps"):
+        recipe_of(world_size=3, values=values)
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ('{"gradient_acumulation_steps": 1}', "unknown key 'gradient_acumulation_steps'; is gradient_accumulation_s"),
+        ('{"zero_optimization": {"stag": 1}}', "unknown key 'stag'; is stage meant"),
+        ('{"optimizer": {"params": {"learning_rate": 1}}}', "unknown key 'learning_rate'"),
+        ('{"bf16": {"enabled": true},}', "no valid JSON: .*line 1"),
+        ('{"zero_optimization": 1}', "zero_optimization must be an object"),
+        ("[]", "one JSON object"),
+    ],
+)
+def test_a_deepspeed_json_with_a_mistake_is_named(tmp_path, text, words):
+    path = tmp_path / "ds.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=words) as error:
+        read_deepspeed_config(path)
+    assert str(path) in str(error.value)
+    with pytest.raises(ValueError, match=r"nowhere.json: cannot be read"):
+        read_deepspeed_config(tmp_path / "nowhere.json")
+
+
+def test_combinations_that_cannot_work_are_refused():
+    with pytest.raises(ValueError, match=r"--optimizer muon .* --zero-stage 0"):
+        recipe_of("--optimizer", "muon")
+    with pytest.raises(ValueError, match=r"--zero-stage 0 .* fp32"):
+        recipe_of("--zero-stage", "0", use_cuda=True)
+    with pytest.raises(ValueError, match=r"stage 3: must be 0, 1 or 2"):
+        recipe_of(values={"zero_optimization": {"stage": 3}})
+
+
+def test_ranks_from_torchrun_from_slurm_and_alone(monkeypatch, tmp_path):
+    scontrol = tmp_path / "scontrol"
+    scontrol.write_text('#!/bin/sh\n[ "$*" = "show hostnames node[3-4]" ] && printf "node3\\nnode4\\n"\n')
+    scontrol.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    slurm = {
+        "SLURM_PROCID": "5", "SLURM_LOCALID": "1", "SLURM_NTASKS": "8", "SLURM_NODELIST": "node[3-4]",
+        "SLURM_JOBID": "1234567", "SLURM_STEP_ID": "0",
+    }  # fmt: skip
+    ranks = find_ranks(slurm)
+    assert (ranks.rank, ranks.local_rank, ranks.world_size) == (5, 1, 8)
+    assert (ranks.master_addr, ranks.master_port, ranks.source) == ("node3", 14567, "Slurm")
+    torchrun = {"RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "4", "MASTER_ADDR": "host", "MASTER_PORT": "29500"}
+    ranks = find_ranks(slurm | torchrun)  # torchrun inside a Slurm step: torchrun numbers the ranks
+    assert (ranks.rank, ranks.world_size, ranks.master_addr, ranks.source) == (3, 4, "host", "torchrun")
+    alone = find_ranks({})
+    assert (alone.rank, alone.world_size, alone.master_addr) == (0, 1, "127.0.0.1")
+    batch = {**slurm, "SLURM_PROCID": "0"}
+    del batch["SLURM_STEP_ID"]  # in the batch script, before srun
+    assert find_ranks(batch).world_size == 1
+    with pytest.raises(ValueError, match="SLURM_NTASKS is not set"):
+        find_ranks({name: value for name, value in slurm.items() if name != "SLURM_NTASKS"})
+    with pytest.raises(ValueError, match="LOCAL_RANK='x': must be an integer"):
+        find_ranks(torchrun | {"LOCAL_RANK": "x"})
+    with pytest.raises(ValueError, match=r"cannot read SLURM_NODELIST='node\[9\]'"):
+        find_ranks(slurm | {"SLURM_NODELIST": "node[9]"})
+
+
+def run(*arguments):
+    command = [sys.executable, "train_text2image_sr.py", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+
+
+def test_shards_that_match_nothing_end_the_program_with_one_sentence(tmp_path):
+    result = run("--train-data", f"{tmp_path}/*.tar", "--save", str(tmp_path / "run"), "--device", "cpu")
+    assert result.returncode == 1
+    assert result.stderr.splitlines() == [f"error: shards '{tmp_path}/*.tar': nothing matches"]
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_dry_run_shows_settings_and_size_and_writes_nothing(tmp_path):
+    result = run("--dry-run", "--device", "cpu", "--save", str(tmp_path / "run"), "--micro-batch-size", "2", "--nogate")
+    assert result.returncode == 0, result.stderr
+    assert "model of 753,762,928 parameters" in result.stdout
+    assert result.stdout.count("accepted, and changes nothing: --nogate (the network has no gates)") == 1
+    settings = json.loads(result.stdout[result.stdout.index("{\n") :])
+    assert settings["model"] == InfDiTConfig.preset("official").to_dict()
+    assert settings["deepspeed"]["train_micro_batch_size_per_gpu"] == 2
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,114 @@
+"""A crash between any two steps of publishing a checkpoint leaves `latest` on a complete one."""
+
+import json
+import os
+import shutil
+
+import pytest
+
+from sat_sr.config import InfDiTConfig
+from sat_sr.training import state
+
+FILES = ("mp_rank_00_model_states.pt", "ema.safetensors", "training.json", "data_rank_0.json")
+
+
+class Crash(BaseException):
+    """As final as a power cut: nothing in the project catches it."""
+
+
+def write_checkpoint(folder, step, keep_last=2):
+    """What state.save does after the engine has written its files, with files that name their step."""
+    state._remove_temporary(folder)
+    temporary = folder / f"tmp-{step}"
+    temporary.mkdir()
+    for name in FILES:
+        (temporary / name).write_text(json.dumps({"step": step}))
+    state.publish(folder, temporary, step)
+    state.remove_old(folder, keep_last)
+
+
+def latest_step(folder):
+    """The step of the checkpoint that `latest` names, which must be complete."""
+    checkpoint = state.find_latest(folder)
+    if checkpoint is None:
+        return 0
+    assert {json.loads((checkpoint / name).read_text())["step"] for name in FILES} == {int(checkpoint.name)}
+    return int(checkpoint.name)
+
+
+def crash_before(monkeypatch, operation):
+    """The operation number `operation` (0, 1, …) on the file system, and all after it, do not happen."""
+    count = iter(range(1_000_000))
+
+    def wrap(function):
+        def wrapped(*arguments, **options):
+            if next(count) >= operation:
+                raise Crash
+            return function(*arguments, **options)
+
+        return wrapped
+
+    for module, name in (
+        (os, "rename"),
+        (os, "replace"),
+        (os, "fsync"),
+        (os, "unlink"),
+        (os, "rmdir"),
+        (shutil, "rmtree"),
+    ):
+        monkeypatch.setattr(module, name, wrap(getattr(module, name)))
+
+
+def test_a_crash_at_any_moment_leaves_a_complete_latest_and_the_next_start_goes_on(tmp_path, monkeypatch):
+    outcomes = []
+    for operation in range(40):
+        folder = tmp_path / str(operation)
+        folder.mkdir()
+        for step in (10, 20):
+            write_checkpoint(folder, step)
+        with monkeypatch.context() as patch:
+            crash_before(patch, operation)
+            try:
+                write_checkpoint(folder, 30)
+                crashed = False
+            except Crash:
+                crashed = True
+        outcomes.append(latest_step(folder))
+        assert outcomes[-1] == 30 or (crashed and outcomes[-1] == 20)
+        for step in (30, 40):  # resumed at 20 it comes to 30 again
+            write_checkpoint(folder, step)
+            assert latest_step(folder) == step
+        assert sorted(path.name for path in folder.iterdir()) == ["30", "40", "latest"]
+        if not crashed:
+            break
+    assert not crashed and outcomes == sorted(outcomes) and set(outcomes) == {20, 30} and len(outcomes) > 8
+
+
+@pytest.mark.parametrize("keep_last, left", [(0, ["1", "2", "3", "4"]), (1, ["4"]), (3, ["2", "3", "4"])])
+def test_the_last_checkpoints_are_kept(tmp_path, keep_last, left):
+    for step in range(1, 5):
+        write_checkpoint(tmp_path, step, keep_last)
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == left
+
+
+def test_the_one_that_latest_names_is_kept_though_a_newer_is_there(tmp_path):
+    for step in (1, 2, 3):
+        write_checkpoint(tmp_path, step, keep_last=0)
+    (tmp_path / "latest").write_text("1")  # the user went back
+    state.remove_old(tmp_path, 1)
+    assert latest_step(tmp_path) == 1
+
+
+def test_a_broken_latest_is_named_with_what_there_is(tmp_path):
+    write_checkpoint(tmp_path, 7)
+    for text in ("8", "../7", ""):
+        (tmp_path / "latest").write_text(text)
+        with pytest.raises(ValueError, match=r"no checkpoint in .* \(there are: 7\)"):
+            state.find_latest(tmp_path)
+
+
+def test_a_folder_of_another_architecture_is_refused(tmp_path):
+    state.claim_folder(tmp_path / "run", InfDiTConfig.preset("mini"))
+    state.claim_folder(tmp_path / "run", InfDiTConfig.preset("mini"))
+    with pytest.raises(ValueError, match=r"num_layers 6 \(here 28\).*hidden_size 192 \(here 1280\)"):
+        state.claim_folder(tmp_path / "run", InfDiTConfig.preset("official"))

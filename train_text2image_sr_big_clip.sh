@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+# Train the official size, conditioned by CLIP, with the official hyperparameters. Edit below, or append flags: of a
+# flag that comes twice the last one counts.
+#
+#   bash train_text2image_sr_big_clip.sh [FLAGS]                 this machine: a rank a GPU by torchrun, or one on the CPU
+#   torchrun … train_text2image_sr_big_clip.sh [FLAGS]           no: torchrun starts Python files; use the line above
+#   srun bash train_text2image_sr_big_clip.sh [FLAGS]            a rank a Slurm task
+#   sbatch scripts/train.sbatch [FLAGS]                          several nodes, requeued until done
+#
+# The same command again goes on where the last checkpoint was saved.
+# PYTHON: the interpreter (python3). NPROC: ranks on this machine (one a GPU).
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+train_data=";data/train"   # ';DIR1,DIR2*3': folders of shards, DIR2 three times as often; or globs, brace lists, URLs
+valid_data=";data/valid"
+name=inf-dit-big-clip
+
+model=(
+    --num-layers 28 --hidden-size 1280 --num-attention-heads 16 --vector-dim 768
+    --patch-size 4 --image-block-size 128 --image-size 512 --random-position
+)
+# The CLIP tower: from the checkpoint that --load names, else --clip-model FILE_OR_FOLDER (default: the hub's cache).
+start=(
+    # --load ckpt/mp_rank_00_model_states.pt
+)
+recipe=(
+    --train-iters 1000000 --deepspeed_config scripts/ds_config_zero_clip.json
+    --warmup 0.01 --lr-decay-style linear --ema-decay 0.9999
+    --lr-dropout 0.07 --degradation strong --checkpoint-activations --seed 1234
+)
+run=(
+    --experiment-name "$name" --save ./ckpt --save-interval 5000 --keep-last 3
+    --eval-interval 1000 --eval-iters 1 --log-interval 20
+    --train-data "$train_data" --valid-data "$valid_data" --num-workers 6
+)
+
+python=${PYTHON:-python3}
+command=(train_text2image_sr.py "${model[@]}" ${start[@]+"${start[@]}"} "${recipe[@]}" "${run[@]}" "$@")
+
+# A launcher has numbered this process already: it is one rank.
+if [[ ${SLURM_STEP_ID:-} =~ ^[0-9]+$ && -n ${SLURM_PROCID:-} ]] || [[ -n ${RANK:-} ]]; then
+    exec "$python" -u "${command[@]}"
+fi
+gpus=0
+if command -v nvidia-smi > /dev/null; then gpus=$(nvidia-smi --list-gpus 2> /dev/null | wc -l); fi
+ranks=${NPROC:-$gpus}
+if [ "$ranks" -gt 1 ]; then
+    exec "$python" -m torch.distributed.run --standalone --nproc-per-node "$ranks" "${command[@]}"
+fi
+exec "$python" -u "${command[@]}"
