@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -51,14 +52,23 @@ class Console:
     def record(self, values: dict[str, Any]) -> None:
         """One object a picture, with --json."""
         if self.json:
-            print(json.dumps(values), flush=True)
+            with _reader_may_leave(sys.stdout):
+                print(json.dumps(values), flush=True)
+
+    def ask(self, prompt: str) -> str:
+        """A line from standard input. EOFError at its end."""
+        if not self.json:
+            return input(prompt)
+        print(prompt, end="", file=sys.stderr, flush=True)
+        return input()
 
     def _print(self, text: str, stream: TextIO) -> None:
         # Names of files may hold bytes or letters that the terminal's encoding has not.
         encoding = stream.encoding or "utf-8"
         text = (self.prefix + text).encode(encoding, "backslashreplace").decode(encoding)
-        tqdm.write(text, file=stream)
-        stream.flush()
+        with _reader_may_leave(stream):
+            tqdm.write(text, file=stream)
+            stream.flush()
 
     @contextlib.contextmanager
     def list_progress(self, pictures: int) -> Iterator[Callable[[], None]]:
@@ -93,6 +103,16 @@ class Console:
                 self.line(f"{name}: {share:.0%}, {tqdm.format_interval(time_left(now - start, share))} left")
 
         return report
+
+
+@contextlib.contextmanager
+def _reader_may_leave(stream: TextIO) -> Iterator[None]:
+    """`| head` ends the listening and not the work."""
+    try:
+        yield
+    except BrokenPipeError:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), stream.fileno())
 
 
 def time_left(elapsed: float, share: float) -> float:

@@ -131,9 +131,9 @@ class Run:
         """Pictures that the user names, one after the other, until Ctrl-D."""
         while True:
             try:
-                text = input(PROMPT)
+                text = self.console.ask(PROMPT)
             except EOFError:
-                print()
+                self.console.line("")
                 return
             for entry in expand_inputs([_typed_path(text)], recursive=self.args.recursive) if text.strip() else ():
                 if entry.error:

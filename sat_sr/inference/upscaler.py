@@ -11,7 +11,7 @@ memory (`memory`, `denoiser`).
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -207,7 +207,7 @@ class Upscaler:
             tensor.shape[-2:],
             batch=len(tensor),
             scale=4.0 if scale is None and size is None else scale,
-            target=None if size is None else (size[1], size[0]),
+            target=None if size is None else _height_width(size),
             settings=self.defaults.replace(**settings),
             mode=mode,
             block_batch=block_batch,
@@ -218,13 +218,15 @@ class Upscaler:
 
     def prepare(self, source: tuple[int, int], **choices) -> Job:
         """`make_job` for this model on its device. source (height, width)."""
+        if self.model is None:
+            raise ValueError("this upscaler is closed and has given its weights back: make a new one")
         return make_job(
             self.model.config,
             tuple(source),
             **{"settings": self.defaults, "device": self.model.device, "dtype": self.model.dtype, **choices},
         )
 
-    @torch.inference_mode()
+    @torch.no_grad()  # not inference_mode: what comes back may be trained with
     def run(
         self,
         image: torch.Tensor,
@@ -256,7 +258,11 @@ class Upscaler:
             callback(step, steps, canvas.crop(x).clamp(-1, 1))
 
         denoiser = Denoiser(self.model, job.plan, lr, lr_upsampled, embedding, report if on_progress else None)
-        sample = SAMPLERS[settings.sampler](denoiser, x, sigmas, callback=preview if callback else None)
+        try:
+            sample = SAMPLERS[settings.sampler](denoiser, x, sigmas, callback=preview if callback else None)
+        except FloatingPointError as error:
+            step = (denoiser.calls - 1) * settings.num_steps // settings.network_calls + 1
+            raise FloatingPointError(f"{error}, step {step} of {settings.num_steps}") from error
         output = canvas.crop(sample).clamp(-1, 1)
         return fix_colors(output, image, settings.color_fix).clamp(-1, 1)
 
@@ -272,6 +278,12 @@ def default_settings(checkpoint: Checkpoint, fast: bool = False) -> SamplingSett
     if "name" in stated:
         stated["sampler"] = stated.pop("name")
     return SamplingSettings(**stated)
+
+
+def _height_width(size: tuple[int, int]) -> tuple[int, int]:
+    if not isinstance(size, Sequence) or len(size) != 2:
+        raise ValueError(f"size={size!r}: must be (width, height) of the output")
+    return size[1], size[0]
 
 
 def to_tensor(image: Picture) -> tuple[torch.Tensor, Callable[[torch.Tensor], Picture]]:
@@ -321,7 +333,12 @@ def _from_numpy(image: np.ndarray) -> tuple[torch.Tensor, Callable[[torch.Tensor
 
 
 def _from_pil(image: Image.Image) -> tuple[torch.Tensor, Callable[[torch.Tensor], Image.Image]]:
-    """RGB as it is, L and RGBA restored afterwards (alpha by Lanczos), other modes as RGB."""
+    """RGB as it is, L and RGBA restored afterwards (alpha by Lanczos), other modes of 8 bits as RGB."""
+    if image.mode.startswith(("I", "F")):  # PIL's conversion to RGB would clip at 255
+        raise ValueError(
+            f"a PIL picture of mode {image.mode}: give a numpy array (h, w, 3), uint16 or float in [0, 1], "
+            "or read the file with image_io"
+        )
     if image.mode not in ("RGB", "L", "RGBA"):
         logger.warning("a picture of mode %s is upscaled as RGB; read files with image_io to keep more", image.mode)
     mode = image.mode if image.mode in ("L", "RGBA") else "RGB"

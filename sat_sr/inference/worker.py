@@ -176,22 +176,16 @@ class Worker:
     def upscale(self, picture: Picture, work: Work, on_progress: Callable[[float], None]) -> torch.Tensor:
         """(3, H, W) float32 in [-1, 1]. Raises FloatingPointError, MemoryError."""
         image, done = picture.rgb[None], 0
-        for number, job in enumerate(work.jobs, 1):
-            share = 0.0
+        for job in work.jobs:
 
-            def report(value: float, before: int = done, cost: int = job.flops) -> None:
-                nonlocal share
-                share = value
-                on_progress((before + value * cost) / work.flops)
+            def report(share: float, before: int = done, cost: int = job.flops) -> None:
+                on_progress((before + share * cost) / work.flops)
 
             try:
                 image = self.upscaler.run(image, job, seed=self.seed, on_progress=report)
             except FloatingPointError as error:
-                steps, calls = job.settings.num_steps, job.settings.network_calls
-                step = int(share * calls + 1e-6) * steps // calls + 1
-                where = f", pass {number}" if len(work.jobs) > 1 else ""
                 raise FloatingPointError(
-                    f"{error} (step {step} of {steps}{where}): nothing is written; use --dtype float32 or other weights"
+                    f"{error}: nothing is written; use --dtype float32 or other weights"
                 ) from error
             done += job.flops
         return image[0]

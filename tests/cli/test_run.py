@@ -1,0 +1,405 @@
+"""The program from start to finish, on tiny pictures with random weights."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sat_sr.inference import worker
+from sat_sr.inference.arguments import SETTLED, make_parser
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def size_of(path) -> tuple[int, int]:
+    with Image.open(path) as image:
+        return image.size
+
+
+def pixels(path) -> np.ndarray:
+    return np.asarray(Image.open(path))
+
+
+def test_a_picture_is_upscaled_like_in_python(cli, picture, upscaler, network):
+    path = picture("a b.png", (9, 7))
+    outcome = cli(path, "--seed", "5", load=True)
+    assert (outcome.code, outcome.err) == (0, "")
+    settings = {"sampler": "euler", "num_steps": 2, "sigma_max": 2.0}  # the checkpoint's own
+    expected = upscaler(Image.open(path), scale=4, seed=5, **settings)
+    assert np.array_equal(pixels("samples/a b_sr.png"), np.asarray(expected))
+    first, line, last = outcome.out.splitlines()
+    assert first.startswith(f"network {network}")
+    assert line.startswith(
+        f"{path}: 9x7 -> 36x28, canvas 48x32, 2x3 blocks of 16 px | auto: layer-major, groups of 2x3 blocks along "
+        "columns, memory about "
+    )
+    assert line.endswith("euler, 2 steps (2 network calls), sigma 2 to 0.002 | seed 5 | float32 on cpu, kernel merge")
+    assert last.startswith(f"{path} -> samples/a b_sr.png (")
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ([], (40, 24)),
+        (["--infer_sr_scale", "1"], (10, 6)),
+        (["--infer_sr_scale", "2.5"], (25, 15)),
+        (["--size", "33x20"], (33, 20)),
+        (["--width", "25"], (25, 15)),
+        (["--height", "15"], (25, 15)),
+        (["--width", "30", "--height", "31"], (30, 31)),
+        (["--long-side", "20"], (20, 12)),
+        (["--infer_sr_scale", "5"], (50, 30)),
+        (["--lr_size", "3"], (20, 12)),
+        (["--crop_size", "4", "--infer_sr_scale", "2"], (8, 8)),
+        (["--round", "4", "--infer_sr_scale", "2"], (16, 8)),
+    ],
+)
+def test_sizes(cli, picture, flags, expected):
+    outcome = cli(picture("a.png", (10, 6)), *flags)
+    assert outcome.code == 0
+    assert size_of("samples/a_sr.png") == expected
+    assert ("so it is done in 2 passes, to 22x13 and 50x30" in outcome.err) == ("5" in flags)
+
+
+def test_round_crops_around_the_centre_as_the_release_did(cli, picture):
+    path = picture("a.png", (11, 9))
+    Image.open(path).crop((1, 0, 9, 8)).save("b.png")
+    assert cli(path, "b.png", "--round", "8", "--seed", "1", "--infer_sr_scale", "2").code == 0
+    assert np.array_equal(pixels("samples/a_sr.png"), pixels("samples/b_sr.png"))
+
+
+def test_sixteen_bits_and_alpha_stay(cli):
+    colours = np.linspace(0, 65535, 5 * 6).reshape(5, 6).astype(np.uint16)
+    Image.fromarray(colours).save("deep.png")
+    rgba = np.full((5, 6, 4), 200, np.uint8)
+    rgba[:, 3:, 3] = 0
+    Image.fromarray(rgba).save("glass.png")
+    assert cli("deep.png", "glass.png", "--infer_sr_scale", "2").code == 0
+    deep, glass = Image.open("samples/deep_sr.png"), Image.open("samples/glass_sr.png")
+    assert deep.mode == "I;16" and len(np.unique(np.asarray(deep) % 256)) > 20
+    assert glass.mode == "RGBA"
+    expected = Image.fromarray(rgba).getchannel("A").resize((12, 10), Image.Resampling.LANCZOS)
+    assert np.abs(np.asarray(glass.getchannel("A")).astype(int) - np.asarray(expected)).max() <= 1
+
+
+def test_every_kind_of_input(cli, picture, monkeypatch, tmp_path):
+    for name in ("one.png", "folder/two.png", "folder/deep/three.png", "glob1.png", "glob2.png", "in list.png"):
+        picture(name)
+    Path("list.txt").write_text("# pictures\n\nin list.png\n")
+    outcome = cli("one.png", "folder", "glob?.png", "list.txt", "--recursive", "--out-dir", "out")
+    assert outcome.code == 0
+    assert sorted(str(path.relative_to("out")) for path in Path("out").rglob("*.png")) == [
+        "deep/three_sr.png", "glob1_sr.png", "glob2_sr.png", "in list_sr.png", "one_sr.png", "two_sr.png",
+    ]  # fmt: skip
+    assert outcome.out.splitlines()[-1] == "6 done"
+    assert cli("--input-type", "txt", "--input-path", "list.txt", "--out-dir", "out2").code == 0
+    assert [path.name for path in Path("out2").iterdir()] == ["in list_sr.png"]
+
+
+def test_it_asks_for_paths_and_again_after_a_bad_one(cli, picture, monkeypatch, capfd):
+    picture("with blank.png")
+    answers = iter(["nothere.png", "", "'with blank.png'", "with\\ blank.png"])
+    prompts = []
+
+    def answer(prompt):
+        prompts.append(prompt)
+        try:
+            return next(answers)
+        except StopIteration:
+            raise EOFError from None
+
+    monkeypatch.setattr("builtins.input", answer)
+    outcome = cli()
+    assert prompts == ["Please input low resolution image path (Ctrl-D quit): "] * 5
+    assert outcome.code == 0, "a mistyped path is no failed picture"
+    assert "nothere.png is not there" in outcome.err
+    assert sorted(os.listdir("samples")) == ["with blank_sr.png", "with blank_sr_2.png"]
+
+
+def test_outputs_are_never_overwritten_unasked(cli, picture):
+    path = picture("a.png")
+    cli(path, "--seed", "1")
+    first = pixels("samples/a_sr.png")
+    outcome = cli(path, "--seed", "2")
+    assert outcome.code == 0 and "samples/a_sr_2.png" in outcome.out
+    assert np.array_equal(pixels("samples/a_sr.png"), first)
+    assert not np.array_equal(pixels("samples/a_sr_2.png"), first)
+    assert "skipped" in cli(path, "--seed", "2", "--skip-existing").out
+    assert np.array_equal(pixels("samples/a_sr.png"), first)
+    cli(path, "--seed", "2", "--overwrite")
+    assert np.array_equal(pixels("samples/a_sr.png"), pixels("samples/a_sr_2.png"))
+    assert cli(path, "-o", "samples/a_sr.png").code == 1
+
+
+def test_formats_names_and_quality(cli, picture):
+    path = picture("a.png")
+    flags = ["--seed", "3", "--format", "jpg", "--name", "{stem}-{width}x{height}-{scale}-{seed}-{sampler}-{steps}"]
+    assert cli(path, *flags).code == 0
+    assert Image.open("samples/a-24x20-4-3-euler-2.jpg").format == "JPEG"
+    for quality in ("20", "95"):
+        cli(path, "-o", f"q{quality}.webp", "--quality", quality, "--seed", "3")
+    assert os.path.getsize("q20.webp") < os.path.getsize("q95.webp")
+
+
+def test_settings_in_the_picture_repeat_it(cli, picture, network):
+    path = picture("a.png")
+    flags = ["--infer_sr_scale", 2.5, "--sampler", "heun", "--num-steps", 3, "--strength", 0.7]
+    flags += ["--color-fix", "mean", "--crop_size", 5]
+    assert cli(path, *flags, "--seed", "11", "--inference_type", "ar", "-o", "first.png").code == 0
+    outcome = cli(path, "--from-picture", "first.png", "-o", "again.png")
+    assert outcome.code == 0 and "ar: block-major, groups of 1x1" in outcome.out
+    assert np.array_equal(pixels("first.png"), pixels("again.png"))
+    cli(path, "--from-picture", "first.png", "-o", "other.png", "--seed", "12")
+    assert not np.array_equal(pixels("first.png"), pixels("other.png"))
+
+    stored = json.loads(Image.open("first.png").text["sat-sr"])
+    from sat_sr import __version__
+    from sat_sr.checkpoint import checkpoint_hash
+
+    assert stored["checkpoint"] == checkpoint_hash(network)
+    assert (stored["version"], stored["seed"], stored["scale"], stored["num_steps"]) == (__version__, 11, 2.5, 3)
+    cli(path, "--no-metadata", "-o", "bare.png")
+    outcome = cli(path, "--from-picture", "bare.png")
+    assert outcome.code == 2 and "bare.png carries no settings of this program" in outcome.err
+
+
+def test_weights_other_than_those_of_the_picture_are_told(cli, picture, network, monkeypatch):
+    path = picture("a.png")
+    cli(path, "-o", "first.png")
+    monkeypatch.setattr(worker, "checkpoint_hash", lambda path: "another")
+    assert "first.png was made with other weights (tiny.safetensors)" in cli(path, "--from-picture", "first.png").err
+
+
+def test_json_is_one_object_a_picture_and_nothing_else(cli, picture):
+    outcome = cli(picture("a.png"), "nothere.png", "--json", "--seed", "4", "--nogate")
+    done, failed = map(json.loads, outcome.out.splitlines())
+    assert outcome.code == 1
+    assert (done["status"], done["input_size"], done["output_size"], done["seed"]) == ("done", [6, 5], [24, 20], 4)
+    assert (done["mode"], done["num_steps"], done["output"]) == ("auto", 2, "samples/a_sr.png")
+    assert done["seconds"] > 0 and done["peak_memory_bytes"] > 1 << 26
+    assert failed["status"] == "failed" and "not there" in failed["error"]
+
+
+def test_quiet_says_nothing_but_errors(cli, picture):
+    path = picture("a.png")
+    outcome = cli(path, "--quiet", "--nogate", "--infer_sr_scale", "5")
+    assert (outcome.code, outcome.out, outcome.err) == (0, "", "")
+    assert "not there" in cli("nothere.png", "--quiet").err
+
+
+def test_notes_are_said_once(cli, picture):
+    pictures = [picture(f"{name}.png", seed=1) for name in "abc"]
+    err = cli(*pictures, "--nogate", "--hidden_size", "1280", "--infer_sr_scale", "5", "--block_batch", "2").err
+    assert err.count("accepted for compatibility, without effect: --nogate") == 1
+    assert err.count("--hidden-size 1280: the weights have 16, which is used") == 1
+    assert err.count("--block-batch acts with --inference-type ar2 only") == 1
+    assert err.count("so it is done in 2 passes") == 1
+
+
+def test_an_estimate_needs_no_weights(cli, picture, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError("weights were loaded")
+
+    monkeypatch.setattr("sat_sr.inference.worker.load_model", refuse, raising=False)
+    monkeypatch.setattr("sat_sr.inference.upscaler.load_model", refuse)
+    outcome = cli(picture("a.png", (8, 8)), "--estimate", "--json", "--sampler", "heun", "--num-steps", "3", load=True)
+    (estimate,) = map(json.loads, outcome.out.splitlines())
+    # 2x2 blocks of 16 tokens; products of a layer: 12 C² weights a token, scores and values over 4x16 keys.
+    c, tokens, lr_keys, features = 16, 64, 36, 4 * 4
+    layers = 2 * tokens * (2 * 12 * c * c + 2 * 2 * 64 * c)
+    cross = tokens * (2 * 2 * c * c + 2 * 2 * lr_keys * c) + features * (2 * 12 * c + 2 * c * 2 * c)
+    ends = tokens * (2 * 6 * 16 * c + 2 * c * 3 * 16)
+    assert estimate["tflop"] * 1e12 == pytest.approx(5 * (layers + cross + ends), rel=1e-6)
+    assert not Path("samples").exists()
+    text = cli("a.png", "--estimate", load=True).out
+    assert "TFLOP in 2 network calls | peak memory: device" in text and ", host 5" in text
+
+
+def test_modes_and_budgets_give_the_same_picture(cli, picture):
+    path = picture("a.png", (13, 9))
+    runs = [["auto"], ["full"], ["ar"], ["ar2", "--block_batch", "2"], ["auto", "--memory", "1MiB"]]
+    for number, (mode, *flags) in enumerate(runs):
+        assert cli(path, "--seed", "1", "--inference_type", mode, *flags, "-o", f"{number}.png").code == 0
+    first = pixels("0.png").astype(int)
+    assert all(np.abs(pixels(f"{number}.png") - first).max() <= 1 for number in range(1, len(runs)))
+
+
+def test_the_default_network(tmp_path, monkeypatch):
+    from sat_sr.inference.find_network import CannotRun, find_network
+
+    project = tmp_path / "project"
+    monkeypatch.setattr("sat_sr.inference.find_network.__file__", str(project / "sat_sr/inference/find_network.py"))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CannotRun, match=r"there are no weights in ckpt or .*mp_rank_00_model_states.pt.*--network"):
+        find_network(None)
+    # Each is preferred to those before it.
+    for path in ("project/ckpt/mini.safetensors", "ckpt/mini.safetensors", "project/ckpt/any.pt",
+                 "project/ckpt/mp_rank_00_model_states.pt", "ckpt/mp_rank_00_model_states.pt"):  # fmt: skip
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).touch()
+        assert find_network(None).resolve() == tmp_path / path
+    Path("ckpt/mp_rank_00_model_states.pt").rename("ckpt/one.pt")
+    Path("ckpt/two.pt").touch()
+    with pytest.raises(CannotRun, match=r"ckpt holds 2 checkpoints \(one.pt, two.pt\): name one with --network"):
+        find_network(None)
+
+
+def test_ranks_share_the_list(cli, picture, monkeypatch):
+    pictures = [picture(f"{name}/same.png", seed=seed) for seed, name in enumerate("abcde")]
+    lines = []
+    for rank, names in ((0, ("SLURM_PROCID", "SLURM_NTASKS")), (1, ("RANK", "WORLD_SIZE"))):
+        with monkeypatch.context() as patch:
+            patch.setenv(names[0], str(rank))
+            patch.setenv(names[1], "2")
+            patch.setenv("SLURM_STEP_ID", "0")
+            outcome = cli(*pictures, "--seed", "1", "--skip-existing")
+            assert outcome.code == 0
+            lines += [line for line in outcome.out.splitlines() if " -> samples" in line]
+    assert sorted(line.partition(" -> ")[0] for line in lines) == [
+        *(f"[0] {pictures[index]}" for index in (0, 2, 4)),
+        *(f"[1] {pictures[index]}" for index in (1, 3)),
+    ]
+    # Distinct names for equal ones, and none twice.
+    assert sorted(os.listdir("samples")) == sorted(["same_sr.png", *(f"same_sr_{n}.png" for n in (2, 3, 4, 5))])
+
+
+# --- interrupted ------------------------------------------------------------------------------------------------------
+def test_control_c_leaves_whole_pictures_only_and_the_run_continues(cli, picture, upscaler, monkeypatch):
+    pictures = [picture(f"{name}.png") for name in "abc"]
+    original, calls = upscaler.run, itertools.count()
+
+    def interrupted(*args, **kwargs):
+        if next(calls) == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(upscaler, "run", interrupted)
+        outcome = cli(*pictures, "--seed", "1")
+    assert outcome.code == 130
+    assert "interrupted" in outcome.err and "Traceback" not in outcome.err
+    assert os.listdir("samples") == ["a_sr.png"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+    outcome = cli(*pictures, "--seed", "1", "--skip-existing")
+    assert outcome.code == 0 and outcome.out.splitlines()[-1] == "2 done, 1 skipped"
+    assert sorted(os.listdir("samples")) == ["a_sr.png", "b_sr.png", "c_sr.png"]
+
+
+def test_a_second_control_c_ends_at_once(program):
+    code = (
+        "import os, signal, generate_sr_big as program\n"
+        "with program._signals():\n"
+        "    try: os.kill(os.getpid(), signal.SIGINT); signal.pause()\n"
+        "    except KeyboardInterrupt: os.kill(os.getpid(), signal.SIGINT); print('not ended')"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (result.returncode, result.stdout) == (130, "")
+
+
+def test_a_killed_run_leaves_no_half_picture_and_continues(cli, picture):
+    pictures = [picture(f"{name}.png") for name in "abc"]
+    child = os.fork()
+    if not child:  # dies, or hangs until it is killed, when the second picture is written but not renamed yet
+        try:
+            torch.set_num_threads(1)  # the threads of OpenMP did not survive the fork
+            syncs = itertools.count()
+            os.fsync = lambda file: None if next(syncs) != 2 else time.sleep(600)  # each file and its folder are synced
+            cli(*pictures, "--seed", "1")
+        finally:
+            os._exit(1)
+    try:
+        wait_until(lambda: Path("samples/a_sr.png").exists() and list(Path("samples").glob(".sat-sr-*")))
+        time.sleep(0.1)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    assert len(list(Path("samples").glob(".sat-sr-*"))) == 1, "the half-written picture"
+    assert [path.name for path in Path("samples").glob("*.png")] == ["a_sr.png"]
+    written = os.stat("samples/a_sr.png").st_mtime_ns
+
+    outcome = cli(*pictures, "--seed", "1", "--skip-existing")
+    assert outcome.code == 0 and outcome.out.splitlines()[-1] == "2 done, 1 skipped"
+    assert sorted(os.listdir("samples")) == ["a_sr.png", "b_sr.png", "c_sr.png"], "leftovers are swept"
+    assert os.stat("samples/a_sr.png").st_mtime_ns == written
+    assert size_of("samples/b_sr.png") == (24, 20)
+
+
+def wait_until(condition) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.01)
+
+
+# --- no flag in vain --------------------------------------------------------------------------------------------------
+def test_no_flag_is_parsed_in_vain(cli, program, picture, monkeypatch):
+    """Every flag is looked at by something beyond the parser when the program runs."""
+    read: set[str] = set()
+
+    class Recording:
+        def __init__(self, namespace):
+            self.__dict__["namespace"] = namespace
+
+        def __getattr__(self, name):
+            read.add(name)
+            return getattr(self.namespace, name)
+
+    parse = program.parse_arguments
+    monkeypatch.setattr(program, "parse_arguments", lambda *args: Recording(parse(*args)))
+    path = picture("a.png")
+    cli(path, "-o", "a.jpg", "--from-picture", path)
+    cli(path, "--size", "30x20")
+    cli(path, "--estimate")
+    cli(path, load=True)
+    # The parser itself turns these into others.
+    settled_by_the_parser = {"input_type", "input_path", "width", "height", "long_side", "size", "version", "help"}
+    settled_by_the_parser |= {*SETTLED, "num_layers", "hidden_size", "num_attention_heads", "patch_size",
+                              "image_block_size", "image_size", "vector_dim"}  # fmt: skip
+    flags = {action.dest for action in make_parser()._actions}
+    assert flags - read - settled_by_the_parser == set()
+
+
+@pytest.mark.parametrize(
+    ("flag", "other"),
+    [
+        ("--sampler", "dpmpp_2m"), ("--num-steps", "5"), ("--sigma-max", "1"), ("--sigma-min", "0.5"),
+        ("--strength", "0.3"), ("--no-init-noise", None), ("--color-fix", "mean"), ("--seed", "2"), ("--fast", None),
+        ("--bf16", None),
+    ],
+)  # fmt: skip
+def test_sampling_flags_change_the_picture(cli, picture, flag, other):
+    path = picture("a.png")
+    cli(path, "--seed", "1", "--num-steps", "3", "-o", "plain.png")
+    plain = [] if flag == "--fast" else ["--num-steps", "3"]
+    given = [flag] if other is None else [flag, other]
+    # dtype is decided at loading: take the weights from their file.
+    assert cli(path, "--seed", "1", *plain, *given, "-o", "changed.png", load=flag == "--bf16").code == 0
+    assert not np.array_equal(pixels("plain.png"), pixels("changed.png"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["--device", "tpu"], "device 'tpu'"),
+        (["--device", "cuda:7"], "device 'cuda:7' is not available"),
+        (["--kernel", "flash"], "kernel 'flash' needs"),
+        (["--max-pixels", "10"], "6x5 px, 30 pixels where 10 are allowed"),
+        (["--memory", "1KiB"], "1.0 KiB may be used"),
+    ],
+)
+@pytest.mark.skipif(torch.cuda.is_available(), reason="asks for what a machine without a GPU has not")
+def test_flags_about_the_machine_act(cli, picture, flags, sentence):
+    outcome = cli(picture("a.png"), *flags)
+    assert outcome.code in (1, 2) and sentence in outcome.err
