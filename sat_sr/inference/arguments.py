@@ -19,6 +19,7 @@ from sat_sr.inference.target import DEFAULT_SCALE, MAX_PASS, Target
 SAMPLERS = ("heun", "euler", "dpmpp_2m", "unipc")
 COLOR_FIXES = ("none", "mean", "wavelet", "backprojection")
 MODES = ("auto", "full", "ar2", "ar")
+OFFLOADS = ("auto", "none", "state", "all")
 KERNELS = ("auto", "sdpa", "merge", "flash", "flex")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -142,6 +143,8 @@ def make_parser() -> argparse.ArgumentParser:
     add("--inference-type", choices=MODES, default="auto", help="the same picture in different memory: full (layer by "
         "layer), ar2, ar (block by block), auto (the fastest that fits)")  # fmt: skip
     add("--block-batch", type=_at_least(1), metavar="N", help="ar2 computes N x N blocks at a time (default 4)")
+    add("--offload", choices=OFFLOADS, default="auto", help="what a GPU leaves on the host: state (what grows with the "
+        "picture), all (the weights, too); auto: as little as fits")  # fmt: skip
     add("--memory", type=_memory, metavar="SIZE", help="what may be used, like 8GiB (default: what is free)")
     add("--estimate", action="store_true", help="tell sizes, plan, memory and TFLOP, and end")
 

@@ -60,6 +60,7 @@ def make_job(
     settings: SamplingSettings | None = None,
     mode: str = "auto",
     block_batch: int = 1,
+    offload: str = "auto",
     memory: int | None = None,
     batch: int = 1,
     device: torch.device | str = "cpu",
@@ -77,9 +78,10 @@ def make_job(
         canvas.size,
         mode=mode,
         block_batch=block_batch,
+        offload=offload,
         budget=memory,
         batch=batch,
-        device=device.type,
+        device=str(device),
         dtype=dtype,
         kernel=choose_kernel(kernel, device, dtype, config.head_dim)[0],
         sampler=settings.sampler,
@@ -182,6 +184,7 @@ class Upscaler:
         seed: int = 0,
         mode: str = "auto",
         block_batch: int = 1,
+        offload: str = "auto",
         memory: int | None = None,
         kernel: str = "auto",
         callback: Callable[[int, int, torch.Tensor], None] | None = None,
@@ -195,6 +198,7 @@ class Upscaler:
         size       (width, height) of the output
         seed       0 <= seed < 2**64; the noise depends on it and the place in the picture only
         mode       "auto", "full", "ar2" (with block_batch) or "ar": the same picture in different memory
+        offload    what lives on the host instead of the device: "none", "state", "all", or "auto" (as little as fits)
         memory     bytes of device memory that may be used, weights included
         callback   called after each step with (step, steps, current picture (B, 3, H, W) in [-1, 1])
         settings   fields of SamplingSettings; what is not given is the checkpoint's default
@@ -211,6 +215,7 @@ class Upscaler:
             settings=self.defaults.replace(**settings),
             mode=mode,
             block_batch=block_batch,
+            offload=offload,
             memory=memory,
             kernel=kernel,
         )

@@ -140,6 +140,7 @@ class Worker:
             settings=self.settings,
             mode=self.mode,
             block_batch=self.block_batch,
+            offload=self.args.offload,
             memory=usable,
             device=self.device,
             dtype=self.dtype,

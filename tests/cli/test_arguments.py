@@ -133,12 +133,13 @@ def test_settings_of_a_picture_are_checked_like_flags_and_outweighed_by_them(cap
 def test_names_known_without_torch_are_those_of_the_modules():
     from sat_sr.diffusion.samplers import SAMPLERS
     from sat_sr.inference.color_fix import COLOR_FIXES
-    from sat_sr.inference.memory import MODES
+    from sat_sr.inference.memory import MODES, OFFLOADS
     from sat_sr.model.attention_kernels import KERNELS
 
     assert tuple(SAMPLERS) == arguments.SAMPLERS
     assert COLOR_FIXES == arguments.COLOR_FIXES
     assert MODES == arguments.MODES
+    assert ("auto", *OFFLOADS) == arguments.OFFLOADS
     assert ("auto", *KERNELS) == arguments.KERNELS
 
 

@@ -395,6 +395,7 @@ def test_sampling_flags_change_the_picture(cli, picture, flag, other):
         (["--device", "tpu"], "device 'tpu'"),
         (["--device", "cuda:7"], "device 'cuda:7' is not available"),
         (["--kernel", "flash"], "kernel 'flash' needs"),
+        (["--offload", "all"], "offload 'all': device cpu has no memory of its own"),
         (["--max-pixels", "10"], "6x5 px, 30 pixels where 10 are allowed"),
         (["--memory", "1KiB"], "1.0 KiB may be used"),
     ],
