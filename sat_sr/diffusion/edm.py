@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -35,11 +36,11 @@ def karras_sigmas(
     """Noise levels of a sampling run: EDM, eq. 5, and a final 0.
 
     returns  (num_steps + 1,) float32, falling from sigma_max to sigma_min, then 0
-    Raises ValueError unless num_steps >= 1 and 0 < sigma_min <= sigma_max.
+    Raises ValueError unless num_steps >= 1 and 0 < sigma_min <= sigma_max < infinity.
     """
     if num_steps < 1:
         raise ValueError(f"num_steps={num_steps}: at least one step is needed")
-    if not 0 < sigma_min <= sigma_max:
+    if not 0 < sigma_min <= sigma_max < math.inf:
         raise ValueError(f"sigma_min={sigma_min}, sigma_max={sigma_max}: must be 0 < sigma_min <= sigma_max")
     ramp = torch.arange(num_steps, dtype=torch.float64) / max(num_steps - 1, 1)
     low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)

@@ -4,16 +4,17 @@ All share one signature, `sampler(denoise, x, sigmas, *, callback=None) -> x`:
 
 denoise   D(x, sigma): (B, 3, H, W) float32 and a float -> the denoised picture, same shape; one network call
 x         (B, 3, H, W) float32, the start: a picture plus sigmas[0] times unit noise
-sigmas    (N+1,) falling, the last 0
+sigmas    (N+1,) strictly falling, the last 0
 callback  called after step i of N with (i, N, x)
 
-State and arithmetic are float32 whatever the network computes in.
+State and arithmetic are float32 whatever the network computes in. ValueError for noise levels that do not fall.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 
@@ -23,8 +24,10 @@ Callback = Callable[[int, int, torch.Tensor], None]
 
 def _steps(sigmas: torch.Tensor):
     """(i, sigma_i, sigma_{i+1}) as Python floats."""
-    values = [float(s) for s in sigmas]
-    return [(i, values[i], values[i + 1]) for i in range(len(values) - 1)]
+    steps = [(i, *levels) for i, levels in enumerate(pairwise(float(s) for s in sigmas))]
+    if not steps or not all(sigma > sigma_next >= 0 for _, sigma, sigma_next in steps):
+        raise ValueError(f"sigmas {[round(float(s), 6) for s in sigmas]}: must fall at every step, down to 0")
+    return steps
 
 
 @torch.no_grad()
@@ -63,7 +66,7 @@ def dpmpp_2m(
     steps = _steps(sigmas)
     previous, h_previous = None, None
     for i, sigma, sigma_next in steps:
-        denoised = denoise(x, sigma)
+        denoised = denoise(x, sigma).to(x.dtype)
         if sigma_next == 0:
             x = denoised
         else:
@@ -87,7 +90,7 @@ def unipc(
     Every network call serves twice: it corrects the step that led to its noise level, then predicts the next.
     """
     steps = _steps(sigmas)
-    denoised = denoise(x, steps[0][1])
+    denoised = denoise(x, steps[0][1]).to(x.dtype)
     previous, h_previous = None, None
     for i, sigma, sigma_next in steps:
         if sigma_next == 0:
@@ -100,7 +103,7 @@ def unipc(
                 r = -h_previous / h  # the earlier point in units of this step
                 slope = (previous - denoised).div_(r)
                 predicted = base.add(slope, alpha=-math.expm1(-h) / 2)
-            following = denoise(predicted, sigma_next)
+            following = denoise(predicted, sigma_next).to(x.dtype)
             if previous is None:
                 x = base.add_(following - denoised, alpha=-math.expm1(-h) / 2)
             else:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Integral
 
 import torch
 import torch.nn.functional as F
@@ -51,7 +52,9 @@ class Canvas:
             if not math.isfinite(scale) or scale <= MIN_SCALE:
                 raise ValueError(f"scale {scale}: must be a number above {MIN_SCALE}")
             target = tuple(max(1, round(side * scale)) for side in source)
-        if min(target) < 1 or any(t <= s * MIN_SCALE for t, s in zip(target, source, strict=True)):
+        elif not all(isinstance(side, Integral) and side > 0 for side in target):
+            raise ValueError(f"target size {target[1]}x{target[0]}: must be whole numbers of pixels, at least 1")
+        elif any(t <= s * MIN_SCALE for t, s in zip(target, source, strict=True)):
             raise ValueError(
                 f"target size {target[1]}x{target[0]} for a picture of {source[1]}x{source[0]}: "
                 f"each side must be above {MIN_SCALE} of the picture's"
@@ -68,8 +71,9 @@ class Canvas:
         if not self.padded:
             return lr_conditions(image, self.size)
         scales = [t / s for t, s in zip(self.target, self.source, strict=True)]
-        # Whole pixels of the input, enough for the canvas and for the kernel's reach beyond it.
-        wanted = [math.ceil(side / scale) + 4 for side, scale in zip(self.size, scales, strict=True)]
+        # Whole pixels of the input, enough for the canvas and for the reach of the LR condition's kernel beyond it.
+        reach = [math.ceil(2 * max(1, LR_FACTOR / scale)) + 2 for scale in scales]
+        wanted = [math.ceil(side / scale) + more for side, scale, more in zip(self.size, scales, reach, strict=True)]
         image = reflect_to(image, (max(wanted[0], self.source[0]), max(wanted[1], self.source[1])))
         lr = _resize_by(image, [scale / LR_FACTOR for scale in scales], [side // LR_FACTOR for side in self.size])
         return lr, _resize_by(image, scales, self.size).clamp(-1, 1)

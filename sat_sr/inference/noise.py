@@ -7,6 +7,8 @@ has the same noise in its top left part. Each tile of 64 x 64 pixels has a count
 
 from __future__ import annotations
 
+from numbers import Integral
+
 import numpy as np
 import torch
 
@@ -16,10 +18,10 @@ TILE = 64
 def position_noise(seed: int, canvas: tuple[int, int]) -> torch.Tensor:
     """Unit normal noise. seed 0 <= seed < 2**64, canvas (H, W) -> (1, 3, H, W) float32 on the host.
 
-    Raises ValueError for a seed out of range.
+    Raises ValueError for a seed that is no integer or out of range.
     """
-    if not 0 <= seed < 2**64:
-        raise ValueError(f"seed {seed}: must lie between 0 and 2**64 - 1")
+    if isinstance(seed, bool) or not isinstance(seed, Integral) or not 0 <= seed < 2**64:
+        raise ValueError(f"seed {seed!r}: must be an integer between 0 and 2**64 - 1")
     height, width = canvas
     noise = torch.empty(1, 3, height, width)
     for top in range(0, height, TILE):

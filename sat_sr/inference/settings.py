@@ -54,13 +54,16 @@ class SamplingSettings:
             raise ValueError("strength below 1 starts from the upsampled input: it cannot go without init_noise")
 
     def sigmas(self) -> torch.Tensor:
-        """Noise levels (num_steps + 1,) float32, the last 0."""
+        """Noise levels (steps + 1,) float32, falling, the last 0.
+
+        There are num_steps steps, fewer only where sigma_min and the start are too close to tell so many apart.
+        """
         start = self.sigma_min * (self.sigma_max / self.sigma_min) ** self.strength
-        return karras_sigmas(self.num_steps, min(self.sigma_min, start), start)
+        return torch.unique_consecutive(karras_sigmas(self.num_steps, min(self.sigma_min, start), start))
 
     @property
     def network_calls(self) -> int:
-        return network_calls(self.sampler, self.num_steps)
+        return network_calls(self.sampler, len(self.sigmas()) - 1)
 
     def replace(self, **changes) -> SamplingSettings:
         """A copy with those changes that are not None. Raises ValueError for an unknown name."""
@@ -74,6 +77,7 @@ class SamplingSettings:
         return dataclasses.asdict(self)
 
     def __str__(self) -> str:
-        text = f"{self.sampler}, {self.num_steps} steps ({self.network_calls} network calls), sigma "
-        text += f"{float(self.sigmas()[0]):.4g} to {self.sigma_min:g}"
+        sigmas = self.sigmas()
+        text = f"{self.sampler}, {len(sigmas) - 1} steps ({self.network_calls} network calls), sigma "
+        text += f"{float(sigmas[0]):.4g} to {self.sigma_min:g}"
         return text + (f", color fix {self.color_fix}" if self.color_fix != "none" else "")
