@@ -45,6 +45,8 @@ class Denoiser:
     clip_embedding  (B, V), when the model has a CLIP input
     on_progress     called with (work done, work of one call) after each piece of a call
     neighbours      the processes that compute the other parts
+    compiled        run what is around attention compiled (torch.compile), in groups of full size: one graph for all
+                    canvases; smaller groups at the end of a band run as ever
 
     When memory runs out in a call it is computed again by the next of the plan's fallbacks, with a warning: the groups
     do not change the picture. `plan` is the plan in use.
@@ -63,6 +65,7 @@ class Denoiser:
         on_progress: Callable[[int, int], None] | None = None,
         *,
         neighbours: Neighbours | None = None,
+        compiled: bool = False,
     ):
         b, schedule = model.config.image_block_size, plan.schedule
         canvas = lr.new_empty(len(lr), 3, schedule.grid[0] * b, schedule.grid[1] * b, device="meta")
@@ -73,7 +76,7 @@ class Denoiser:
         self.model, self.plan, self.lr, self.lr_upsampled = model, plan, lr, lr_upsampled
         self.device = torch.device(plan.device)
         self.clip_embedding = None if clip_embedding is None else clip_embedding.to(self.device, model.dtype)
-        self.on_progress, self.neighbours = on_progress, neighbours
+        self.on_progress, self.neighbours, self.compiled = on_progress, neighbours, compiled
         self.calls = 0
         self._ready = False
 
@@ -175,7 +178,9 @@ class Denoiser:
         if with_lr:
             lr = group_lr(self.lr, group.rows, group.cols, self.plan.schedule.grid)
             lr = lr.to(self.device, self.model.dtype)
-        return GroupContext(self.model.rotary(group.rows, group.cols), lr, self.plan.kernel)
+        full_size = (len(group.rows), len(group.cols)) == self.plan.schedule.group
+        rotary = self.model.rotary(group.rows, group.cols)
+        return GroupContext(rotary, lr, self.plan.kernel, compiled=self.compiled and full_size)
 
     def _pixels(self, group: Group) -> tuple:
         """Index of the group's pixels in the part's canvas (B, 3, H, W)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -26,14 +27,16 @@ Extend = Callable[[torch.Tensor, torch.Tensor], Extended]
 class GroupContext:
     """What a layer must know about the group of blocks that it works on.
 
-    rotary  positions of the group's tokens, as `rope.rotary` gives them
-    lr      (B, 3, y, x) LR condition of the group and the ring of blocks around it (`group_lr`); used by layer 0 only
-    kernel  name in KERNELS
+    rotary    positions of the group's tokens, as `rope.rotary` gives them
+    lr        (B, 3, y, x) LR condition of the group and the ring of blocks around it (`group_lr`); used by layer 0 only
+    kernel    name in KERNELS
+    compiled  run what is around attention compiled, one graph a shape of group
     """
 
     rotary: torch.Tensor
     lr: torch.Tensor | None
     kernel: str = "sdpa"
+    compiled: bool = False
 
 
 class LRCrossAttentionProjections(nn.Module):
@@ -89,23 +92,28 @@ class AdaLNMixin(BaseMixin):
         returns     (B, i, j, L, C), a new tensor
         """
         shift1, scale1, shift2, scale2 = modulation
-        x = x + self.self_attention(layer, modulate(layer_norm(x), shift1, scale1), extend, context)
+        x = x + self.self_attention(layer, x, shift1, scale1, extend, context)
+        norm = layer_norm
         if layer == 0:
             x = x + self.lr_cross_attention(layer_norm(x), context.lr)
-            m = self.post_cross_attention_layernorm(x)
-        else:
-            m = layer_norm(x)
-        return x + self.mlp(layer, modulate(m, shift2, scale2))
+            norm = self.post_cross_attention_layernorm
+        return x + step(mlp, context)(x, norm, shift2, scale2, self.transformer.layers[layer].mlp)
 
-    def self_attention(self, layer: int, x: torch.Tensor, extend: Extend, context: GroupContext) -> torch.Tensor:
+    def self_attention(
+        self,
+        layer: int,
+        x: torch.Tensor,
+        shift: torch.Tensor,
+        scale: torch.Tensor,
+        extend: Extend,
+        context: GroupContext,
+    ) -> torch.Tensor:
         """Unidirectional block attention: (B, i, j, L, C) -> the same shape."""
         linears = self.transformer.layers[layer].attention
-        qkv = linears.query_key_value(x).unflatten(-1, (3 * self.heads, -1))
-        qk, v = qkv.split([2 * self.heads, self.heads], dim=-2)
         norm = self.q_layer_norm[layer]  # for the keys as well, see __init__
-        q, k = rotate(norm(qk), context.rotary).transpose(-3, -2).chunk(2, dim=-3)
-        extended = extend(k, v.transpose(-3, -2))
-        out = KERNELS[context.kernel](q, extended, self.re_pos_embed[layer])
+        project = step(queries_keys_values, context)
+        q, k, v = project(x, shift, scale, linears.query_key_value, norm, self.heads, context.rotary)
+        out = KERNELS[context.kernel](q, extend(k, v), self.re_pos_embed[layer])
         return linears.dense(rearrange(out, "B i j h L d -> B i j L (h d)"))
 
     def lr_cross_attention(self, x: torch.Tensor, lr: torch.Tensor) -> torch.Tensor:
@@ -121,10 +129,6 @@ class AdaLNMixin(BaseMixin):
         q = (self.cross_q_ln(q) + self.lr_query_position_embedding).transpose(-3, -2)
         return linears.dense(rearrange(attend_windows(q, k, v), "B i j h L d -> B i j L (h d)"))
 
-    def mlp(self, layer: int, x: torch.Tensor) -> torch.Tensor:
-        linears = self.transformer.layers[layer].mlp
-        return linears.dense_4h_to_h(F.gelu(linears.dense_h_to_4h(x), approximate="tanh"))
-
     def layer_forward(self, hidden_states, mask, *, layer_id, emb, extend, context, **kwargs):
         """SAT's hook: the whole canvas as one group."""
         layer = int(layer_id)
@@ -135,6 +139,38 @@ class AdaLNMixin(BaseMixin):
         if self.checkpoint_activations and torch.is_grad_enabled():
             return checkpoint(run, hidden_states, emb, use_reentrant=False)
         return run(hidden_states, emb)
+
+
+def queries_keys_values(
+    x: torch.Tensor,
+    shift: torch.Tensor,
+    scale: torch.Tensor,
+    linear: nn.Module,
+    norm: nn.Module,
+    heads: int,
+    rotary: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """x (B, i, j, L, C) -> q, k (normalised, rotated) and v, (B, i, j, h, L, d) each."""
+    qkv = linear(modulate(layer_norm(x), shift, scale)).unflatten(-1, (3 * heads, -1))
+    qk, v = qkv.split([2 * heads, heads], dim=-2)
+    q, k = rotate(norm(qk), rotary).transpose(-3, -2).chunk(2, dim=-3)
+    return q, k, v.transpose(-3, -2)
+
+
+def mlp(x: torch.Tensor, norm: Callable, shift: torch.Tensor, scale: torch.Tensor, linears: nn.Module) -> torch.Tensor:
+    """(B, i, j, L, C) -> the same shape."""
+    inner = linears.dense_h_to_4h(modulate(norm(x), shift, scale))
+    return linears.dense_4h_to_h(F.gelu(inner, approximate="tanh"))
+
+
+def step(function: Callable, context: GroupContext) -> Callable:
+    """One of the two functions above, compiled if asked for; weights are arguments, so all layers share a graph."""
+    return _compile(function) if context.compiled else function
+
+
+@functools.cache
+def _compile(function: Callable) -> Callable:
+    return torch.compile(function, dynamic=False, fullgraph=True)
 
 
 def lr_size(canvas: tuple[int, int]) -> tuple[int, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 
 import pytest
 import torch
@@ -128,7 +129,7 @@ def test_other_errors_are_not_taken_for_memory(model, make_inputs, monkeypatch):
     def broken(*_):
         raise RuntimeError("a kernel is broken")
 
-    monkeypatch.setattr(model.mixins["adaln_layer"], "mlp", broken)
+    monkeypatch.setattr("sat_sr.model.adaln.mlp", broken)
     with pytest.raises(RuntimeError, match="a kernel is broken"):
         denoiser(x, SIGMA)
 
@@ -141,3 +142,18 @@ def test_fallbacks_of_a_plan_are_ever_smaller(model):
         assert plan.offload == "none" and plan.fallbacks[-1].offload == "all"
         if mode != "auto":
             assert {p.schedule.order for p in plan.fallbacks} == {plan.schedule.order}
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler for CPUs")
+def test_compiled_layers_share_their_graphs(make_model, make_inputs):
+    """Two canvases, three layers, groups cut off at the end: one graph of the projections, two of the MLP (norms)."""
+    from torch._dynamo.utils import counters
+
+    model, before = make_model(), counters["stats"]["unique_graphs"]
+    for grid in [(3, 2), (2, 4)]:
+        x, *conditions = make_inputs(model.config, grid)
+        plan = plan_of(grid, (2, 2), "layer")
+        expected = Denoiser(model, plan, *conditions)(x, SIGMA)
+        compiled = Denoiser(model, plan, *conditions, compiled=True)
+        torch.testing.assert_close(compiled(x, SIGMA), expected, rtol=0, atol=5e-6)
+    assert counters["stats"]["unique_graphs"] - before == 3
