@@ -3,7 +3,6 @@
 # flag that comes twice the last one counts.
 #
 #   bash train_text2image_sr_big_clip.sh [FLAGS]                 this machine: a rank a GPU by torchrun, or one on the CPU
-#   torchrun … train_text2image_sr_big_clip.sh [FLAGS]           no: torchrun starts Python files; use the line above
 #   srun bash train_text2image_sr_big_clip.sh [FLAGS]            a rank a Slurm task
 #   sbatch scripts/train.sbatch [FLAGS]                          several nodes, requeued until done
 #
@@ -27,7 +26,9 @@ start=(
 recipe=(
     --train-iters 1000000 --deepspeed_config scripts/ds_config_zero_clip.json
     --warmup 0.01 --lr-decay-style linear --ema-decay 0.9999
-    --lr-dropout 0.07 --degradation strong --checkpoint-activations --seed 1234
+    --lr-dropout 0.07 --degradation strong --seed 1234
+    # --checkpoint-activations   # where memory is short: the same gradients, a third more computing
+    # --degrade-on-device        # where the CPUs are slow: the degradation on the GPU
 )
 run=(
     --experiment-name "$name" --save ./ckpt --save-interval 5000 --keep-last 3

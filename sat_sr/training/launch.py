@@ -22,6 +22,7 @@ from sat_sr.training.ranks import Ranks, find_ranks, start_process_group
 from sat_sr.training.recipe import Recipe, read_deepspeed_config, settle
 
 EXIT_FAILED = 1
+EXIT_INTERRUPTED = 130  # as of a program that Ctrl-C ended
 
 
 def launch(settings: argparse.Namespace) -> int:
@@ -46,6 +47,9 @@ def launch(settings: argparse.Namespace) -> int:
             warn(f"error: {error}")  # what a user can cause: the sentence is enough
         else:
             traceback.print_exc()
+    except KeyboardInterrupt:
+        warn("interrupted: what came after the last checkpoint is lost (SIGTERM or SIGUSR1 would have saved first)")
+        code = EXIT_INTERRUPTED
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
@@ -132,8 +136,8 @@ def _introduce(settings: argparse.Namespace, recipe: Recipe, ranks: Ranks, use_c
     )
     say(
         f"batch {recipe.batch} = {recipe.micro_batch} x {recipe.accumulation} accumulation x {ranks.world_size} rank(s)"
-        f" | {settings.optimizer} lr {recipe.lr:g}, weight decay {recipe.weight_decay:g}, clipping {recipe.clip_grad:g}, "
-        f"{settings.train_iters} steps"
+        f" | {settings.optimizer} lr {recipe.lr:g}, weight decay {recipe.weight_decay:g}, clipping {recipe.clip_grad:g}"
+        f" | {settings.train_iters} steps"
     )
     if settings.dry_run:
         # Network and gradients in its precision on every rank; float32 weights, moments and EMA shared by the ranks.

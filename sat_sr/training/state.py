@@ -30,11 +30,13 @@ import torch.distributed as dist
 from deepspeed import DeepSpeedEngine
 from deepspeed.utils import safe_get_full_optimizer_state
 
+from sat_sr.checkpoint import FORMAT
 from sat_sr.config import InfDiTConfig
 
 LATEST = "latest"
 CONFIG = "config.json"
 _TEMPORARY = "tmp-"
+WriteEMA = Callable[[Path, dict[str, torch.Tensor]], None]
 
 
 def claim_folder(folder: Path, config: InfDiTConfig) -> None:
@@ -77,7 +79,7 @@ def save(
     step: int,
     training: dict,
     data_position: dict,
-    write_ema: Callable[[Path, dict[str, torch.Tensor]], None],
+    write_ema: WriteEMA,
     keep_last: int,
 ) -> None:
     """Writes checkpoint `step`; called by all ranks together.
@@ -103,14 +105,16 @@ def save(
 
 
 def _save(
-    engine: DeepSpeedEngine, folder: Path, step: int, training: dict, data_position: dict, write_ema: Callable
+    engine: DeepSpeedEngine, folder: Path, step: int, training: dict, data_position: dict, write_ema: WriteEMA
 ) -> None:
+    config = engine.module.config
     rank = dist.get_rank()
     temporary = folder / f"{_TEMPORARY}{step}"
     if rank == 0:
         _remove_temporary(folder)
     dist.barrier()
-    engine.save_checkpoint(str(folder), tag=temporary.name, save_latest=False)
+    about = {FORMAT: {"config": config.to_dict()}}  # beside the weights, as in every .pt of this project
+    engine.save_checkpoint(str(folder), tag=temporary.name, client_state=about, save_latest=False)
     _write(temporary / f"data_rank_{rank}.json", json.dumps(data_position))
     averaged = gather_ema(engine)
     if rank == 0:

@@ -62,6 +62,7 @@ class Trainer:
             self.seed, self.rank, device, settings.p_mean, settings.p_std, settings.sigma_sampling == "stratified"
         )
         self.timer = PhaseTimer(device.type == "cuda")
+        self.data_counts = self.batches.counts
         self.grad_norm = 0.0
         self.preempted = False
         self._start_interval()
@@ -208,9 +209,9 @@ class Trainer:
         self.timer.take()
 
     def _log_interval(self) -> None:
-        mean = self.interval_loss / max(self.interval_steps, 1)
+        mean = self.interval_loss / max(self.interval_steps, 1)  # 0 steps: all of them were skipped, and said so
         dist.all_reduce(mean)
-        loss = mean.item() / self.world_size if self.interval_steps else float("nan")
+        loss = mean.item() / self.world_size
         steps = self.step - self.interval_first
         phases = {name: seconds / steps for name, seconds in self.timer.take().items()}
         seconds = (time.perf_counter() - self.interval_start) / steps
@@ -229,6 +230,10 @@ class Trainer:
             {"loss": loss, "grad_norm": self.grad_norm, "lr": lr, "samples_per_second": rate, "memory_gib": memory}
             | {f"seconds_{name}": phases[name] for name in PHASES},
         )
+        if self.batches.counts != self.data_counts:
+            self.data_counts = self.batches.counts
+            listed = ", ".join(f"{count} {reason}" for reason, count in self.data_counts.most_common())
+            self.log.line(f"data so far, of rank 0: {listed}")
         self._start_interval()
 
     def _validate(self) -> None:

@@ -19,19 +19,27 @@ import tarfile
 import time
 from pathlib import Path
 
+import numpy as np
+import safetensors.torch
 import torch
 import torch.distributed as dist
+from PIL import Image
 
 from sat_sr.training.arguments import parse_arguments
 from sat_sr.training.ranks import find_ranks, start_process_group
 from sat_sr.training.recipe import read_deepspeed_config, settle
 
+GOLDEN_CLIP = Path(__file__).parents[1] / "golden" / "clip_image_encoder.safetensors"
 FOLDER, FLAGS = Path(sys.argv[1]), sys.argv[2:]
 RANKS = find_ranks()
 start_process_group(RANKS, use_cuda=False, timeout_minutes=2)
 
+from sat_sr.checkpoint import load_model  # noqa: E402
+from sat_sr.diffusion.edm import edm_loss  # noqa: E402
 from sat_sr.training import state  # noqa: E402  (after the process group, as in launch)
+from sat_sr.training.noise import mix_seed  # noqa: E402
 from sat_sr.training.trainer import EXIT_PREEMPTED, Trainer  # noqa: E402
+from sat_sr.training.validation import SIGMAS  # noqa: E402
 
 
 class Watched(Trainer):
@@ -142,8 +150,8 @@ def follow_average(report):
     report["restored"] = digest(before) == digest(weights(trainer))
 
 
-def skip_bad_steps(report):
-    trainer = build("bad", damaged=(1,))
+def skip_bad_steps(report, *flags):
+    trainer = build(f"bad{len(flags)}", *flags, damaged=(1,))
     trainer.train_step()
     before, ema = weights(trainer), digest(dict(state.gather_ema(trainer.engine)))
     trainer.train_step()
@@ -154,7 +162,7 @@ def skip_bad_steps(report):
     trainer.train_step()
     report["good step resets"] = trainer.bad_steps
     report["good step changed"] = digest(before) != digest(weights(trainer))
-    trainer = build("bad-end", "--max-bad-steps", "2", damaged=(1, 2, 3))
+    trainer = build(f"bad-end{len(flags)}", *flags, "--max-bad-steps", "2", damaged=(1, 2, 3))
     try:
         trainer.run()
     except FloatingPointError as error:
@@ -224,6 +232,47 @@ def die(report):
         report["left by the dead"] = state.find_latest(FOLDER / "death").name
 
 
+def start_from_weights_with_clip(report):
+    """A model with a CLIP input; then one that starts from its averaged weights, without flags about sizes."""
+    recorded = safetensors.torch.load_file(GOLDEN_CLIP)
+    prefix = "weights.image_encoder.model."
+    tower = {name.removeprefix(prefix): tensor for name, tensor in recorded.items() if name.startswith(prefix)}
+    folder = FOLDER / "clip-tower"
+    folder.mkdir()
+    torch.save(tower, folder / "open_clip_pytorch_model.bin")
+    vision = {"embed_dim": 24, "vision_cfg": {"width": 64, "head_width": 16}}
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": vision}))
+    clip = ["--vector-dim", "24", "--clip-model", str(folder)]
+    trainer, _ = train("clip", *clip)
+    report["clip weights"] = digest(dict(state.gather_ema(trainer.engine)))
+    report["clip learnt"] = weights(trainer)["cond_embed.map_vector.2.weight"].abs().max().item()
+    tuned = build("tuned", *clip, "--load", str(FOLDER / "clip" / "6" / "ema.safetensors"))
+    report["tuned step"], report["tuned weights"] = tuned.step, digest(weights(tuned))
+    report["tuned ema"] = digest(dict(state.gather_ema(tuned.engine)))
+
+
+def validate_again(report):
+    """The logged validation loss against one computed from the saved file by a plain network."""
+    shards = FLAGS[FLAGS.index("--train-data") + 1]
+    trainer, _ = train("validated", "--valid-data", shards, "--eval-interval", "6")
+    records = map(json.loads, (FOLDER / "validated" / "log.jsonl").read_text().splitlines())
+    (report["logged"],) = [record for record in records if record["kind"] == "valid"]
+    model = load_model(FOLDER / "validated")
+    (batch,) = trainer.validation
+    generator = torch.Generator().manual_seed(mix_seed("validation", trainer.seed, 0))
+    noise = torch.randn(batch["target"].shape, generator=generator)
+    with torch.no_grad():
+        report["recomputed"] = {
+            f"loss_sigma_{sigma}": edm_loss(model, noise=noise, sigma=torch.full((2,), sigma), **batch).mean().item()
+            for sigma in SIGMAS
+        }
+    with Image.open(FOLDER / "validated" / "pictures" / "00000006.png") as image:
+        picture = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    shown = torch.cat(list(batch["target"]), dim=-2)
+    report["picture size"] = list(picture.shape)
+    report["target in picture"] = (picture[..., -32:] / 127.5 - 1 - shown).abs().max().item()
+
+
 def write(report):
     (FOLDER / f"report{RANKS.rank}.json").write_text(json.dumps(report))
 
@@ -231,12 +280,16 @@ def write(report):
 def main() -> None:
     report = {}
     compare_resumed(report)
-    skip_bad_steps(report)
+    report["skips"] = {name: {} for name in ("zero1", "muon")}
+    skip_bad_steps(report["skips"]["zero1"])
+    skip_bad_steps(report["skips"]["muon"], "--zero-stage=0", "--optimizer=muon")
     follow_average(report)
     if RANKS.world_size == 1:
         compare_engines(report)
         refuse_what_does_not_fit(report)
         fill_the_disk(report)
+        start_from_weights_with_clip(report)
+        validate_again(report)
     write(report)
     dist.barrier()
     if RANKS.world_size == 2:

@@ -90,13 +90,15 @@ def test_zero_2_and_zero_1_are_the_same_training(reports):
 
 
 @pytest.mark.parametrize("world_size", [1, 2])
-def test_a_loss_that_is_not_finite_on_one_rank_is_skipped_by_all_and_too_many_end_the_run(reports, world_size):
-    for report in reports[world_size]:
+@pytest.mark.parametrize("engine", ["zero1", "muon"])
+def test_a_loss_that_is_not_finite_on_one_rank_is_skipped_by_all_and_too_many_end_the_run(reports, world_size, engine):
+    skips = [report["skips"][engine] for report in reports[world_size]]
+    for report in skips:
         assert report["bad step counted"] == 1 and not report["bad step changed"]
         assert report["good step resets"] == 0 and report["good step changed"]
         message = report["bad end"]
         assert "2 steps in a row" in message and "step 3" in message and "loss " in message
-    damaged = reports[world_size][-1]
+    damaged = skips[-1]
     assert all(key in damaged["bad end"] for key in damaged["bad end keys"])
 
 
@@ -123,6 +125,24 @@ def test_what_does_not_fit_the_run_is_refused_by_name(reports):
     assert "no picture of at least 32x32" in report["empty valid"] and "--valid-data" in report["empty valid"]
     assert "trained by 4 rank(s), this start has 1" in report["other ranks"] and "--load" in report["other ranks"]
     assert "num_layers 1 (here 2)" in report["other model"]
+
+
+def test_the_clip_embedding_conditions_and_averaged_weights_start_a_fine_tuning(reports):
+    (report,) = reports[1]
+    assert report["clip learnt"] > 1e-4  # was zero
+    assert report["tuned step"] == 0
+    assert report["tuned weights"] == report["tuned ema"] == report["clip weights"]
+
+
+def test_validation_is_of_the_averaged_weights_and_the_picture_shows_its_target(reports):
+    (report,) = reports[1]
+    logged = report["logged"]
+    assert len(report["recomputed"]) == 5
+    for name, loss in report["recomputed"].items():
+        assert logged[name] == pytest.approx(loss, rel=1e-5)
+    assert logged["loss"] == pytest.approx(sum(report["recomputed"].values()) / 5, rel=1e-5)
+    assert report["picture size"] == [3, 2 * 32, 4 * 32] and report["target in picture"] < 0.5 / 127
+    assert 0 < logged["psnr"] < 40
 
 
 def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(reports):
