@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Upscale pictures:   bash generate_sr_big_cli.sh [IMAGE | FOLDER | LIST.txt …] [flags of generate_sr_big.py]
+# Upscale pictures:   bash generate_sr_big_cli.sh [IMAGE | FOLDER | LIST.txt ...] [flags of generate_sr_big.py]
 # Without pictures it asks for them, one path after the other. The first run sets everything up.
 # Under Slurm (srun bash generate_sr_big_cli.sh list.txt) the pictures are shared among the tasks.
 set -euo pipefail
@@ -16,12 +16,14 @@ OUT_DIR="samples"        # where NAME_sr.png goes
 
 source "$root/scripts/environment.sh"
 
-arguments=(--inference_type "$INFERENCE_TYPE" --block_batch "$BLOCK_BATCH" --out-dir "$OUT_DIR")
+arguments=()
+[ "$INFERENCE_TYPE" = auto ] || arguments+=(--inference_type "$INFERENCE_TYPE")
 [ -z "$NETWORK" ] || arguments+=(--network "$NETWORK")
 [ -z "$STEPS" ] || arguments+=(--num-steps "$STEPS")
-# A size given on the command line replaces the scale above.
-case " $* " in
-    *" --size"* | *" --width"* | *" --height"* | *" --long-side"* | *" --long_side"* | *" --from-picture"* | *" --from_picture"*) ;;
-    *) arguments+=(--infer_sr_scale "$SCALE") ;;
-esac
-exec "$PYTHON" "$root/generate_sr_big.py" "${arguments[@]}" "$@"
+# What is given on the command line outweighs the settings above.
+given=" $* "
+[[ "$INFERENCE_TYPE$given" != *ar2* ]] || arguments+=(--block_batch "$BLOCK_BATCH")
+[[ "${given//_/-}" =~ " --"(size|width|height|long-side|infer-sr-scale|from-picture) ]] ||
+    arguments+=(--infer_sr_scale "$SCALE")
+[[ "$given" =~ " -"(o|-output)[\ =] ]] || arguments+=(--out-dir "$OUT_DIR")
+exec "$PYTHON" "$root/generate_sr_big.py" ${arguments[@]+"${arguments[@]}"} "$@"

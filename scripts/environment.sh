@@ -36,6 +36,10 @@ sat_sr_environment() {
     fi
     stamp=$venv/installed-$(cat "$sat_sr_root/setup.py" "$sat_sr_root/scripts/constraints.txt" | cksum | cut -d' ' -f1)
     PYTHON=$venv/bin/python
+    if [ ! -e "$stamp-${extras//,/-}" ] && command -v flock >/dev/null; then
+        exec {sat_sr_lock}<"$sat_sr_root/setup.py" # the tasks of a job start together: one sets up, the others wait
+        flock "$sat_sr_lock"
+    fi
     if [ ! -e "$stamp-${extras//,/-}" ]; then
         base=$(PYTHON= sat_sr_find_python) || return 1
         echo "Setting up sat_sr in $venv (once; a few minutes, about 2 GB; CUDA builds of PyTorch are larger) ..." >&2
@@ -54,6 +58,7 @@ sat_sr_environment() {
         touch "$stamp-${extras//,/-}"
         echo "Set up." >&2
     fi
+    [ -z "${sat_sr_lock:-}" ] || exec {sat_sr_lock}<&-
 }
 
 sat_sr_environment "$@"
