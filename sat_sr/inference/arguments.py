@@ -145,6 +145,9 @@ def make_parser() -> argparse.ArgumentParser:
     add("--block-batch", type=_at_least(1), metavar="N", help="ar2 computes N x N blocks at a time (default 4)")
     add("--offload", choices=OFFLOADS, default="auto", help="what a GPU leaves on the host: state (what grows with the "
         "picture), all (the weights, too); auto: as little as fits")  # fmt: skip
+    add("--split-picture", action=argparse.BooleanOptionalAction, help="several ranks (torchrun) compute each picture "
+        "together (the default for one picture), or share the list (the default for several)")  # fmt: skip
+    add("--compile", action="store_true", help="compile the layers (torch.compile): starts later, then faster on GPUs")
     add("--memory", type=_memory, metavar="SIZE", help="what may be used, like 8GiB (default: what is free)")
     add("--estimate", action="store_true", help="tell sizes, plan, memory and TFLOP, and end")
 

@@ -12,7 +12,7 @@ on to the next network call without waiting for the others: the pipeline fills o
 Block-major hands over the lines of all layers when a call is done: a rank is one call behind, and again nobody waits
 for a whole picture. The orders may be mixed: what is sent is the same.
 
-    ranks = join(settings, device)                                    # before the model is built
+    ranks = join(settings, device, rank, world)                                    # before the model is built
     plan = make_plan(..., part=ranks.part(grid))
     here = plan.schedule.pixels(block)
     denoiser = Denoiser(model, plan, lr, lr_upsampled[here], neighbours=ranks.neighbours())
@@ -36,21 +36,21 @@ MEETING = timedelta(minutes=5)  # ranks start together; model files may come fro
 EXCHANGE = timedelta(hours=2)  # the last rank waits for the first line while all others compute theirs
 
 
-def join(settings: Mapping[str, object], device: torch.device | str = "cpu") -> Ranks:
-    """Meet the other processes that torchrun started, and agree that all do the same.
+def join(settings: Mapping[str, object], device: torch.device | str, rank: int, world: int) -> Ranks:
+    """Meet the other processes, at MASTER_ADDR and MASTER_PORT of the environment, and agree that all do the same.
 
     settings  everything that the picture depends on, and the place and order of what is computed: plain values
     device    this rank's; on CUDA, keys and values go from device to device (NCCL), everything else by gloo
 
-    Alone, without torchrun's environment, there is nobody to meet. Must come before a network is built: SAT opens
-    a process group of its own when there is none.
+    Must come before a network is built: SAT opens a process group of its own when there is none.
 
     Raises ValueError on rank 0 when the settings of the ranks differ; the others leave with SystemExit, so that it is
-    said once. ConnectionError when a rank does not come.
+    said once. ValueError without a meeting place, ConnectionError when a rank does not come.
     """
-    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     if world == 1:
         return Ranks(0, 1)
+    if not (os.environ.get("MASTER_ADDR") and os.environ.get("MASTER_PORT")):
+        raise ValueError("ranks that share a picture meet at MASTER_ADDR and MASTER_PORT: set both, or use torchrun")
     device = torch.device(device)
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -135,6 +135,21 @@ class Ranks:
                     strips[position].copy_(strip)
         dist.barrier()  # who leaves early takes his connections with him
         return canvas
+
+    def agree(self, number: int) -> int:
+        """The number that rank 0 has; 0 <= number < 2**63."""
+        numbers = torch.tensor([number])
+        if self.world > 1:
+            dist.broadcast(numbers, src=0)
+        return int(numbers)
+
+    def share(self, picture: torch.Tensor | None, size: tuple[int, int], batch: int = 1) -> torch.Tensor:
+        """Give all ranks a picture (B, 3, *size) float32 on the host that only rank 0 has."""
+        if picture is None:
+            picture = torch.empty(batch, 3, *size)
+        if self.world > 1:
+            dist.broadcast(picture := picture.contiguous(), src=0)
+        return picture
 
 
 class Handover:

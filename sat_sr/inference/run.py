@@ -70,13 +70,15 @@ class Rank:
 class Run:
     """One call of the program.
 
-    stored  settings that --from-picture repeats, for what they say about the weights
+    stored    settings that --from-picture repeats, for what they say about the weights
+    together  whether the ranks compute each picture together; otherwise they share the list
     """
 
     args: argparse.Namespace
     console: Console
     rank: Rank
     stored: Mapping[str, Any] | None = None
+    together: bool = False
     done: int = 0
     skipped: int = 0
     failed: list[str] = field(default_factory=list)
@@ -104,6 +106,8 @@ class Run:
             for entry in self._mine(entries):
                 self._estimate(worker, entry)
         else:
+            if self.rank.count > 1 and (len(entries) == 1 if args.split_picture is None else args.split_picture):
+                self._join(worker, entries)
             self._do_all(worker, entries)
         return self._summary()
 
@@ -127,6 +131,20 @@ class Run:
             )
         return worker
 
+    def _join(self, worker: Worker, entries: list[Entry]) -> None:
+        """Compute every picture together with the other ranks; the first one speaks and writes for all."""
+        from sat_sr.inference.ranks import join
+
+        settings = {**vars(self.args), "weights": worker.checkpoint_hash, "pictures": [entry.name for entry in entries]}
+        try:
+            worker.ranks = join(settings, worker.device, self.rank.number, self.rank.count)
+        except (ValueError, OSError) as error:
+            raise CannotRun(str(error)) from error
+        if self.args.seed is None:
+            worker.seed = worker.ranks.agree(worker.seed)
+        self.together = True
+        self.console.quiet = self.console.quiet or self.rank.number > 0
+
     def _ask(self) -> Iterator[Entry]:
         """Pictures that the user names, one after the other, until Ctrl-D."""
         while True:
@@ -146,6 +164,8 @@ class Run:
 
     def _mine(self, items: Sequence) -> Sequence:
         """This rank's share of a list: every rank makes the same list."""
+        if self.together:
+            return items
         return items[self.rank.number :: self.rank.count]
 
     def _plan(self, worker: Worker, entries: list[Entry]) -> list[Output]:
@@ -211,9 +231,11 @@ class Run:
         with measured(worker.device) as cost:
             with console.picture_progress(entry.name) as progress:
                 rgb = worker.upscale(picture, work, progress)
-            for note in worker.write(output.path, rgb, picture):
+            for note in worker.write(output.path, rgb, picture) if rgb is not None else ():
                 console.note(note, entry.name)
         self.done += 1
+        if rgb is None:  # the first rank has it, and tells
+            return
         self.made.append(output.path)
         console.line(f"{entry.name} -> {output.path} ({cost.seconds:.1f} s, peak {cost.peak_mib:.0f} MiB)")
         console.record(
@@ -251,6 +273,8 @@ class Run:
         self.failed.append(entry.name)
         self.console.error(reason if entry.name in reason else f"{entry.name}: {reason}")
         self.console.record({"status": "failed", "input": entry.name, "error": reason})
+        if self.together:  # the others would wait for this one
+            raise SystemExit(EXIT_SOME_FAILED)
 
     def _summary(self) -> int:
         total = self.done + self.skipped + len(self.failed)

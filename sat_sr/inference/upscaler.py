@@ -27,6 +27,7 @@ from sat_sr.inference.canvas import Canvas
 from sat_sr.inference.color_fix import fix_colors
 from sat_sr.inference.memory import Plan, flops, make_plan
 from sat_sr.inference.noise import position_noise
+from sat_sr.inference.ranks import Ranks
 from sat_sr.inference.settings import SamplingSettings
 from sat_sr.model.attention_kernels import choose_kernel
 
@@ -66,13 +67,16 @@ def make_job(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     kernel: str = "auto",
+    ranks: Ranks | None = None,
 ) -> Job:
-    """Decide how a picture of source (height, width) is computed. Needs no weights.
+    """Decide how a picture of source (height, width) is computed, or this rank's part of it. Needs no weights.
 
     Raises ValueError for settings that cannot be, MemoryError when nothing fits `memory` bytes.
     """
     settings, device = settings or SamplingSettings(), torch.device(device)
-    canvas = Canvas.of(source, config.image_block_size, scale=scale, target=target)
+    block = config.image_block_size
+    canvas = Canvas.of(source, block, scale=scale, target=target)
+    grid = (canvas.size[0] // block, canvas.size[1] // block)
     plan = make_plan(
         config,
         canvas.size,
@@ -85,8 +89,8 @@ def make_job(
         dtype=dtype,
         kernel=choose_kernel(kernel, device, dtype, config.head_dim)[0],
         sampler=settings.sampler,
+        part=ranks.part(grid) if ranks else None,
     )
-    grid = plan.schedule.grid
     return Job(canvas, plan, settings, settings.network_calls * batch * flops(config, grid))
 
 
@@ -117,6 +121,7 @@ class Upscaler:
     defaults  settings used where a call gives none
     fast      settings of the quick preset, None when the checkpoint has none
     name      what the weights are called in messages and metadata
+    compiled  run the network's layers compiled (torch.compile): takes a minute at the first picture
     """
 
     def __init__(
@@ -128,13 +133,14 @@ class Upscaler:
         fast: SamplingSettings | None = None,
         name: str = "",
         checkpoint_hash: str = "",
+        compiled: bool = False,
     ):
         if bool(model.config.vector_dim) != (clip is not None):
             wanted = "needs a CLIP image encoder" if model.config.vector_dim else "takes no CLIP image encoder"
             raise ValueError(f"the model has vector_dim {model.config.vector_dim} and {wanted}")
         self.model, self.clip = model.eval().requires_grad_(False), clip
         self.defaults, self.fast = defaults or SamplingSettings(), fast
-        self.name, self.checkpoint_hash = name, checkpoint_hash
+        self.name, self.checkpoint_hash, self.compiled = name, checkpoint_hash, compiled
 
     @classmethod
     def from_checkpoint(
@@ -143,6 +149,7 @@ class Upscaler:
         device: str = "auto",
         dtype: torch.dtype | None = None,
         clip_model: str | Path = DEFAULT_CLIP,
+        compiled: bool = False,
     ) -> Upscaler:
         """Load weights: a published `.pt`, a training folder, or safetensors.
 
@@ -160,6 +167,7 @@ class Upscaler:
             fast=default_settings(checkpoint, fast=True) if "fast" in checkpoint.sampler_defaults else None,
             name=Path(checkpoint.path).name,
             checkpoint_hash=checkpoint_hash(checkpoint.path),
+            compiled=compiled,
         )
 
     def __enter__(self) -> Upscaler:
@@ -240,20 +248,27 @@ class Upscaler:
         seed: int = 0,
         callback: Callable[[int, int, torch.Tensor], None] | None = None,
         on_progress: Callable[[float], None] | None = None,
-    ) -> torch.Tensor:
+        ranks: Ranks | None = None,
+    ) -> torch.Tensor | None:
         """Compute a prepared job. image (B, 3, h, w) float32 in [-1, 1] on the host; returns (B, 3, *target).
+
+        ranks  share the picture, and the job was prepared with them: rank 0 gets the picture, the others None. There is
+               no callback then, as nobody has the whole picture before the end
 
         on_progress is called with the finished share, 0..1, after every piece of a network call.
         """
         from sat_sr.inference.denoiser import Denoiser  # imports SAT, which takes seconds
 
-        settings, canvas = job.settings, job.canvas
+        settings, canvas, schedule = job.settings, job.canvas, job.plan.schedule
+        block, ranks = self.model.config.image_block_size, ranks or Ranks(0, 1)
+        here = schedule.pixels(block)  # all of the canvas, or this rank's part
         lr, lr_upsampled = canvas.conditions(image)
+        lr_upsampled = lr_upsampled[here].contiguous()
         embedding = self.clip(lr.to(self.model.device)) if self.clip is not None else None
         sigmas = settings.sigmas()
 
         # Pictures of a batch get the noise that they would get alone.
-        x = position_noise(seed, canvas.size).mul_(float(sigmas[0])).expand(len(image), -1, -1, -1)
+        x = position_noise(seed, canvas.size)[here].mul_(float(sigmas[0])).expand(len(image), -1, -1, -1)
         x = x + lr_upsampled if settings.init_noise else x.clone()
 
         def report(done: int, total: int) -> None:
@@ -262,12 +277,24 @@ class Upscaler:
         def preview(step: int, steps: int, x: torch.Tensor) -> None:
             callback(step, steps, canvas.crop(x).clamp(-1, 1))
 
-        denoiser = Denoiser(self.model, job.plan, lr, lr_upsampled, embedding, report if on_progress else None)
+        denoiser = Denoiser(
+            self.model,
+            job.plan,
+            lr,
+            lr_upsampled,
+            embedding,
+            report if on_progress else None,
+            neighbours=ranks.neighbours(),
+            compiled=self.compiled,
+        )
         try:
             sample = SAMPLERS[settings.sampler](denoiser, x, sigmas, callback=preview if callback else None)
         except FloatingPointError as error:
             step = (denoiser.calls - 1) * settings.num_steps // settings.network_calls + 1
             raise FloatingPointError(f"{error}, step {step} of {settings.num_steps}") from error
+        sample = ranks.gather(sample, schedule, block)
+        if sample is None:
+            return None
         output = canvas.crop(sample).clamp(-1, 1)
         return fix_colors(output, image, settings.color_fix).clamp(-1, 1)
 

@@ -23,6 +23,7 @@ from sat_sr.inference.find_network import CannotRun
 from sat_sr.inference.image_io import Picture, PictureError, check_output, resize_alpha, write_picture
 from sat_sr.inference.inputs import Entry
 from sat_sr.inference.memory import canvas_bytes, format_bytes, free_bytes, parameter_count
+from sat_sr.inference.ranks import Ranks
 from sat_sr.inference.settings import SamplingSettings
 from sat_sr.inference.target import DEFAULT_SCALE, MAX_PASS, Size, Trim, passes
 from sat_sr.inference.upscaler import Job, Upscaler, default_settings, make_job, resolve_device
@@ -59,6 +60,7 @@ class Worker:
         self.settings = self._settings(default_settings(self.checkpoint, args.fast))
         self.trim = Trim(args.lr_size, args.crop_size, args.round)
         self.mode, self.block_batch = args.inference_type, args.block_batch or DEFAULT_BLOCK_BATCH
+        self.ranks: Ranks | None = None  # that compute every picture together with this one
 
     def _settings(self, defaults: SamplingSettings) -> SamplingSettings:
         names = [field.name for field in dataclasses.fields(SamplingSettings)]
@@ -70,7 +72,11 @@ class Worker:
         _import_sat_quietly()
         try:
             return Upscaler.from_checkpoint(
-                self.checkpoint, str(self.device), self.dtype, self.args.clip_model or DEFAULT_CLIP
+                self.checkpoint,
+                str(self.device),
+                self.dtype,
+                self.args.clip_model or DEFAULT_CLIP,
+                compiled=self.args.compile,
             )
         except (ValueError, OSError) as error:
             raise CannotRun(str(error)) from error
@@ -145,6 +151,7 @@ class Worker:
             device=self.device,
             dtype=self.dtype,
             kernel=self.kernel,
+            ranks=self.ranks,
         )
 
     def _free(self) -> int:
@@ -174,22 +181,27 @@ class Worker:
         box = self.trim.box(picture.size)
         return picture if box == (0, 0, *picture.size) else picture.crop(box)
 
-    def upscale(self, picture: Picture, work: Work, on_progress: Callable[[float], None]) -> torch.Tensor:
-        """(3, H, W) float32 in [-1, 1]. Raises FloatingPointError, MemoryError."""
+    def upscale(self, picture: Picture, work: Work, on_progress: Callable[[float], None]) -> torch.Tensor | None:
+        """(3, H, W) float32 in [-1, 1]; of ranks that share it only the first gets it.
+
+        Raises FloatingPointError, MemoryError.
+        """
         image, done = picture.rgb[None], 0
-        for job in work.jobs:
+        for number, job in enumerate(work.jobs):
+            if number and self.ranks:
+                image = self.ranks.share(image, work.jobs[number - 1].canvas.target)
 
             def report(share: float, before: int = done, cost: int = job.flops) -> None:
                 on_progress((before + share * cost) / work.flops)
 
             try:
-                image = self.upscaler.run(image, job, seed=self.seed, on_progress=report)
+                image = self.upscaler.run(image, job, seed=self.seed, on_progress=report, ranks=self.ranks)
             except FloatingPointError as error:
                 raise FloatingPointError(
                     f"{error}: nothing is written; use --dtype float32 or other weights"
                 ) from error
             done += job.flops
-        return image[0]
+        return None if image is None else image[0]
 
     def write(self, path: Path, rgb: torch.Tensor, picture: Picture) -> list[str]:
         """To the disk; what was substituted or left out."""

@@ -61,7 +61,7 @@ CASES = [
 ]
 
 def main(rank, path):
-    ranks = join({"seed": 1})
+    ranks = join({"seed": 1}, "cpu", rank, int(os.environ["WORLD_SIZE"]))
     config = InfDiTConfig(
         num_layers=3, hidden_size=16, num_attention_heads=2, image_block_size=8, image_size=64, vector_dim=0
     )
@@ -94,7 +94,7 @@ from sat_sr.inference.ranks import join
 
 def main(rank):
     try:
-        join({"seed": 7 if rank < 2 else 8, "scale": 4.0})
+        join({"seed": 7 if rank < 2 else 8, "scale": 4.0}, "cpu", rank, 3)
     except ValueError as error:
         print(f"error: {error}", flush=True)
         raise SystemExit(2)
