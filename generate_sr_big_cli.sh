@@ -14,7 +14,7 @@ STEPS=""                 # sampling steps; empty: what suits the weights (20 for
 OUT_DIR="samples"        # where NAME_sr.png goes
 # -----------------------------------------------------------------------------------------------------------------------
 
-source "$root/scripts/environment.sh"
+source "$root/scripts/environment.sh" "" ""  # no extras; without words it would see the pictures
 
 arguments=()
 [ "$INFERENCE_TYPE" = auto ] || arguments+=(--inference_type "$INFERENCE_TYPE")
