@@ -54,10 +54,11 @@ class Rank:
         if environment.get("WORLD_SIZE") and environment.get("RANK"):
             names = "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"
         elif environment.get("SLURM_PROCID") and environment.get("SLURM_NTASKS"):
-            # An interactive allocation sets both, too, with one task that counts.
-            names = "SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "SLURM_NTASKS_PER_NODE"
-            if not environment.get("SLURM_STEP_ID", "none").isdecimal():
+            # A batch script and an interactive shell have both variables, too, but run once: no step, or one of a task.
+            if environment.get("SLURM_JOB_ID") and not environment.get("SLURM_STEP_ID", "batch").isdecimal():
                 return cls()
+            tasks = "SLURM_STEP_NUM_TASKS" if environment.get("SLURM_STEP_NUM_TASKS") else "SLURM_NTASKS"
+            names = "SLURM_PROCID", tasks, "SLURM_LOCALID", "SLURM_NTASKS_PER_NODE"
         else:
             return cls()
         number, count = read(names[0], default=0), read(names[1], default=1)

@@ -18,6 +18,7 @@ from PIL import Image
 
 from sat_sr.inference import worker
 from sat_sr.inference.arguments import SETTLED, make_parser
+from sat_sr.inference.run import Rank
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -262,7 +263,6 @@ def test_ranks_share_the_list(cli, picture, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setenv(names[0], str(rank))
             patch.setenv(names[1], "2")
-            patch.setenv("SLURM_STEP_ID", "0")
             outcome = cli(*pictures, "--seed", "1", "--skip-existing")
             assert outcome.code == 0
             lines += [line for line in outcome.out.splitlines() if " -> samples" in line]
@@ -272,6 +272,33 @@ def test_ranks_share_the_list(cli, picture, monkeypatch):
     ]
     # Distinct names for equal ones, and none twice.
     assert sorted(os.listdir("samples")) == sorted(["same_sr.png", *(f"same_sr_{n}.png" for n in (2, 3, 4, 5))])
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, (0, 1, 0, 1)),
+        ({"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}, (3, 8, 1, 2)),
+        ({"SLURM_PROCID": "3", "SLURM_NTASKS": "8", "SLURM_LOCALID": "1"}, (3, 8, 1, 1)),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "8", "SLURM_JOB_ID": "7"}, (0, 1, 0, 1)),  # the batch script
+        ({"SLURM_PROCID": "1", "SLURM_NTASKS": "8", "SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0"}, (1, 8, 0, 1)),
+        (  # the shell of an allocation
+            {"SLURM_PROCID": "0", "SLURM_NTASKS": "8", "SLURM_STEP_ID": "4294967290", "SLURM_STEP_NUM_TASKS": "1"},
+            (0, 1, 0, 1),
+        ),
+    ],
+)
+def test_which_rank_this_is(environment, expected):
+    rank = Rank.of(environment)
+    assert (rank.number, rank.count, rank.local, rank.local_count) == expected
+
+
+@pytest.mark.parametrize("environment", [{"RANK": "x", "WORLD_SIZE": "2"}, {"RANK": "2", "WORLD_SIZE": "2"}])
+def test_ranks_that_cannot_be(cli, picture, monkeypatch, environment):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    outcome = cli(picture("a.png"))
+    assert outcome.code == 2 and f"RANK={environment['RANK']}" in outcome.err.replace("'", "")
 
 
 # --- interrupted ------------------------------------------------------------------------------------------------------

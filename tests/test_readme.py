@@ -1,0 +1,211 @@
+"""Every command of README.md and every example of docs/api.md, taken from the files.
+
+bash runs the lines as they stand, in a folder with the project's files and tiny pictures by the examples' names. What
+would take long is replaced: `python` and the launchers write down how they were called, and the calls are then made in
+this process, with tiny random weights and one step. `bash scripts/test.sh` is these tests: its syntax is checked.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sat_sr.checkpoint import save_safetensors
+from sat_sr.config import InfDiTConfig
+
+ROOT = Path(__file__).resolve().parents[1]
+FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+TINY = InfDiTConfig(
+    num_layers=1, hidden_size=16, num_attention_heads=2, image_block_size=16, image_size=64, vector_dim=0
+)
+
+# Writes down folder, arguments and, for a list on standard input, what is read. Asked whether sat_sr imports: yes.
+STUB = """#!/usr/bin/env bash
+[ "$1" = -c ] && exit 0
+stdin=
+for argument; do [ "$argument" != - ] || stdin=$(cat); done
+{stub_python} - "$0" "$@" 3<<<"$stdin" <<'END' >> {log}
+import json, os, sys
+print(json.dumps({{"name": os.path.basename(sys.argv[1]), "arguments": sys.argv[2:], "stdin": os.fdopen(3).read()}}))
+END
+{then}
+"""
+
+
+def blocks(file: str, language: str) -> list[str]:
+    return [code for kind, code in FENCE.findall((ROOT / file).read_text(encoding="utf-8")) if kind == language]
+
+
+def commands(file: str) -> list[str]:
+    lines = [line for block in blocks(file, "bash") for line in block.splitlines()]
+    return [line for line in lines if line.strip() and not line.startswith("#")]
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> Path:
+    from sat_sr.model.inf_dit import InfDiT
+
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    fast = {"fast": {"name": "euler", "num_steps": 1}}
+    save_safetensors(path, InfDiT(TINY).state_dict(), TINY, sampler_defaults=fast | {"num_steps": 2, "sigma_max": 1.0})
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    """The project as its users see it, with small pictures."""
+    for name in ("generate_sr_big.py", "generate_sr_big_cli.sh", "scripts", "setup.py", "sat_sr"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    pictures = [path.name for path in (ROOT / "examples").glob("*.png")]
+    for name in (*(f"examples/{name}" for name in pictures), "photos/a.jpg", "photos/deep/b.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        colours = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+        Image.fromarray(colours).save(tmp_path / name)
+    (tmp_path / "list.txt").write_text("# two pictures\nexamples/flower.png\nexamples/bee.png\n")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def call(folder, weights, monkeypatch):
+    """call(arguments, stdin, environment) -> exit code of the program, called in this process."""
+    spec = importlib.util.spec_from_file_location("program_of_the_readme", ROOT / "generate_sr_big.py")
+    program = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(program)
+    given_by_size = {"--fast", "--num-steps", "--estimate", "--from-picture"}
+
+    def call(arguments: list[str], stdin: str = "", **environment: str) -> int:
+        few = [] if given_by_size & set(arguments) else ["--num-steps", "1"]
+        with monkeypatch.context() as patch:
+            for name, value in environment.items():
+                patch.setenv(name, value)
+            answers = itertools.chain(["examples/bee.png"])
+            patch.setattr("builtins.input", lambda prompt: next_or_end(answers))
+            patch.setattr("sys.stdin", StandardInput(stdin))
+            return program.main([*arguments, *few, f"--network={weights}", "--device=cpu"])
+
+    return call
+
+
+def next_or_end(answers) -> str:
+    try:
+        return next(answers)
+    except StopIteration:
+        raise EOFError from None
+
+
+class StandardInput:
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def read(self) -> bytes:
+        return self.text.encode()
+
+
+@pytest.fixture
+def bash(folder, tmp_path_factory):
+    """bash(line) -> the calls of python, sat-sr, torchrun and srun in it."""
+    bin, log = tmp_path_factory.mktemp("bin"), tmp_path_factory.mktemp("log") / "calls"
+    # srun starts its command once; how often it would have is replayed.
+    then = {"srun": 'while [[ "$1" = -* ]]; do shift 2; done; "$@"'}
+    for name in ("python", "python3", "sat-sr", "torchrun", "srun"):
+        stub = STUB.format(log=shlex.quote(str(log)), stub_python=shlex.quote(sys.executable), then=then.get(name, ""))
+        (bin / name).write_text(stub)
+        (bin / name).chmod(0o755)
+
+    def bash(line: str) -> list[dict]:
+        log.write_text("")
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "SLURM"))}
+        result = subprocess.run(
+            ["bash", "-c", line], env=environment | {"PATH": f"{bin}:{os.environ['PATH']}"}, stdin=subprocess.DEVNULL,
+            capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+        assert result.returncode == 0, result.stderr
+        return [json.loads(call) for call in log.read_text().splitlines()]
+
+    return bash
+
+
+@pytest.mark.parametrize("line", commands("README.md"))
+def test_the_readmes_commands_run(line, bash, call, folder, tmp_path_factory):
+    if line.startswith("bash scripts/test.sh"):
+        subprocess.run(["bash", "-n", "scripts/test.sh"], check=True)
+        assert "scripts/test.sh" in (ROOT / ".ci/run").read_text()
+        return
+    if line.startswith("pip install"):
+        assert line == "pip install ."
+        check_installation(tmp_path_factory.mktemp("site"))
+        return
+    if "--from-picture samples/flower_sr.png" in line:
+        call(["examples/flower.png", "--seed", "3"])
+    calls = bash(line)
+    ranks = {"torchrun": ("RANK", "WORLD_SIZE"), "srun": ("SLURM_PROCID", "SLURM_NTASKS")}
+    launcher = next((entry["name"] for entry in calls if entry["name"] in ranks), None)
+    runs = [entry for entry in calls if any(a.endswith("generate_sr_big.py") for a in entry["arguments"])]
+    runs = [entry for entry in runs if entry["name"] != "srun"] or [e for e in calls if e["name"] == "sat-sr"]
+    assert len(runs) == 1, f"{line!r} called {calls}"
+    arguments = runs[0]["arguments"]
+    program = next((i for i, a in enumerate(arguments) if a.endswith("generate_sr_big.py")), -1)
+    arguments = arguments[program + 1 :]
+    before = set(folder.rglob("*_sr*"))
+    for rank in range(2 if launcher else 1):
+        names = ranks.get(launcher, ())
+        environment = dict(zip(names, (str(rank), "2"), strict=False))
+        assert call(arguments, runs[0]["stdin"], **environment) == 0
+    made = {path.relative_to(folder) for path in {*folder.rglob("*_sr*"), *folder.glob("flower.*")} - before}
+    assert bool(made) == ("--estimate" not in line), f"{line!r} made {made}"
+    if launcher:
+        assert {path.name for path in made} == {"flower_sr.png", "bee_sr.png"}
+
+
+def check_installation(site: Path) -> None:
+    """The package as pip would install it, without what it depends on."""
+    source = site / "source"
+    source.mkdir()
+    for name in ("sat_sr", "generate_sr_big.py", "train_text2image_sr.py", "setup.py", "pyproject.toml", "README.md"):
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, source / name)
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation",
+         "--disable-pip-version-check", "--no-index", "--target", str(site / "installed"), str(source)],
+        check=True, timeout=120,
+    )  # fmt: skip
+    assert {path.name for path in (site / "installed/bin").iterdir()} >= {"sat-sr", "sat-sr-train"}
+    assert (site / "installed/generate_sr_big.py").exists() and (site / "installed/sat_sr/inference/run.py").exists()
+
+
+@pytest.mark.parametrize("file", ["README.md", "docs/api.md"])
+def test_python_examples_run(file, folder, weights, monkeypatch):
+    (folder / "ckpt").mkdir()
+    (folder / "ckpt/mini.safetensors").symlink_to(weights)
+    session = {"WEIGHTS": str(weights), "__name__": file}
+    code = blocks(file, "python")
+    assert code
+    for block in code:
+        exec(compile(block, file, "exec"), session)  # of this repository
+    if file == "README.md":
+        assert Image.open("flower_large.png").size == (28, 20)
+
+
+@pytest.mark.parametrize("file", ["README.md", "docs/api.md", "docs/fidelity.md"])
+def test_links_lead_somewhere(file):
+    text = (ROOT / file).read_text(encoding="utf-8")
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if not link.startswith("http")]
+    missing = [link for link in links if not ((ROOT / file).parent / link).exists()]
+    assert not missing
+    named = re.findall(r"`((?:sat_sr|tests|scripts|docs)/[\w/.]*)`", text)
+    assert not [name for name in named if not (ROOT / name).exists()]
