@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import logging
 import math
@@ -26,14 +27,14 @@ EXIT_INTERRUPTED = 130  # as of a program that Ctrl-C ended
 
 
 def launch(settings: argparse.Namespace) -> int:
-    """Runs the training on this rank and returns the exit code: 0 done, 75 stopped by a signal and saved.
+    """Runs the training on this rank. Exit codes: 0 done, 1 error, 75 stopped by a signal and saved, 130 interrupted.
 
-    Once the ranks are connected it does not return but ends the process: leaving NCCL or data workers in order can wait
-    for ranks that wait for us, and a rank that lingers after the first has gone is killed by srun.
+    Returns from a dry run only; else it ends the process: leaving NCCL or data workers in order can wait for ranks that
+    wait for us, and a rank that lingers after the first has gone is killed by srun.
     """
     code = EXIT_FAILED
     try:
-        ranks = find_ranks()
+        ranks = _with_own_gpu(find_ranks())
         use_cuda = _use_cuda(settings.device, ranks)
         recipe = settle(settings, read_deepspeed_config(settings.deepspeed_config), ranks.world_size, use_cuda)
         settings.notes += _resolve_model(settings)
@@ -104,6 +105,13 @@ def _resolve_model(settings: argparse.Namespace) -> list[str]:
             f"will repeat after {8 * settings.model.image_size} pixels instead"
         )
     return notes
+
+
+def _with_own_gpu(ranks: Ranks) -> Ranks:
+    """Where Slurm shows each task one GPU only, that is number 0 to every task."""
+    if ranks.source == "Slurm" and torch.cuda.device_count() == 1:
+        return dataclasses.replace(ranks, local_rank=0)
+    return ranks
 
 
 def _use_cuda(device: str, ranks: Ranks) -> bool:

@@ -95,6 +95,8 @@ def save(
         if dist.get_rank() == 0:
             remove_old(folder, keep_last)
     except (OSError, RuntimeError) as error:  # PyTorch's writer raises RuntimeError for a full disk
+        if dist.get_rank() == 0:
+            shutil.rmtree(folder / f"{_TEMPORARY}{step}", ignore_errors=True)  # half a checkpoint only takes up room
         previous = find_latest(folder)
         raise OSError(
             f"checkpoint {step} could not be written to {folder} ({str(error).splitlines()[0]}; "
