@@ -1,0 +1,101 @@
+"""What each color fix takes from the input, and what it leaves of the output."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import convolve1d, gaussian_filter
+
+from sat_sr.diffusion.resize import resize
+from sat_sr.inference.color_fix import COLOR_FIXES, fix_colors
+
+
+def smooth(height, width, seed=0):
+    """A picture without steps: noise of a wide spectrum, blurred by 1.5 pixels; within ±0.9."""
+    noise = np.random.default_rng(seed).standard_normal((3, height, width))
+    blurred = gaussian_filter(noise, (0, 1.5, 1.5), mode="nearest")
+    return torch.from_numpy(0.9 * blurred / np.abs(blurred).max())[None].float()
+
+
+@pytest.mark.parametrize("fix", COLOR_FIXES)
+@pytest.mark.parametrize(("source", "target"), [((12, 16), (48, 64)), ((1, 1), (4, 4)), ((5, 1), (17, 3))])
+def test_a_faithful_output_is_left_alone(fix, source, target):
+    """An output that is the upsampled input of one colour has nothing to be fixed."""
+    image = torch.tensor([0.3, -0.5, 0.9]).view(1, 3, 1, 1).expand(1, 3, *source)
+    output = image[..., :1, :1].expand(1, 3, *target)
+    torch.testing.assert_close(fix_colors(output.clone(), image, fix), output, rtol=0, atol=1e-6)
+
+
+def test_none_is_nothing():
+    output = torch.randn(2, 3, 8, 8)
+    assert torch.equal(fix_colors(output, torch.zeros(2, 3, 2, 2), "none"), output)
+
+
+def test_mean_moves_each_channel_of_each_picture():
+    output, image = torch.randn(2, 3, 32, 24), torch.rand(2, 3, 8, 6)
+    fixed = fix_colors(output, image, "mean")
+    torch.testing.assert_close(fixed.mean((-2, -1)), image.mean((-2, -1)), rtol=0, atol=1e-6)
+    torch.testing.assert_close(fixed.diff(dim=-1), output.diff(dim=-1), rtol=0, atol=1e-5)
+
+
+def test_wavelet_keeps_fine_structure_and_takes_the_colour():
+    rows, cols = torch.meshgrid(torch.arange(128), torch.arange(128), indexing="ij")
+    fine = 0.2 * torch.sin(cols * (2 * torch.pi / 4)) + 0.2 * torch.cos(rows * (2 * torch.pi / 8))
+    fine = fine.expand(1, 3, -1, -1)
+    image = torch.tensor([0.5, 0.1, -0.4]).view(1, 3, 1, 1).expand(1, 3, 32, 32)
+    fixed = fix_colors(fine + torch.tensor([-0.3, 0.2, 0.0]).view(1, 3, 1, 1), image, "wavelet")
+    inside = np.s_[..., 32:-32, 32:-32]  # at the edges the repeated pixels have frequencies of their own
+    torch.testing.assert_close(fixed[inside], (fine + image[..., :1, :1])[inside], rtol=0, atol=2e-3)
+
+
+@pytest.mark.parametrize("size", [(64, 80), (7, 100), (1, 3)])
+def test_wavelet_is_the_a_trous_transform(size):
+    output, image = torch.randn(2, 3, *size), torch.randn(2, 3, *size)
+    low = (image - output).double().numpy()
+    for level in range(5):
+        kernel = np.zeros(2 ** (level + 1) + 1)
+        kernel[[0, 2**level, -1]] = [0.25, 0.5, 0.25]
+        for axis in (-1, -2):
+            low = convolve1d(low, kernel, axis=axis, mode="nearest")
+    expected = output.double().numpy() + low
+    np.testing.assert_allclose(fix_colors(output, image, "wavelet"), expected, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("scale", [2, 4, 3.7])
+def test_backprojection_makes_the_output_consistent(scale):
+    image = smooth(48, 40)
+    size = (round(48 * scale), round(40 * scale))
+    wrong = resize(image, size) + 0.5 * smooth(*size, seed=1)
+    fixed = fix_colors(wrong, image, "backprojection")
+
+    def psnr(x):
+        return 10 * np.log10(4 / (resize(x, (48, 40)) - image).square().mean().item())
+
+    assert psnr(wrong) < 31 and psnr(fixed) >= 45
+
+
+def test_backprojection_keeps_what_the_input_cannot_know():
+    """Structure that disappears in the downscaled output is not touched."""
+    image = smooth(32, 32)
+    checkers = torch.ones(128, 128)
+    checkers[::2, ::2] = checkers[1::2, 1::2] = -1
+    upsampled = fix_colors(resize(image, (128, 128)), image, "backprojection")
+    fixed = fix_colors(resize(image, (128, 128)) + 0.1 * checkers, image, "backprojection")
+    inside = np.s_[..., 8:-8, 8:-8]
+    torch.testing.assert_close(
+        (fixed - upsampled)[inside], 0.1 * checkers.expand(1, 3, -1, -1)[inside], rtol=0, atol=2e-3
+    )
+
+
+@pytest.mark.parametrize("fix", COLOR_FIXES)
+def test_inputs_are_not_changed(fix):
+    output, image = torch.randn(1, 3, 16, 16), torch.randn(1, 3, 4, 4)
+    copies = output.clone(), image.clone()
+    fix_colors(output, image, fix)
+    assert torch.equal(output, copies[0]) and torch.equal(image, copies[1])
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(ValueError, match="unknown color fix 'Wavelet': choose one of none, mean, wavelet, backprojec"):
+        fix_colors(torch.zeros(1, 3, 8, 8), torch.zeros(1, 3, 2, 2), "Wavelet")
