@@ -19,7 +19,7 @@ class HiddenState:
         self._groups = _cut(torch.empty(_elements(schedule, block), device=device, dtype=dtype), schedule, block)
 
     def load(self, group: Group) -> torch.Tensor:
-        """(B, i, j, L, C) of a group; valid until the next `load`."""
+        """(B, i, j, L, C) of a group, to be updated in place and stored; valid until the next `load`."""
         return self._groups[group]
 
     def store(self, group: Group, hidden: torch.Tensor) -> None:
@@ -43,11 +43,15 @@ class HostHiddenState:
         self._following = dict(zip(order, order[1:] + order[:1], strict=True))
         self._transfer = transfer
         self._stored: dict[Group, Copy] = {}
-        self._leaving: tuple[Copy, torch.Tensor] | None = None
+        self._leaving: tuple[Copy, torch.Tensor] | None = None  # what was stored since the last load
+        self._left: tuple[Copy, torch.Tensor] | None = None  # what was stored before it
         size = max(part.numel() for part in self._groups.values())
-        self._ahead = FetchAhead(self._fetch, size, device=device, dtype=dtype)
+        self._ahead = FetchAhead(self._fetch, size, device=device, dtype=dtype, buffers=3)
 
     def load(self, group: Group) -> torch.Tensor:
+        if self._left:
+            self._left[0].wait()  # the group to come is fetched into its buffer
+        self._left, self._leaving = self._leaving, None
         return self._ahead.take(group, self._following[group])
 
     def store(self, group: Group, hidden: torch.Tensor) -> None:

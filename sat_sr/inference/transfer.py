@@ -108,9 +108,10 @@ class Arriving(NamedTuple):
 class FetchAhead:
     """Brings things of the host to the device through two buffers: one in use, one arriving.
 
-    fetch  called with (key, buffer): starts to copy the thing `key` into the flat `buffer`; returns the part of the
-           buffer that it fills and the last copy
-    size   elements of the largest thing
+    fetch    called with (key, buffer): starts to copy the thing `key` into the flat `buffer`; returns the part of the
+             buffer that it fills and the last copy
+    size     elements of the largest thing
+    buffers  3 when a thing is changed in its buffer and goes back from there: one more is leaving
     """
 
     def __init__(
@@ -120,9 +121,10 @@ class FetchAhead:
         *,
         device: torch.device,
         dtype: torch.dtype,
+        buffers: int = 2,
     ):
         self._fetch = fetch
-        self._buffers = itertools.cycle([torch.empty(size, device=device, dtype=dtype) for _ in range(2)])
+        self._buffers = itertools.cycle([torch.empty(size, device=device, dtype=dtype) for _ in range(buffers)])
         self._arriving: Arriving | None = None
 
     def take(self, key: Hashable, following: Hashable | None) -> torch.Tensor:

@@ -17,8 +17,9 @@ from sat_sr.config import LAYERNORM_EPS, LR_FACTOR, LR_PATCH, OUT_CHANNELS, InfD
 from sat_sr.model.attention_kernels import KERNELS
 from sat_sr.model.block_attention import RELATIONS, Extended
 from sat_sr.model.embeddings import layer_norm, modulate
-from sat_sr.model.lr_cross_attention import attend_windows, block_windows, lr_features
-from sat_sr.model.rope import rotate
+from sat_sr.model.gelu import gelu
+from sat_sr.model.lr_cross_attention import attend_windows, lr_features
+from sat_sr.model.rope import rotate_
 
 Extend = Callable[[torch.Tensor, torch.Tensor], Extended]
 
@@ -89,15 +90,15 @@ class AdaLNMixin(BaseMixin):
         x           (B, i, j, L, C)
         modulation  of this layer
         extend      gives keys and values (B, i, j, h, L, d) their halo, and keeps what later groups need
-        returns     (B, i, j, L, C), a new tensor
+        returns     (B, i, j, L, C): with gradients a new tensor, else x itself, updated
         """
         shift1, scale1, shift2, scale2 = modulation
-        x = x + self.self_attention(layer, x, shift1, scale1, extend, context)
+        x = add(x, self.self_attention(layer, x, shift1, scale1, extend, context))
         norm = layer_norm
         if layer == 0:
-            x = x + self.lr_cross_attention(layer_norm(x), context.lr)
+            x = add(x, self.lr_cross_attention(layer_norm(x), context.lr))
             norm = self.post_cross_attention_layernorm
-        return x + step(mlp, context)(x, norm, shift2, scale2, self.transformer.layers[layer].mlp)
+        return add(x, step(mlp, context)(x, norm, shift2, scale2, self.transformer.layers[layer].mlp))
 
     def self_attention(
         self,
@@ -119,15 +120,22 @@ class AdaLNMixin(BaseMixin):
     def lr_cross_attention(self, x: torch.Tensor, lr: torch.Tensor) -> torch.Tensor:
         """Attention to the LR features around each block: (B, i, j, L, C) -> the same shape."""
         linears = self.cross_attention
-        features = lr_features(lr, self.proj_lr.weight, self.proj_lr.bias)
-        k, v = rearrange(linears.key_value(features), "B y x (t h d) -> t B y x h d", t=2, h=self.heads)
-        # Windows overlap: normalise each feature once, then cut.
-        k = block_windows(self.cross_k_ln(k), self.lr_side)
-        k = k + self.lr_key_position_embedding.transpose(1, 2)
-        v = block_windows(v, self.lr_side)
-        q = rearrange(linears.query(x), "B i j L (h d) -> B i j L h d", h=self.heads)
+        q = linears.query(x).unflatten(-1, (self.heads, -1))
         q = (self.cross_q_ln(q) + self.lr_query_position_embedding).transpose(-3, -2)
-        return linears.dense(rearrange(attend_windows(q, k, v), "B i j h L d -> B i j L (h d)"))
+        k, v = self.lr_keys_values(lr)
+        out = attend_windows(q, k, v, self.lr_key_position_embedding)
+        return linears.dense(rearrange(out, "B i j h L d -> B i j L (h d)"))
+
+    def lr_keys_values(self, lr: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, 3, y, x), as `group_lr` gives it -> k (normalised) and v of its features, (B, y/2, x/2, h, d) each.
+
+        Windows overlap: each feature is projected and normalised once, before they are cut.
+        """
+        features = lr_features(lr, self.proj_lr.weight, self.proj_lr.bias)
+        linear = self.cross_attention.key_value
+        (weight_k, weight_v), (bias_k, bias_v) = linear.weight.chunk(2), linear.bias.chunk(2)
+        k = self.cross_k_ln(F.linear(features, weight_k, bias_k).unflatten(-1, (self.heads, -1)))
+        return k, F.linear(features, weight_v, bias_v).unflatten(-1, (self.heads, -1))
 
     def layer_forward(self, hidden_states, mask, *, layer_id, emb, extend, context, **kwargs):
         """SAT's hook: the whole canvas as one group."""
@@ -151,16 +159,21 @@ def queries_keys_values(
     rotary: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """x (B, i, j, L, C) -> q, k (normalised, rotated) and v, (B, i, j, h, L, d) each."""
-    qkv = linear(modulate(layer_norm(x), shift, scale)).unflatten(-1, (3 * heads, -1))
-    qk, v = qkv.split([2 * heads, heads], dim=-2)
-    q, k = rotate(norm(qk), rotary).transpose(-3, -2).chunk(2, dim=-3)
-    return q, k, v.transpose(-3, -2)
+    qkv = linear(modulate(layer_norm(x), shift, scale)).unflatten(-1, (3, heads, -1))
+    q, k, v = qkv.unbind(-3)
+    q, k = rotate_(norm(q), rotary), rotate_(norm(k), rotary)
+    return q.transpose(-3, -2), k.transpose(-3, -2), v.transpose(-3, -2)
 
 
 def mlp(x: torch.Tensor, norm: Callable, shift: torch.Tensor, scale: torch.Tensor, linears: nn.Module) -> torch.Tensor:
     """(B, i, j, L, C) -> the same shape."""
     inner = linears.dense_h_to_4h(modulate(norm(x), shift, scale))
-    return linears.dense_4h_to_h(F.gelu(inner, approximate="tanh"))
+    return linears.dense_4h_to_h(gelu(inner))
+
+
+def add(x: torch.Tensor, update: torch.Tensor) -> torch.Tensor:
+    """x + update. Without gradients x itself is updated: the hidden state of a canvas exists once."""
+    return x + update if torch.is_grad_enabled() else x.add_(update)
 
 
 def step(function: Callable, context: GroupContext) -> Callable:

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import itertools
 from collections.abc import Callable
 
 import torch
@@ -31,10 +32,9 @@ Attention = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.Ten
 
 def sdpa(q: torch.Tensor, extended: Extended, relation_embed: torch.Tensor) -> torch.Tensor:
     """softmax(q (k_r + e_r)ᵀ / sqrt(d)) v over the keys of all four relations r."""
-    k = torch.cat(
-        [neighbour(extended.k, at) + relation_embed[r][:, None] for r, at in enumerate(RELATIONS.values())], dim=-2
-    )
-    v = torch.cat([neighbour(extended.v, at) for at in RELATIONS.values()], dim=-2)
+    k, v = (torch.stack([neighbour(x, at) for at in RELATIONS.values()], dim=-3) for x in (extended.k, extended.v))
+    k = k.add_(relation_embed.transpose(0, 1)[:, :, None]).flatten(-3, -2)  # (B, i, j, h, 4L, d)
+    v = v.flatten(-3, -2)
     # 4-D: stock attention takes much slower paths for more dimensions.
     out = F.scaled_dot_product_attention(q.flatten(0, 2), k.flatten(0, 2), v.flatten(0, 2))
     return out.unflatten(0, q.shape[:3])
@@ -63,34 +63,31 @@ def flash_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> tuple[
 def merge(
     q: torch.Tensor, extended: Extended, relation_embed: torch.Tensor, attention: Attention = stock_attention
 ) -> torch.Tensor:
-    """out = Σ_u w_u o_u over the distinct neighbours u, w = softmax(lse_u + log Σ_r exp(q·e_r/sqrt(d))).
+    """out = Σ_u w_u o_u over the distinct neighbours u, w = softmax_u(lse_u + log Σ_r exp(q·e_r/sqrt(d))).
 
-    The inner sum is over the relations r that u stands for: one inside the picture, two or four at its border.
+    The inner sum is over the relations r that u stands for: one inside the picture, two or four at its border. The
+    group is taken row by row: there keys and values are views of the extended ones, nothing is copied.
     """
     k, v, border = extended
-    # Blocks on the picture's edge have fewer distinct neighbours than the others: split them off.
-    if border.top and q.shape[1] > 1:
-        first = merge(q[:, :1], Extended(k[:, :2], v[:, :2], border), relation_embed, attention)
-        inner = Extended(k[:, 1:], v[:, 1:], Border(False, border.left))
-        return torch.cat([first, merge(q[:, 1:], inner, relation_embed, attention)], dim=1)
-    if border.left and q.shape[2] > 1:
-        first = merge(q[:, :, :1], Extended(k[:, :, :2], v[:, :, :2], border), relation_embed, attention)
-        inner = Extended(k[:, :, 1:], v[:, :, 1:], Border(border.top, False))
-        return torch.cat([first, merge(q[:, :, 1:], inner, relation_embed, attention)], dim=2)
-
-    flat, out, logit = q.flatten(0, 2), None, None
-    bias = relation_bias(flat, relation_embed)
-    for at, relations in distinct_neighbours(border).items():
-        o, lse = attention(flat, neighbour(k, at).flatten(0, 2), neighbour(v, at).flatten(0, 2))
-        lse = lse + bias[..., relations].logsumexp(-1)
-        if out is None:
-            out, logit = o, lse
-            continue
-        total = torch.logaddexp(logit, lse)
-        out = out * (logit - total).exp_()[..., None].to(o.dtype)
-        out = torch.addcmul(out, o, (lse - total).exp_()[..., None].to(o.dtype), out=out)
-        logit = total
-    return out.unflatten(0, q.shape[:3])
+    B, i, j, h, L, d = q.shape
+    bias = relation_bias(q, relation_embed)
+    out = q.new_empty(B, i, j, L, h, d).transpose(3, 4)  # in memory as the next Linear wants it
+    # The first block of a row at the picture's left edge has fewer distinct neighbours than the others.
+    stretches = [range(0, 1), range(1, j)] if border.left and j > 1 else [range(j)]
+    for row, columns in itertools.product(range(i), stretches):
+        here = slice(None), row, slice(columns.start, columns.stop)
+        edges = Border(border.top and row == 0, border.left and columns.start == 0)
+        parts, logits = [], []
+        for (down, right), relations in distinct_neighbours(edges).items():
+            there = slice(None), row + down, slice(columns.start + right, columns.stop + right)
+            o, lse = attention(*(x.flatten(0, 1) for x in (q[here], k[there], v[there])))
+            parts.append(o.unflatten(0, (B, -1)))
+            logits.append(lse.unflatten(0, (B, -1)) + bias[here][..., relations].logsumexp(-1))
+        weights = torch.stack(logits).softmax(0).to(q.dtype)[..., None]
+        torch.mul(parts[0], weights[0], out=out[here])
+        for part, weight in zip(parts[1:], weights[1:], strict=True):
+            out[here].addcmul_(part, weight)
+    return out
 
 
 def distinct_neighbours(border: Border) -> dict[tuple[int, int], list[int]]:

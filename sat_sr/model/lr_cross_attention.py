@@ -52,9 +52,19 @@ def block_windows(features: torch.Tensor, side: int) -> torch.Tensor:
     return rearrange(windows, "B i j h d y x -> B i j h (y x) d")
 
 
-def attend_windows(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    """q (B, i, j, h, L, d), k and v (B, i, j, h, 9·side², d) -> (B, i, j, h, L, d)."""
-    out = F.scaled_dot_product_attention(q.flatten(0, 2), k.flatten(0, 2), v.flatten(0, 2))
-    return out.unflatten(0, q.shape[:3])
+def attend_windows(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, k_position: torch.Tensor) -> torch.Tensor:
+    """Attention of each block to its window, one row of blocks at a time: a window is larger than a block's own keys.
 
-
+    q           (B, i, j, h, L, d)
+    k, v        (B, (i+2)·side, (j+2)·side, h, d), of the padded map
+    k_position  (1, 9·side², h, d), added to the keys of each window
+    returns     (B, i, j, h, L, d)
+    """
+    rows, side = q.shape[1], k.shape[1] // (q.shape[1] + 2)
+    attended = []
+    for row in range(rows):
+        k_row, v_row = (block_windows(x[:, row * side : (row + 3) * side], side) for x in (k, v))
+        k_row = k_row + k_position.transpose(1, 2)
+        arguments = (x.flatten(0, 2) for x in (q[:, row : row + 1], k_row, v_row))
+        attended.append(F.scaled_dot_product_attention(*arguments).unflatten(0, (-1, 1, q.shape[2])))
+    return torch.cat(attended, dim=1) if rows > 1 else attended[0]

@@ -31,10 +31,10 @@ def rotary(rows: torch.Tensor, cols: torch.Tensor, head_dim: int) -> torch.Tenso
     return torch.complex(angles.cos(), angles.sin())
 
 
-def rotate(x: torch.Tensor, rotation: torch.Tensor) -> torch.Tensor:
+def rotate_(x: torch.Tensor, rotation: torch.Tensor) -> torch.Tensor:
     """Rotate adjacent pairs (a, b) -> (a cos − b sin, b cos + a sin), in float32: one complex product.
 
-    x (..., i, j, L, h, d), rotation of `rotary`; returns the shape and dtype of x.
+    x (..., i, j, L, h, d), overwritten if it is float32; rotation of `rotary`; returns the shape and dtype of x.
     """
     pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
-    return torch.view_as_real(pairs * rotation).flatten(-2).to(x.dtype)
+    return torch.view_as_real(pairs.mul_(rotation)).flatten(-2).to(x.dtype)
