@@ -1,0 +1,282 @@
+#!/usr/bin/env python3
+"""Time network calls and take their memory: one line of a table for every canvas and mode.
+
+    python scripts/bench_generate.py --num-layers 6 --hidden-size 320 --num-attention-heads 4 --canvas 1024x1024
+    python scripts/bench_generate.py --preset mini --canvas 512x512 --mode full,auto --json mini.json
+    python scripts/bench_generate.py --preset mini --canvas 512x512 --mode full,auto --against mini.json
+
+Weights are random. "of peak" is the share of the matrix products that the same machine does in the same minute (large
+ones, measured before and after each case). Memory is what a call takes beside the weights and the canvas: predicted,
+and measured: on CUDA what PyTorch allocated, elsewhere how much the process grew in the first call.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import gc
+import json
+import math
+import platform
+import shlex
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from datetime import date
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from sat_sr.config import PRESETS, InfDiTConfig
+
+MODES = ("full", "ar", "ar2", "auto")
+SIZES = [field.name for field in dataclasses.fields(InfDiTConfig)]
+DTYPES = ("float32", "bfloat16", "float16")
+MIB = 1 << 20
+
+
+def main() -> int:
+    args = parse_args()
+    try:
+        earlier = json.loads(args.against.read_text()) if args.against else None
+        report = measure(args)
+        if args.json:
+            args.json.write_text(json.dumps(report, indent=1) + "\n")
+    except (ValueError, OSError, MemoryError) as error:
+        print(f"bench_generate.py: {error}", file=sys.stderr)
+        return 1
+    print("\n".join(table(report, earlier)))
+    return 0
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--preset", choices=PRESETS, default="official", help="sizes of the network (default: %(default)s)")
+    for name in SIZES:
+        add(f"--{name.replace('_', '-')}", type=int, help="replaces that of the preset")
+    add("--canvas", type=canvas, action="append", metavar="HxW", help="pixels, may be repeated (default: 1024x1024)")
+    add("--mode", default="full,ar,ar2,auto", help="one or several of them (default: %(default)s)")
+    add("--block-batch", type=int, default=2, help="of ar2 (default: %(default)s)")
+    add("--kernel", default="auto", help="attention kernel (default: %(default)s)")
+    add("--offload", default="auto", help="what lives on the host: auto, none, state, all (default: %(default)s)")
+    add("--memory", help="device memory that may be used, weights included, like 8GiB (default: no limit)")
+    add("--compile", action="store_true", help="compile what is around attention")
+    add("--dtype", choices=DTYPES, help="of the network (default: bfloat16 on CUDA, float32 elsewhere)")
+    add("--device", default="auto", help="cpu, cuda, cuda:1, mps (default: %(default)s)")
+    add("--threads", type=int, help="CPU threads (default: PyTorch's)")
+    add("--repeat", type=int, default=3, metavar="N", help="timed calls, the median counts (default: %(default)s)")
+    add("--cpu-time", action="store_true", help="seconds of process CPU time, for a busy machine (with --threads 1)")
+    add("--json", type=Path, metavar="OUT", help="write the figures there")
+    add("--against", type=Path, metavar="FILE", help="print ratios to the figures of an earlier --json")
+    args = parser.parse_args()
+    args.modes = args.mode.split(",")
+    if unknown := [mode for mode in args.modes if mode not in MODES]:
+        parser.error(f"--mode {','.join(unknown)}: choose from {', '.join(MODES)}")
+    if args.repeat < 1 or args.block_batch < 1 or (args.threads or 1) < 1:
+        parser.error("--repeat, --block-batch and --threads must be at least 1")
+    changes = {name: value for name in SIZES if (value := getattr(args, name)) is not None}
+    try:
+        args.config = dataclasses.replace(PRESETS[args.preset], **changes)
+        for height, width in (canvases := args.canvas or [(1024, 1024)]):
+            if height % args.config.image_block_size or width % args.config.image_block_size:
+                raise ValueError(f"canvas {height}x{width}: must be whole blocks of {args.config.image_block_size}")
+    except ValueError as error:
+        parser.error(str(error))
+    args.canvases = canvases
+    return args
+
+
+def canvas(text: str) -> tuple[int, int]:
+    """'512x4096' -> (height, width)."""
+    try:
+        height, width = (int(side) for side in text.lower().split("x"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: write height x width, like 512x4096") from None
+    if min(height, width) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: both sides must be at least 1")
+    return height, width
+
+
+def measure(args: argparse.Namespace) -> dict:
+    """All cases: what --json writes."""
+    import torch
+
+    from sat_sr.inference.memory import parameter_count, parse_bytes
+    from sat_sr.inference.upscaler import resolve_device
+    from sat_sr.model.inf_dit import InfDiT
+
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    device = resolve_device(args.device)
+    dtype = getattr(torch, args.dtype or ("bfloat16" if device.type == "cuda" else "float32"))
+    budget = parse_bytes(args.memory) if args.memory else None
+    torch.manual_seed(0)
+    model = InfDiT(args.config, device=device, dtype=dtype).eval().requires_grad_(False)
+    block = args.config.image_block_size
+    run_case(args, model, (block, block), "full", budget)  # loads libraries
+    cases = [run_case(args, model, size, mode, budget) for size in args.canvases for mode in args.modes]
+    return {
+        "date": date.today().isoformat(),
+        "command": shlex.join(["python", "scripts/bench_generate.py", *sys.argv[1:]]),
+        "machine": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
+        "device": str(device),
+        "dtype": str(dtype).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+        "clock": "process CPU time" if args.cpu_time else "wall clock",
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "config": args.config.to_dict(),
+        "parameters": parameter_count(args.config),
+        "cases": cases,
+    }
+
+
+def run_case(args, model, size: tuple[int, int], mode: str, budget: int | None) -> dict:
+    """Plan a canvas, call the network once for its memory and --repeat times for its time."""
+    import torch
+
+    from sat_sr.inference.denoiser import Denoiser
+    from sat_sr.inference.memory import flops, make_plan, weight_bytes
+    from sat_sr.model.attention_kernels import choose_kernel
+
+    config, device = model.config, model.device
+    kernel, _ = choose_kernel(args.kernel, device, model.dtype, config.head_dim)
+    plan = make_plan(
+        config, size, mode=mode, block_batch=args.block_batch, offload=args.offload, budget=budget,
+        device=str(device), dtype=model.dtype, kernel=kernel,
+    )  # fmt: skip
+    work = flops(config, plan.schedule.grid)
+    x, lr_upsampled = (torch.randn(1, 3, *size).clamp_(-1, 1) for _ in range(2))
+    lr = lr_upsampled[..., ::4, ::4].contiguous()
+    clip = torch.randn(1, config.vector_dim) if config.vector_dim else None
+    denoiser = Denoiser(model, plan, lr, lr_upsampled, clip, compiled=args.compile)
+
+    clock = time.process_time if args.cpu_time else time.perf_counter
+    synchronize = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    peaks, seconds = [matrix_peak(device, model.dtype, clock, synchronize)], []
+    weights = weight_bytes(config, model.dtype.itemsize, plan.offload)
+    with grown(device) as memory:
+        denoised = denoiser(x, 1.0)
+    measured = memory() - (weights if device.type == "cuda" else denoised.nbytes)
+    for _ in range(args.repeat):
+        start = clock()
+        denoiser(x, 1.0)
+        synchronize()
+        seconds.append(clock() - start)
+    peaks.append(matrix_peak(device, model.dtype, clock, synchronize))
+    return {
+        "canvas": list(size),
+        "mode": mode,
+        "plan": str(denoiser.plan.schedule),
+        "offload": plan.offload,
+        "kernel": kernel,
+        "compiled": args.compile,
+        "seconds": statistics.median(seconds),
+        "all_seconds": seconds,
+        "tflop": work / 1e12,
+        "gflops": work / statistics.median(seconds) / 1e9,
+        "peak_gflops": peaks,
+        "share": work / statistics.median(seconds) / 1e9 / statistics.mean(peaks),
+        "weights_mib": weights / MIB,
+        "predicted_mib": (plan.device_bytes - weights) / MIB,
+        "measured_mib": measured / MIB,
+    }
+
+
+def matrix_peak(device, dtype, clock: Callable[[], float], synchronize: Callable[[], None]) -> float:
+    """GFLOP/s of a large matrix product: the best of a few."""
+    import torch
+
+    side = 8192 if device.type == "cuda" else 2048 if dtype is torch.float32 else 1024
+    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    best = math.inf
+    for _ in range(5):
+        start = clock()
+        a @ b
+        synchronize()
+        best = min(best, clock() - start)
+    return 2 * side**3 / best / 1e9
+
+
+class grown:
+    """How many bytes a piece of work takes at most: of the device's, or by how much the process grows."""
+
+    def __init__(self, device):
+        self.device = device
+
+    def __enter__(self) -> Callable[[], int]:
+        from sat_sr.inference.cost import MIB, measured
+
+        gc.collect()
+        before = 0 if self.device.type == "cuda" else resident_bytes()
+        self._measured = measured(self.device)
+        cost = self._measured.__enter__()
+        return lambda: int(cost.peak_mib * MIB) - before
+
+    def __exit__(self, *error) -> None:
+        self._measured.__exit__(*error)
+
+
+def resident_bytes() -> int:
+    """Of this process now, after what is free has been given back."""
+    import ctypes
+
+    if sys.platform != "linux":
+        return 0
+    getattr(ctypes.CDLL(None), "malloc_trim", lambda keep: None)(0)
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * 4096
+
+
+def processor() -> str:
+    """Name of the CPU."""
+    info = Path("/proc/cpuinfo")
+    names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")] \
+        if info.exists() else []
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def table(report: dict, earlier: dict | None) -> Iterator[str]:
+    """The figures as Markdown."""
+    versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
+    config = report["config"]
+    yield (
+        f"{report['date']}, {report['machine']}, {report['device']}, {report['threads']} thread(s), {report['dtype']}, "
+        f"{report['clock']}; {versions}  "
+    )
+    yield (
+        f"{config['num_layers']} layers, width {config['hidden_size']}, {config['num_attention_heads']} heads, "
+        f"blocks of {config['image_block_size']} pixels, {report['parameters']:,} parameters  "
+    )
+    yield f"`{report['command']}`"
+    yield ""
+    heads = ["canvas", "mode", "plan", "kernel", "s a call", "GFLOP/s", "of peak", "MiB predicted", "MiB measured"]
+    heads += ["speed", "memory"] if earlier else []
+    yield "| " + " | ".join(heads) + " |"
+    yield "|" + "|".join("---" if i < 4 else "---:" for i in range(len(heads))) + "|"
+    before = {key(case): case for case in earlier["cases"]} if earlier else {}
+    for case in report["cases"]:
+        height, width = case["canvas"]
+        plan = case["plan"] + ("" if case["offload"] == "none" else f", {case['offload']} on the host")
+        cells = [f"{height}×{width}", case["mode"], plan, case["kernel"] + (" compiled" if case["compiled"] else "")]
+        cells += [f"{case['seconds']:.3g}", f"{case['gflops']:.0f}", f"{case['share']:.0%}"]
+        cells += [f"{case['predicted_mib']:.0f}", f"{case['measured_mib']:.0f}"]
+        if earlier:
+            then = before.get(key(case))
+            cells += ratios(case, then) if then else ["new", "new"]
+        yield "| " + " | ".join(cells) + " |"
+
+
+def key(case: dict) -> tuple:
+    return (*case["canvas"], case["mode"])
+
+
+def ratios(case: dict, then: dict) -> list[str]:
+    """Faster and smaller than then: above and below 1."""
+    speed, memory = then["seconds"] / case["seconds"], case["measured_mib"] / then["measured_mib"]
+    return [f"×{speed:.2f}", f"×{memory:.2f}"]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
