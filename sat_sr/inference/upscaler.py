@@ -10,6 +10,7 @@ memory (`memory`, `denoiser`).
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -162,7 +163,8 @@ class Upscaler:
         dtype = dtype or (torch.bfloat16 if place.type == "cuda" else torch.float32)
         return cls(
             load_model(checkpoint, device=place, dtype=dtype),
-            clip=load_image_encoder(checkpoint, clip_model, device=place, dtype=torch.float32),
+            # On the host: once a picture is not worth 1.2 GB of a GPU.
+            clip=load_image_encoder(checkpoint, clip_model, device="cpu", dtype=torch.float32),
             defaults=default_settings(checkpoint),
             fast=default_settings(checkpoint, fast=True) if "fast" in checkpoint.sampler_defaults else None,
             name=Path(checkpoint.path).name,
@@ -180,6 +182,7 @@ class Upscaler:
         """Give the weights back; the upscaler cannot be used afterwards."""
         device = self.model.device if self.model is not None else None
         self.model = self.clip = None
+        gc.collect()  # SAT's hooks and mixins refer to each other
         if device is not None and device.type == "cuda":
             torch.cuda.empty_cache()
 
@@ -264,15 +267,21 @@ class Upscaler:
         here = schedule.pixels(block)  # all of the canvas, or this rank's part
         lr, lr_upsampled = canvas.conditions(image)
         lr_upsampled = lr_upsampled[here].contiguous()
-        embedding = self.clip(lr.to(self.model.device)) if self.clip is not None else None
+        embedding = self.clip(lr) if self.clip is not None else None
         sigmas = settings.sigmas()
 
         # Pictures of a batch get the noise that they would get alone.
         x = position_noise(seed, canvas.size)[here].mul_(float(sigmas[0])).expand(len(image), -1, -1, -1)
         x = x + lr_upsampled if settings.init_noise else x.clone()
 
+        finished = 0
+
+        # It counts by itself: a reference to the denoiser would be a cycle, and all that a picture takes on the device
+        # would wait for the garbage collector.
         def report(done: int, total: int) -> None:
-            on_progress((denoiser.calls - 1 + done / total) / settings.network_calls)
+            nonlocal finished
+            on_progress((finished + done / total) / settings.network_calls)
+            finished += done == total
 
         def preview(step: int, steps: int, x: torch.Tensor) -> None:
             callback(step, steps, canvas.crop(x).clamp(-1, 1))

@@ -1,0 +1,450 @@
+"""The upscaler, by a tiny network with random weights: every mode, every kind of picture, every wrong one."""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+import weakref
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from safetensors.torch import load_file
+
+from sat_sr.checkpoint import save_safetensors
+from sat_sr.config import InfDiTConfig
+from sat_sr.diffusion.edm import denoise
+from sat_sr.inference.memory import make_plan
+from sat_sr.inference.noise import position_noise
+from sat_sr.inference.settings import SamplingSettings
+from sat_sr.inference.upscaler import Upscaler, default_settings, make_job, resolve_device
+
+CONFIG = InfDiTConfig(
+    num_layers=2, hidden_size=32, num_attention_heads=2, image_block_size=16, image_size=64, vector_dim=0
+)
+SETTINGS = SamplingSettings(sampler="euler", num_steps=2, sigma_max=2.0)
+QUICK = {"num_steps": 1, "sigma_max": 0.5}
+
+
+@pytest.fixture(scope="module")
+def model(make_model):
+    return make_model(CONFIG)
+
+
+@pytest.fixture(scope="module")
+def upscaler(model):
+    return Upscaler(model, defaults=SETTINGS)
+
+
+def tensor_picture(height=7, width=9, batch=1, seed=0):
+    """Colours that change smoothly, (B, 3, h, w) in [-1, 1]."""
+    coarse = torch.rand(batch, 3, 3, 3, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+    return F.interpolate(coarse, (height, width), mode="bilinear")
+
+
+def bytes_picture(height=7, width=9):
+    return ((tensor_picture(height, width)[0].permute(1, 2, 0) + 1) / 2 * 255).round().byte().numpy()
+
+
+def bicubic(image, size):
+    return F.interpolate(image, size, mode="bicubic", antialias=True).clamp(-1, 1)
+
+
+# --- what is computed
+
+
+@pytest.mark.parametrize("init_noise", [True, False])
+def test_one_step_is_the_network_on_the_whole_canvas(model, upscaler, init_noise):
+    image = tensor_picture(8, 12)
+    output = upscaler(image, 4, seed=3, num_steps=1, init_noise=init_noise)
+    up = bicubic(image, (32, 48))
+    x = 2.0 * position_noise(3, (32, 48)) + (up if init_noise else 0)
+    with torch.no_grad():
+        expected = denoise(model, x, torch.tensor([2.0]), image, up).clamp(-1, 1)
+    torch.testing.assert_close(output, expected, rtol=0, atol=1e-5)
+    assert (output - up).abs().mean() > 0.05, "a network that does nothing could not fail here"
+    assert (output.abs() < 0.99).float().mean() > 0.5
+
+
+@pytest.fixture(scope="module")
+def whole(upscaler):
+    """43 x 69 pixels: 3 x 5 blocks, the last row and column of blocks only partly wanted."""
+    return upscaler(tensor_picture(13, 21), 3.3, seed=5, mode="full", sampler="heun")
+
+
+@pytest.mark.parametrize(("mode", "block_batch"), [("ar", 1), ("ar2", 1), ("ar2", 2), ("ar2", 3), ("auto", 1)])
+def test_every_mode_gives_the_same_picture(upscaler, whole, mode, block_batch):
+    picture = upscaler(tensor_picture(13, 21), 3.3, seed=5, mode=mode, block_batch=block_batch, sampler="heun")
+    assert picture.shape == whole.shape == (1, 3, 43, 69)
+    torch.testing.assert_close(picture, whole, rtol=0, atol=1e-4)
+
+
+def test_little_memory_gives_the_same_picture(upscaler, whole):
+    least = min(make_plan(CONFIG, (48, 80), mode=mode).device_bytes for mode in ("ar", "full"))
+    job = upscaler.prepare((13, 21), scale=3.3, memory=least)
+    assert job.plan.device_bytes <= least < upscaler.prepare((13, 21), scale=3.3).plan.device_bytes
+    picture = upscaler(tensor_picture(13, 21), 3.3, seed=5, memory=least, sampler="heun")
+    torch.testing.assert_close(picture, whole, rtol=0, atol=1e-4)
+    with pytest.raises(MemoryError, match=r"canvas 80x48 in mode auto needs about .* raise --memory"):
+        upscaler(tensor_picture(13, 21), 3.3, memory=least // 4)
+
+
+def test_seeds(upscaler):
+    image = tensor_picture()
+    first = upscaler(image, 2, seed=1)
+    assert torch.equal(first, upscaler(image, 2, seed=1))
+    assert (first - upscaler(image, 2, seed=2)).abs().mean() > 0.01
+    assert torch.equal(upscaler(image, 2), upscaler(image, 2, seed=0))
+
+
+def test_a_batch_is_its_pictures(upscaler):
+    batch = tensor_picture(7, 9, batch=3)
+    together = upscaler(batch, 2.5, seed=4)
+    assert together.shape == (3, 3, round(17.5), round(22.5))
+    for picture, output in zip(batch, together, strict=True):
+        torch.testing.assert_close(upscaler(picture, 2.5, seed=4), output, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("source", "scale"), [((1, 1), 4), ((1, 30), 2), ((5, 3), 7.7), ((33, 20), 0.3), ((16, 16), 1), ((7, 11), math.pi)]
+)
+def test_output_is_exactly_scale_times_the_input(upscaler, source, scale):
+    output = upscaler(tensor_picture(*source), scale, num_steps=1)
+    assert output.shape[-2:] == tuple(max(1, round(side * scale)) for side in source)
+    assert bool(output.isfinite().all()) and output.abs().max() <= 1
+
+
+def test_size_is_width_and_height(upscaler):
+    assert upscaler(tensor_picture(), size=(20, 33), num_steps=1).shape == (1, 3, 33, 20)
+    assert upscaler(tensor_picture(), num_steps=1).shape == (1, 3, 28, 36), "by default four times as large"
+    assert torch.equal(upscaler(tensor_picture(), size=(18, 14)), upscaler(tensor_picture(), 2))
+
+
+def test_strength_says_how_far_it_may_go_from_the_input(upscaler):
+    image = tensor_picture()
+    plain = bicubic(image, (28, 36))
+    distances = [(upscaler(image, strength=s) - plain).abs().mean().item() for s in (0, 0.5, 0.8, 1)]
+    assert distances == sorted(distances)
+    assert distances[0] < 0.005 and distances[-1] > 0.1
+
+
+def test_color_fix_is_applied(upscaler):
+    image = tensor_picture() / 4
+    fixed = upscaler(image, color_fix="mean", strength=0.6)
+    torch.testing.assert_close(fixed.mean((-2, -1)), image.mean((-2, -1)), rtol=0, atol=0.01)
+    assert (upscaler(image, strength=0.6).mean((-2, -1)) - image.mean((-2, -1))).abs().max() > 0.03
+
+
+def test_bfloat16_is_close(make_model, upscaler):
+    other = Upscaler(make_model(CONFIG).bfloat16(), defaults=SETTINGS)
+    image = tensor_picture()
+    difference = (other(image) - upscaler(image)).abs()
+    assert 0 < difference.mean() < 0.02
+
+
+def test_nan_from_the_network_names_block_call_and_step(make_model):
+    broken = make_model(CONFIG)
+    broken.mixins["final_layer"].linear.bias[3] = float("nan")
+    with pytest.raises(FloatingPointError, match=r"NaN .* in blocks .* at network call 1, sigma 2, step 1 of 2"):
+        Upscaler(broken, defaults=SETTINGS)(tensor_picture())
+
+
+# --- kinds of pictures
+
+
+def test_pil_and_numpy_and_tensors_are_the_same_picture(upscaler):
+    pixels = bytes_picture()
+    tensor = torch.from_numpy(pixels).permute(2, 0, 1) / 255 * 2 - 1
+    expected = upscaler(tensor)
+    assert expected.shape == (3, 28, 36) and expected.dtype is torch.float32
+    unit = (expected.permute(1, 2, 0).numpy() + 1) / 2
+
+    picture = upscaler(Image.fromarray(pixels))
+    assert isinstance(picture, Image.Image) and picture.mode == "RGB" and picture.size == (36, 28)
+    eight, sixteen = upscaler(pixels), upscaler(pixels.astype(np.uint16) * 257)
+    assert eight.dtype == np.uint8 and sixteen.dtype == np.uint16
+    np.testing.assert_array_equal(np.asarray(picture), eight)
+    np.testing.assert_allclose(eight / 255, unit, rtol=0, atol=0.501 / 255)  # rounded, not cut off
+    np.testing.assert_allclose(sixteen / 65535, unit, rtol=0, atol=1.01 / 65535)
+    for dtype in (np.float32, np.float64):
+        floats = upscaler((pixels / 255).astype(dtype))
+        assert floats.dtype == dtype
+        np.testing.assert_allclose(floats, unit, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_tensors_keep_dtype_and_batch(upscaler, dtype):
+    image = tensor_picture().to(dtype)
+    assert upscaler(image, 1).dtype is dtype and upscaler(image, 1).shape == (1, 3, 7, 9)
+    assert upscaler(image[0], 1).shape == (3, 7, 9)
+
+
+def test_strided_and_flipped_inputs_are_taken_as_they_look(upscaler):
+    pixels = bytes_picture()
+    np.testing.assert_array_equal(upscaler(pixels[::-1, ::2]), upscaler(pixels[::-1, ::2].copy()))
+    image = tensor_picture()
+    assert torch.equal(upscaler(image.transpose(-1, -2)), upscaler(image.transpose(-1, -2).contiguous()))
+
+
+def test_grey_comes_back_grey(upscaler):
+    grey = Image.fromarray(bytes_picture()).convert("L")
+    output = upscaler(grey)
+    assert output.mode == "L" and output.size == (36, 28)
+    np.testing.assert_array_equal(np.asarray(output), np.asarray(upscaler(grey.convert("RGB")).convert("L")))
+
+
+def test_alpha_is_resized_by_lanczos(upscaler):
+    picture = Image.fromarray(bytes_picture())
+    alpha = Image.fromarray(np.random.default_rng(0).integers(0, 256, (7, 9), dtype=np.uint8))
+    with_alpha = picture.copy()
+    with_alpha.putalpha(alpha)
+    output = upscaler(with_alpha)
+    assert output.mode == "RGBA"
+    np.testing.assert_array_equal(
+        np.asarray(output.getchannel("A")), np.asarray(alpha.resize((36, 28), Image.Resampling.LANCZOS))
+    )
+    np.testing.assert_array_equal(np.asarray(output)[..., :3], np.asarray(upscaler(picture)))
+
+
+@pytest.mark.parametrize("mode", ["P", "CMYK", "1", "LA"])
+def test_other_modes_become_rgb_and_it_is_said(upscaler, caplog, mode):
+    with caplog.at_level(logging.WARNING):
+        output = upscaler(Image.fromarray(bytes_picture()).convert(mode), 1)
+    assert output.mode == "RGB" and f"a picture of mode {mode} is upscaled as RGB" in caplog.text
+
+
+def test_inputs_are_not_changed(upscaler):
+    image, pixels = tensor_picture(), bytes_picture()
+    image_copy, pixels_copy = image.clone(), pixels.copy()
+    upscaler(image, 1)
+    upscaler(pixels, 1)
+    assert torch.equal(image, image_copy) and np.array_equal(pixels, pixels_copy)
+
+
+def test_outputs_are_ordinary_tensors(upscaler):
+    """They can be changed in place and trained with."""
+    seen = []
+    output = upscaler(tensor_picture(), 1, callback=lambda i, n, preview: seen.append(preview))
+    for tensor in (output, *seen):
+        weight = torch.ones(1, requires_grad=True)
+        (tensor.mul_(2) * weight).sum().backward()
+        assert weight.grad is not None
+
+
+# --- wrong input
+
+WRONG = {
+    "text": ("small.png", TypeError, "image is a str: give a PIL image, a numpy array or a tensor"),
+    "grey array": (np.zeros((4, 4), np.uint8), ValueError, r"array of shape \(4, 4\), uint8: must be \(h, w, 3\)"),
+    "four channels": (np.zeros((4, 4, 4), np.uint8), ValueError, r"array of shape \(4, 4, 4\), uint8"),
+    "empty array": (np.zeros((0, 4, 3), np.uint8), ValueError, r"array of shape \(0, 4, 3\)"),
+    "integers": (np.zeros((4, 4, 3), np.int64), ValueError, "int64: must be .* uint8, uint16 or float in"),
+    "floats up to 255": (
+        np.full((4, 4, 3), 255.0),
+        ValueError,
+        r"array with values from 255\.0 to 255\.0: floats must",
+    ),
+    "NaN array": (np.full((4, 4, 3), np.nan), ValueError, r"array with values from nan to nan: floats must lie in \[0"),
+    "bytes tensor": (
+        torch.zeros(3, 4, 4, dtype=torch.uint8),
+        ValueError,
+        r"torch.uint8: must be .* float in \[-1, 1\]",
+    ),
+    "channels last": (torch.zeros(4, 4, 3), ValueError, r"tensor of shape \(4, 4, 3\), torch.float32: must be \(3, h"),
+    "no pictures": (torch.zeros(0, 3, 4, 4), ValueError, r"tensor of shape \(0, 3, 4, 4\)"),
+    "tensor up to 255": (torch.full((3, 4, 4), 255.0), ValueError, "values from 255 to 255: must lie in"),
+    "NaN tensor": (torch.full((3, 4, 4), math.nan), ValueError, "tensor with values from nan to nan"),
+    "16-bit PIL": (Image.new("I;16", (4, 4)), ValueError, r"PIL picture of mode I;16: give a numpy array \(h, w, 3\)"),
+    "float PIL": (Image.new("F", (4, 4)), ValueError, "PIL picture of mode F"),
+    "empty PIL": (Image.new("RGB", (0, 4)), ValueError, r"array of shape \(4, 0, 3\)"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_pictures(upscaler, name):
+    image, error, message = WRONG[name]
+    with pytest.raises(error, match=message) as caught:
+        upscaler(image)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [
+        ({"scale": 0}, "scale 0: must be a number above 0.25"),
+        ({"scale": math.nan}, "scale nan: must be"),
+        ({"scale": 2, "size": (8, 8)}, "either a scale or a target size, not both"),
+        ({"size": (1, 30)}, "target size 1x30 for a picture of 9x7"),
+        ({"size": 64}, r"size=64: must be \(width, height\)"),
+        ({"size": (64,)}, r"size=\(64,\): must be \(width, height\)"),
+        ({"size": (64.5, 64)}, r"target size 64\.5x64: must be whole numbers"),
+        ({"seed": -1}, "seed -1: must be an integer between 0 and"),
+        ({"seed": 0.5}, r"seed 0\.5"),
+        ({"mode": "fast"}, "unknown inference type 'fast': choose one of auto, full, ar2, ar"),
+        ({"mode": "ar2", "block_batch": 0}, "block_batch"),
+        ({"kernel": "fast"}, "unknown attention kernel 'fast'"),
+        ({"steps": 3}, "unknown sampling setting steps"),
+        ({"num_steps": 0}, "num_steps=0"),
+        ({"strength": 2}, "strength=2"),
+    ],
+    ids=str,
+)
+def test_wrong_choices(upscaler, choice, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        upscaler(tensor_picture(), **choice)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:x", "cuda:99", "mps:-1"])
+def test_devices_that_are_not_there(name):
+    with pytest.raises(ValueError, match=re.escape(f"device {name!r}")):
+        resolve_device(name)
+
+
+# --- what is told meanwhile
+
+
+@pytest.mark.parametrize("sampler", ["heun", "dpmpp_2m"])
+def test_callbacks_show_each_step(upscaler, sampler):
+    seen = []
+    output = upscaler(
+        tensor_picture(batch=2), 2.5, sampler=sampler, num_steps=3, callback=lambda *what: seen.append(what)
+    )
+    assert [(step, steps) for step, steps, _ in seen] == [(0, 3), (1, 3), (2, 3)]
+    for _, _, preview in seen:
+        assert preview.shape == output.shape and preview.abs().max() <= 1
+    assert torch.equal(seen[-1][2], output)
+    distances = [(preview - output).abs().mean().item() for *_, preview in seen]
+    assert distances == sorted(distances, reverse=True) and distances[0] > 0.01
+
+
+@pytest.mark.parametrize("mode", ["full", "ar"])
+def test_progress_rises_to_one(upscaler, mode):
+    job, shares = upscaler.prepare((7, 9), scale=4, mode=mode, settings=SETTINGS.replace(sampler="heun")), []
+    upscaler.run(tensor_picture(), job, on_progress=shares.append)
+    assert len(shares) == job.settings.network_calls * (2 if mode == "full" else 6)  # layers, or 2 x 3 blocks
+    assert shares == sorted(set(shares)) and 0 < shares[0] <= 1 / job.settings.network_calls
+    assert shares[-1] == 1.0
+
+
+def test_the_job_says_what_it_will_cost():
+    job = make_job(CONFIG, (13, 21), scale=3.3, settings=SETTINGS.replace(sampler="heun"), batch=2)
+    assert job.canvas.target == (43, 69) and job.canvas.size == (48, 80) and job.plan.schedule.grid == (3, 5)
+    one = make_job(CONFIG, (4, 4), settings=SETTINGS.replace(num_steps=1), scale=4)
+    assert one.canvas.size == (16, 16)
+    assert job.flops == 3 * 2 * 15 * one.flops  # network calls, pictures, blocks
+
+
+# --- weights
+
+
+def test_the_weights_are_given_back(make_model):
+    with Upscaler(make_model(CONFIG), defaults=SETTINGS) as upscaler:
+        alive = weakref.ref(upscaler.model)
+        job = upscaler.prepare((4, 4), scale=4)
+        upscaler.run(tensor_picture(4, 4), job, on_progress=lambda share: None)
+        assert alive() is not None
+    assert alive() is None
+    upscaler.close()  # again
+    with pytest.raises(ValueError, match="this upscaler is closed"):
+        upscaler(tensor_picture(4, 4))
+
+
+def test_what_a_run_keeps_is_gone_after_it(model, upscaler, monkeypatch):
+    """Keys, values and hidden state of a picture must not wait for the garbage collector."""
+    from sat_sr.inference import denoiser
+
+    alive, make = [], denoiser.Denoiser.__init__
+    monkeypatch.setattr(
+        denoiser.Denoiser, "__init__", lambda self, *a, **k: (alive.append(weakref.ref(self)), make(self, *a, **k))[1]
+    )
+    job = upscaler.prepare((4, 4), scale=4)
+    upscaler.run(tensor_picture(4, 4), job, on_progress=lambda share: None, callback=lambda *what: None)
+    assert len(alive) == 1 and alive[0]() is None
+
+
+@pytest.fixture(scope="module")
+def checkpoint(model, tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    defaults = {"name": "euler", "num_steps": 2, "sigma_max": 2.0, "fast": {"num_steps": 1, "sigma_max": 0.5}}
+    save_safetensors(path, model.state_dict(), CONFIG, sampler_defaults=defaults)
+    return path
+
+
+def test_from_checkpoint(checkpoint, upscaler):
+    loaded = Upscaler.from_checkpoint(str(checkpoint), device="cpu")
+    assert loaded.defaults == SETTINGS and loaded.fast == SETTINGS.replace(num_steps=1, sigma_max=0.5)
+    assert loaded.name == "tiny.safetensors" and len(loaded.checkpoint_hash) == 12
+    assert loaded.model.dtype is torch.float32 and loaded.clip is None
+    image = tensor_picture()
+    assert torch.equal(loaded(image), upscaler(image))
+    assert torch.equal(loaded(image, **loaded.fast.to_dict()), upscaler(image, **QUICK))
+    assert Upscaler.from_checkpoint(checkpoint, device="cpu", dtype=torch.bfloat16).model.dtype is torch.bfloat16
+
+
+def test_a_checkpoint_without_settings_is_sampled_as_the_release_does(model, tmp_path):
+    path = tmp_path / "plain.safetensors"
+    save_safetensors(path, model.state_dict(), CONFIG)
+    loaded = Upscaler.from_checkpoint(path, device="cpu")
+    assert loaded.defaults == SamplingSettings() and loaded.fast is None
+    from sat_sr.checkpoint import load
+
+    with pytest.raises(ValueError, match=r"plain\.safetensors has no fast preset"):
+        default_settings(load(path), fast=True)
+
+
+def test_a_missing_checkpoint_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"nothing\.pt: no such checkpoint"):
+        Upscaler.from_checkpoint(tmp_path / "nothing.pt")
+
+
+# --- CLIP
+
+
+@pytest.fixture(scope="module")
+def tower(golden_dir):
+    """The small recorded tower, in OpenCLIP's names: embeddings of 24 numbers."""
+    prefix = "weights.image_encoder.model."
+    tensors = load_file(golden_dir / "clip_image_encoder.safetensors")
+    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+
+
+@pytest.fixture(scope="module")
+def clip_model(make_model):
+    return make_model(InfDiTConfig(**(CONFIG.to_dict() | {"vector_dim": 24})))
+
+
+def test_clip_embedding_of_the_lr_condition_reaches_the_network(clip_model, tower):
+    from sat_sr.model.clip import CLIPImageEncoder
+
+    encoder = CLIPImageEncoder.from_openclip(tower, head_width=16)
+    upscaler = Upscaler(clip_model, clip=encoder, defaults=SETTINGS)
+    image = tensor_picture(8, 12)
+    output = upscaler(image, 4, num_steps=1)
+    up = bicubic(image, (32, 48))
+    x = up + 2.0 * position_noise(0, (32, 48))
+    with torch.no_grad():
+        expected, other = (
+            denoise(clip_model, x, torch.tensor([2.0]), image, up, encoder(seen)).clamp(-1, 1)
+            for seen in (image, -image)
+        )
+    torch.testing.assert_close(output, expected, rtol=0, atol=1e-5)
+    assert (output - other).abs().max() > 1e-2
+
+
+def test_a_checkpoint_brings_its_tower(clip_model, tower, tmp_path):
+    path = tmp_path / "with_clip.safetensors"
+    save_safetensors(path, clip_model.state_dict(), clip_model.config, clip=tower)
+    loaded = Upscaler.from_checkpoint(path, device="cpu")
+    assert loaded.clip.embedding_dim == 24
+    assert loaded(tensor_picture(batch=2), 1, num_steps=1).shape == (2, 3, 7, 9)
+
+
+def test_a_model_and_its_encoder_belong_together(model, clip_model):
+    with pytest.raises(ValueError, match="the model has vector_dim 24 and needs a CLIP image encoder"):
+        Upscaler(clip_model)
+    with pytest.raises(ValueError, match="the model has vector_dim 0 and takes no CLIP image encoder"):
+        Upscaler(model, clip=torch.nn.Identity())
