@@ -1,0 +1,119 @@
+"""What the ranks of test_ranks.py do: forked from one process that has imported everything, as imports take longest.
+
+rank_program.py pictures FOLDER PORT...    pictures of 1, 2 and 3 ranks; then the command line with 1 and 2 ranks
+rank_program.py different PORT             three ranks, one of them with other settings
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+
+# (grid, order of the ranks in turn, offload): high and wide, both orders, mixed, the state on the device and the host.
+CASES = [
+    ((3, 2), ("layer",), "none"),
+    ((2, 5), ("layer",), "state"),
+    ((3, 2), ("block",), "state"),
+    ((2, 5), ("block",), "none"),
+    ((3, 2), ("layer", "block"), "none"),
+    ((2, 5), ("block", "layer"), "state"),
+]
+
+
+def fork(world: int, port: str, main: Callable, *arguments) -> list[int]:
+    """Run main(rank, world, *arguments) in that many processes; their exit codes."""
+    sys.stdout.flush()
+    children = []
+    for rank in range(world):
+        child = os.fork()
+        if child:
+            children.append(child)
+            continue
+        os.environ.update(RANK=str(rank), WORLD_SIZE=str(world), MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+        os.environ.update(LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE=str(world))
+        code = 1
+        try:
+            code = main(rank, world, *arguments) or 0
+        except SystemExit as error:
+            code = error.code
+        except BaseException:
+            traceback.print_exc()
+        sys.stdout.flush()
+        os._exit(code)
+    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+
+
+def pictures(rank: int, world: int, path: str) -> None:
+    """A Heun run of each case, saved by the first rank with the weights."""
+    import torch
+
+    from sat_sr.checkpoint import save_safetensors
+    from sat_sr.config import InfDiTConfig
+    from sat_sr.diffusion.edm import karras_sigmas
+    from sat_sr.diffusion.samplers import heun
+    from sat_sr.inference.denoiser import Denoiser
+    from sat_sr.inference.memory import Plan
+    from sat_sr.inference.ranks import join
+    from sat_sr.inference.schedule import Schedule
+    from sat_sr.model.inf_dit import InfDiT
+
+    ranks = join({"seed": 1}, "cpu", rank, world)
+    config = InfDiTConfig(
+        num_layers=3, hidden_size=16, num_attention_heads=2, image_block_size=8, image_size=64, vector_dim=0
+    )
+    model, generator = InfDiT(config).requires_grad_(False), torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.25)
+    made = {}
+    for grid, orders, offload in CASES:
+        schedule = Schedule(grid, (2, 2), orders[rank % len(orders)], ranks.part(grid))
+        plan, here = Plan(schedule, "merge", "cpu", offload, 0, 0), schedule.pixels(8)
+        lr = torch.rand(1, 3, grid[0] * 2, grid[1] * 2, generator=torch.Generator().manual_seed(1))
+        lr_upsampled = torch.nn.functional.interpolate(lr, scale_factor=4)
+        x = lr_upsampled + 3 * torch.randn(lr_upsampled.shape, generator=torch.Generator().manual_seed(2))
+        denoiser = Denoiser(model, plan, lr, lr_upsampled[here], neighbours=ranks.neighbours())
+        part = heun(denoiser, x[here], karras_sigmas(3, sigma_max=3.0))
+        made[f"{grid} {orders} {offload}"] = ranks.gather(part, schedule, 8)
+    if rank == 0:
+        torch.save(made, path)
+        save_safetensors(f"{path}.safetensors", model.state_dict(), config)
+    else:
+        assert all(picture is None for picture in made.values())
+
+
+def command_line(rank: int, world: int, folder: str) -> int:
+    """One picture of 5 x 3 blocks, in two passes."""
+    import generate_sr_big
+
+    picture = [f"{folder}/small.png", "--infer-sr-scale", "6", "-o", f"{folder}/{world}.png"]
+    settings = ["--seed", "7", "--sampler", "euler", "--num-steps", "2", "--device", "cpu"]
+    return generate_sr_big.main([*picture, *settings, "--network", f"{folder}/1.safetensors"])
+
+
+def different(rank: int, world: int) -> int:
+    from sat_sr.inference.ranks import join
+
+    try:
+        join({"seed": 7 if rank < 2 else 8, "scale": 4.0}, "cpu", rank, world)
+    except ValueError as error:
+        print(f"error: {error}")
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    import torch.distributed  # noqa: F401
+
+    what, *rest = sys.argv[1:]
+    if what == "different":
+        print(fork(3, rest[0], different))
+    else:
+        import sat_sr.model.inf_dit  # noqa: F401
+
+        folder, *ports = rest
+        codes = [fork(world, ports.pop(), pictures, f"{folder}/{world}") for world in (1, 2, 3)]
+        codes += [fork(world, ports.pop(), command_line, folder) for world in (1, 2)]
+        print(codes)
+        sys.exit(any(map(any, codes)))
