@@ -107,7 +107,7 @@ class Run:
             for entry in self._mine(entries):
                 self._estimate(worker, entry)
         else:
-            if self.rank.count > 1 and (len(entries) == 1 if args.split_picture is None else args.split_picture):
+            if self._split(entries):
                 self._join(worker, entries)
             self._do_all(worker, entries)
         return self._summary()
@@ -131,6 +131,13 @@ class Run:
                 "will differ"
             )
         return worker
+
+    def _split(self, entries: list[Entry]) -> bool:
+        """Whether the ranks compute pictures together."""
+        together = self.args.split_picture
+        if together is None:
+            together = len(entries) == 1 and "MASTER_ADDR" in os.environ  # without, ranks do not find one another
+        return together and self.rank.count > 1
 
     def _join(self, worker: Worker, entries: list[Entry]) -> None:
         """Compute every picture together with the other ranks; the first one speaks and writes for all."""

@@ -55,7 +55,7 @@ class Worker:
             self.device = torch.device("cuda", local_rank % torch.cuda.device_count())
         by_device = torch.bfloat16 if self.device.type == "cuda" else torch.float32
         self.dtype = by_device if args.dtype == "auto" else getattr(torch, args.dtype)
-        self.sharers = 1 if self.device.type == "cuda" else local_ranks
+        self.processes = 1 if self.device.type == "cuda" else local_ranks
         self.kernel, self.kernel_reason = choose_kernel(args.kernel, self.device, self.dtype, self.config.head_dim)
         self.settings = self._settings(default_settings(self.checkpoint, args.fast))
         self.trim = Trim(args.lr_size, args.crop_size, args.round)
@@ -151,13 +151,18 @@ class Worker:
             device=self.device,
             dtype=self.dtype,
             kernel=self.kernel,
-            ranks=self.ranks,
+            ranks=self._sharers(canvas),
         )
+
+    def _sharers(self, canvas: Size) -> Ranks | None:
+        """The ranks that compute a canvas together: None when it has too few blocks: then the first does it."""
+        blocks = max(canvas) // self.config.image_block_size
+        return self.ranks if self.ranks and blocks >= self.ranks.world else None
 
     def _free(self) -> int:
         """Bytes that the run may use, weights included: they count as free once they are loaded."""
         loaded = parameter_count(self.config) * self.dtype.itemsize if "upscaler" in vars(self) else 0
-        return int((free_bytes(self.device) / self.sharers + loaded) * USABLE)
+        return int((free_bytes(self.device) / self.processes + loaded) * USABLE)
 
     # --- doing ----------------------------------------------------------------------------------------------------
     def prepare(self, picture: Picture, path: Path) -> tuple[Picture, Work, list[str]]:
@@ -194,8 +199,12 @@ class Worker:
             def report(share: float, before: int = done, cost: int = job.flops) -> None:
                 on_progress((before + share * cost) / work.flops)
 
+            sharers = self._sharers(job.canvas.size)
+            if self.ranks and self.ranks.rank and not sharers:
+                image = None
+                continue
             try:
-                image = self.upscaler.run(image, job, seed=self.seed, on_progress=report, ranks=self.ranks)
+                image = self.upscaler.run(image, job, seed=self.seed, on_progress=report, ranks=sharers)
             except FloatingPointError as error:
                 raise FloatingPointError(
                     f"{error}: nothing is written; use --dtype float32 or other weights"

@@ -226,9 +226,12 @@ def seeds() -> list[bytes]:
     return files
 
 
+SEEDS = seeds()
+
+
 @st.composite
 def almost_pictures(draw) -> bytes:
-    data = bytearray(draw(st.sampled_from(seeds())))
+    data = bytearray(draw(st.sampled_from(SEEDS)))
     for _ in range(draw(st.integers(0, 4))):
         at = draw(st.integers(0, len(data) - 1))
         kind = draw(st.sampled_from(("byte", "cut", "insert", "word")))

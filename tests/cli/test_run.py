@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import itertools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,6 +21,7 @@ from PIL import Image
 
 from sat_sr.inference import worker
 from sat_sr.inference.arguments import SETTLED, make_parser
+from sat_sr.inference.console import Console, time_left
 from sat_sr.inference.run import Rank
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -274,6 +278,32 @@ def test_ranks_share_the_list(cli, picture, monkeypatch):
     assert sorted(os.listdir("samples")) == sorted(["same_sr.png", *(f"same_sr_{n}.png" for n in (2, 3, 4, 5))])
 
 
+def test_ranks_compute_one_picture_together(cli, picture, network):
+    path = picture("a.png", (20, 30))
+    flags = ["--network", network, "--seed", "1", "--device", "cpu"]
+    code = (  # forked from one process that has imported everything: that takes longer than all the rest
+        "import os, socket, sys, torch, generate_sr_big, sat_sr.inference.denoiser\n"
+        "with socket.socket() as s: s.bind(('127.0.0.1', 0)); port = s.getsockname()[1]\n"
+        "children = {}\n"
+        "for rank in range(2):\n"
+        "    pid = os.fork()\n"
+        "    if not pid:\n"
+        "        os.environ |= dict(RANK=str(rank), WORLD_SIZE='2', MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))\n"
+        "        torch.set_num_threads(1)\n"
+        "        os._exit(generate_sr_big.main(sys.argv[1:]))\n"
+        "    children[pid] = rank\n"
+        "sys.exit(sum(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code, *map(str, [path, *flags, "-o", "together.png"])],
+        capture_output=True, text=True, timeout=300, env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("-> together.png") == 1, "one rank speaks for all"
+    assert cli(path, *flags, "-o", "alone.png").code == 0
+    assert np.abs(pixels("together.png").astype(int) - pixels("alone.png")).max() <= 1
+
+
 @pytest.mark.parametrize(
     ("environment", "expected"),
     [
@@ -299,6 +329,42 @@ def test_ranks_that_cannot_be(cli, picture, monkeypatch, environment):
         monkeypatch.setenv(name, value)
     outcome = cli(picture("a.png"))
     assert outcome.code == 2 and f"RANK={environment['RANK']}" in outcome.err.replace("'", "")
+
+
+def test_progress_grows_evenly_to_the_end(cli, picture, monkeypatch):
+    """The time left is elapsed · (1 - share) / share: right when shares are of equal work, over passes as well."""
+    shares = []
+
+    @contextlib.contextmanager
+    def record(self, name):
+        yield shares.append
+
+    monkeypatch.setattr("sat_sr.inference.console.Console.picture_progress", record)
+    assert cli(picture("a.png", (12, 12)), "--infer_sr_scale", "8", "--inference_type", "ar").code == 0
+    # 3x3 blocks, then 6x6, two network calls each; one report a block.
+    assert np.allclose(shares, np.arange(1, 2 * (9 + 36) + 1) / 90)
+    assert time_left(elapsed=30.0, share=0.25) == 90.0
+
+
+def test_bars_show_list_picture_and_time_left(monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setattr("sys.stderr", terminal := Terminal())
+    console = Console()
+    with console.list_progress(2) as advance:
+        with console.picture_progress("a.png") as progress:
+            time.sleep(0.15)  # tqdm redraws ten times a second
+            progress(0.5)
+        advance()
+    assert re.search(r"a\.png  50 %\|.*\| 00:00 < 00:00 left", terminal.getvalue())
+    assert re.search(r"1 of 2 pictures \|", terminal.getvalue()) or "0 of 2 pictures" in terminal.getvalue()
+
+    monkeypatch.setattr("sys.stderr", log := io.StringIO())
+    with console.list_progress(2), console.picture_progress("a.png") as progress:
+        progress(0.5)
+    assert log.getvalue() == "", "no bars in a log file"
 
 
 # --- interrupted ------------------------------------------------------------------------------------------------------
