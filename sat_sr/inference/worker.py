@@ -160,9 +160,12 @@ class Worker:
         return self.ranks if self.ranks and blocks >= self.ranks.world else None
 
     def _free(self) -> int:
-        """Bytes that the run may use, weights included: they count as free once they are loaded."""
-        loaded = parameter_count(self.config) * self.dtype.itemsize if "upscaler" in vars(self) else 0
-        return int((free_bytes(self.device) / self.processes + loaded) * USABLE)
+        """Bytes that the run may use, weights included: what it holds already counts as free."""
+        if self.device.type == "cuda":
+            ours = torch.cuda.memory_reserved(self.device)
+        else:
+            ours = parameter_count(self.config) * self.dtype.itemsize if "upscaler" in vars(self) else 0
+        return int((free_bytes(self.device) / self.processes + ours) * USABLE)
 
     # --- doing ----------------------------------------------------------------------------------------------------
     def prepare(self, picture: Picture, path: Path) -> tuple[Picture, Work, list[str]]:
