@@ -7,7 +7,11 @@ x         (B, 3, H, W) float32, the start: a picture plus sigmas[0] times unit n
 sigmas    (N+1,) strictly falling, the last 0
 callback  called after step i of N with (i, N, x)
 
-State and arithmetic are float32 whatever the network computes in. ValueError for noise levels that do not fall.
+State and arithmetic are float32 whatever the network computes in. ValueError for noise levels that do not fall. Without
+torch.no_grad() the result can be differentiated, in all the memory that this takes.
+
+At the size of a poster each picture is gigabytes. The formulas are arranged so that few are alive in a network call,
+and what is no longer needed is dropped before the next.
 """
 
 from __future__ import annotations
@@ -30,35 +34,37 @@ def _steps(sigmas: torch.Tensor):
     return steps
 
 
-@torch.no_grad()
 def euler(denoise: Denoise, x: torch.Tensor, sigmas: torch.Tensor, *, callback: Callback | None = None) -> torch.Tensor:
     """First order: N network calls."""
     steps = _steps(sigmas)
     for i, sigma, sigma_next in steps:
-        slope = (x - denoise(x, sigma)).div_(sigma)
-        x = x.add(slope, alpha=sigma_next - sigma)
+        x = x.lerp(denoise(x, sigma).to(x.dtype), 1 - sigma_next / sigma)
         if callback:
             callback(i, len(steps), x)
     return x
 
 
-@torch.no_grad()
 def heun(denoise: Denoise, x: torch.Tensor, sigmas: torch.Tensor, *, callback: Callback | None = None) -> torch.Tensor:
-    """Second order, EDM Algorithm 1 (no churn): 2N-1 network calls, the last step is Euler's."""
+    """Second order, EDM Algorithm 1 (no churn): 2N-1 network calls, the last step is Euler's.
+
+    With h = sigma' - sigma and D the denoised picture, Euler's step x' = x + h (x - D)/sigma lies between x and D, and
+    its slope is also (x' - D)/sigma'. So to take the mean of both slopes is to add h/2 (D - D')/sigma' to x': three
+    pictures in memory, and no small difference of large numbers.
+    """
     steps = _steps(sigmas)
     for i, sigma, sigma_next in steps:
-        slope = (x - denoise(x, sigma)).div_(sigma)
-        guess = x.add(slope, alpha=sigma_next - sigma)
+        denoised = denoise(x, sigma).to(x.dtype)
+        x = x.lerp(denoised, 1 - sigma_next / sigma)
         if sigma_next > 0:
-            slope_next = (guess - denoise(guess, sigma_next)).div_(sigma_next)
-            guess = x.add(slope.add_(slope_next), alpha=(sigma_next - sigma) / 2)
-        x = guess
+            following = denoise(x, sigma_next).to(x.dtype)
+            half = (sigma / sigma_next - 1) / 2
+            x = x.add_(following, alpha=half).sub_(denoised, alpha=half)
+        denoised = following = None
         if callback:
             callback(i, len(steps), x)
     return x
 
 
-@torch.no_grad()
 def dpmpp_2m(
     denoise: Denoise, x: torch.Tensor, sigmas: torch.Tensor, *, callback: Callback | None = None
 ) -> torch.Tensor:
@@ -71,17 +77,17 @@ def dpmpp_2m(
             x = denoised
         else:
             h = math.log(sigma / sigma_next)  # step in lambda = -ln(sigma)
-            estimate = denoised
+            # Linear in lambda through the last two calls, taken at the step's middle.
+            weight = 0 if previous is None else -h / (2 * h_previous)
+            x = x.mul(sigma_next / sigma).add_(denoised, alpha=(1 - sigma_next / sigma) * (1 - weight))
             if previous is not None:
-                estimate = denoised.lerp(previous, -h / (2 * h_previous))  # linear in lambda, at the step's middle
-            x = x.mul(sigma_next / sigma).add_(estimate, alpha=1 - sigma_next / sigma)
+                x = x.add_(previous, alpha=(1 - sigma_next / sigma) * weight)
             previous, h_previous = denoised, h
         if callback:
             callback(i, len(steps), x)
     return x
 
 
-@torch.no_grad()
 def unipc(
     denoise: Denoise, x: torch.Tensor, sigmas: torch.Tensor, *, callback: Callback | None = None
 ) -> torch.Tensor:
@@ -97,19 +103,19 @@ def unipc(
             x = denoised
         else:
             h = math.log(sigma / sigma_next)  # step in lambda = -ln(sigma)
-            base = x.mul(sigma_next / sigma).add_(denoised, alpha=-math.expm1(-h))  # first order
-            predicted = base
-            if previous is not None:
-                r = -h_previous / h  # the earlier point in units of this step
-                slope = (previous - denoised).div_(r)
-                predicted = base.add(slope, alpha=-math.expm1(-h) / 2)
-            following = denoise(predicted, sigma_next).to(x.dtype)
+            step = -math.expm1(-h)
+            x = x.mul(sigma_next / sigma).add_(denoised, alpha=step)  # first order
             if previous is None:
-                x = base.add_(following - denoised, alpha=-math.expm1(-h) / 2)
+                following = denoise(x, sigma_next).to(x.dtype)
+                x = x.add_(following, alpha=step / 2).sub_(denoised, alpha=step / 2)
             else:
-                weight_slope, weight_following = _corrector_weights(h, r)
-                x = base.add_(slope, alpha=-math.expm1(-h) * weight_slope)
-                x = x.add_(following - denoised, alpha=-math.expm1(-h) * weight_following)
+                r = -h_previous / h  # the earlier point in units of this step
+                predicted = x.add(previous, alpha=step / (2 * r)).sub_(denoised, alpha=step / (2 * r))
+                following = denoise(predicted, sigma_next).to(x.dtype)
+                at_previous, at_following = _corrector_weights(h, r)
+                x = x.add_(previous, alpha=step * at_previous / r).add_(following, alpha=step * at_following)
+                x = x.sub_(denoised, alpha=step * (at_previous / r + at_following))
+                predicted = None
             previous, h_previous, denoised = denoised, h, following
         if callback:
             callback(i, len(steps), x)

@@ -17,6 +17,7 @@ from sat_sr.diffusion.resize import resize
 
 COLOR_FIXES = ("none", "mean", "wavelet", "backprojection")
 WAVELET_LEVELS = 5
+STRIP = 256  # rows
 BACKPROJECTIONS = 2  # bicubic down and up is not quite a projection: the second pass takes what the first left
 
 
@@ -26,10 +27,11 @@ def fix_colors(output: torch.Tensor, image: torch.Tensor, fix: str) -> torch.Ten
     if fix == "mean":
         return output + (image.mean((-2, -1), keepdim=True) - output.mean((-2, -1), keepdim=True))
     if fix == "wavelet":
-        return output + _coarsest_band(resize(image, size) - output)
+        return _coarsest_band(resize(image, size).sub_(output)).add_(output)
     if fix == "backprojection":
+        output = output.clone()
         for _ in range(BACKPROJECTIONS):
-            output = output + resize(image - resize(output, image.shape[-2:]), size)
+            output = output.add_(resize(image - resize(output, image.shape[-2:]), size))
         return output
     if fix == "none":
         return output
@@ -37,7 +39,21 @@ def fix_colors(output: torch.Tensor, image: torch.Tensor, fix: str) -> torch.Ten
 
 
 def _coarsest_band(x: torch.Tensor) -> torch.Tensor:
-    """Repeated blur by (1, 2, 1)/4 with holes of 1, 2, 4, ... pixels, edges repeated (the à-trous algorithm)."""
+    """Repeated blur by (1, 2, 1)/4 with holes of 1, 2, 4, ... pixels, edges repeated (the à-trous algorithm).
+
+    Done in strips that reach as far beyond what they give as the blur does: a large picture exists twice, not six
+    times.
+    """
+    height, reach = x.shape[-2], 2**WAVELET_LEVELS - 1
+    band = torch.empty_like(x)
+    for top in range(0, height, STRIP):
+        bottom, first = min(top + STRIP, height), max(top - reach, 0)
+        strip = _blur(x[..., first : bottom + reach, :])
+        band[..., top:bottom, :] = strip[..., top - first : bottom - first, :]
+    return band
+
+
+def _blur(x: torch.Tensor) -> torch.Tensor:
     for level in range(WAVELET_LEVELS):
         hole = 2**level
         for pad, cut in (((hole, hole, 0, 0), -1), ((0, 0, hole, hole), -2)):

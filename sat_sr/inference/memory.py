@@ -23,21 +23,19 @@ import torch
 
 from sat_sr.config import LR_FACTOR, MAX_SEQUENCE_LENGTH, TIME_FREQUENCIES, InfDiTConfig
 from sat_sr.inference.schedule import Order, Schedule
+from sat_sr.model.gelu import PIECE as GELU_PIECE
 
 MODES = ("auto", "full", "ar2", "ar")
 OFFLOADS = ("none", "state", "all")
 
-# Activations of one group, in units of tokens x C, at the widest moment of a layer: x, the modulated input, q, k, v and
-# their rotated float32 copies in attention; x, m and the two 4C activations in the MLP. Measured, see docs/memory.md.
-ACTIVATIONS = 14
 # Tokens that keep a device busy: larger groups gain nothing.
 BUSY_TOKENS = {"cuda": 16384, "mps": 4096, "cpu": 1024}
 # A GPU's arithmetic over its link to the host, FLOP a byte: 500 TFLOP/s against 25 GB/s.
 FLOPS_PER_BYTE = 20_000
 # Copies beside the computation are not free: they share the memory, and the first and last of a call are waited for.
 OFFLOAD_SLOWDOWN = {"none": 1.0, "state": 1.1, "all": 1.15}
-# Canvas-sized float32 pictures alive at once: the condition, x, noise or slope, denoised, and one more in Heun.
-CANVASES = {"heun": 6, "euler": 5, "dpmpp_2m": 6, "unipc": 7}
+# Canvas-sized float32 pictures alive at once: the upsampled condition, and what `diffusion.samplers` keeps.
+CANVASES = {"heun": 4, "euler": 4, "dpmpp_2m": 5, "unipc": 6}
 
 
 @dataclass(frozen=True)
@@ -149,13 +147,36 @@ def _block_bytes(config: InfDiTConfig, batch: int, itemsize: int) -> int:
     return batch * config.tokens_per_block * config.hidden_size * itemsize
 
 
-def group_bytes(config: InfDiTConfig, schedule: Schedule, batch: int, itemsize: int, kernel: str) -> int:
-    """Halo workspace and activations of one group."""
+def group_bytes(
+    config: InfDiTConfig, schedule: Schedule, batch: int, itemsize: int, kernel: str, device: str = "cpu"
+) -> int:
+    """Halo workspace and activations of one group, at the widest moment of a network call: docs/memory.md, "A group".
+
+    `unit` is the hidden state of the group, `features` what its LR condition gives, `window` what a row of blocks sees.
+    """
     i, j = schedule.group
     block = _block_bytes(config, batch, itemsize)
+    unit = i * j * block
+    pixels = batch * i * j * config.image_block_size**2
+    feature = block * config.lr_features_per_side**2 // config.tokens_per_block
+    features, window = (i + 2) * (j + 2) * feature, 9 * j * feature
+    cut = 3 * window if j > 1 else window  # alone in its row, a block has its windows as views
+    exact = itemsize == 4
+
+    project = 6 * unit if exact else 8 * unit  # qkv, q, then a copy of k and the normalised one; rotated in float32
+    attend = 10 * unit if kernel == "sdpa" else 2 * unit + 4 * j * block  # K and V of four neighbours; four outputs
+    cross = 2 * unit + max(3 * features, 2 * features + cut + unit)
+    mlp = 6 * unit  # 4C inside, the output before and after its bias
+    if exact and torch.device(device).type == "cpu":
+        mlp = max(mlp, 4 * unit + min(4 * unit, 4 * GELU_PIECE))
+    embed = unit + 6 * pixels * 8  # the pixels in float32, in the network's type and cut into patches, and the tokens
+    decode = 3 * unit
+
+    # Layer-major updates the kept hidden state in place; block-major has the group's own.
+    hidden = unit if schedule.order == "block" else 0
     halo = 2 * (i + 1) * (j + 1) * block
-    copies = 16 * i * j * block if kernel == "sdpa" else 0  # K and V of four neighbours, and the concatenation
-    return halo + copies + ACTIVATIONS * i * j * block
+    rotary = 4 * config.head_dim * i * j * config.tokens_per_block
+    return halo + rotary + max(hidden + max(project, attend, cross, mlp, decode), embed)
 
 
 def make_plan(
@@ -201,7 +222,7 @@ def make_plan(
         schedule = Schedule(grid, (side, side), order, part)
         kept, kept_on_host = kept_bytes(config, schedule, batch, itemsize, offload)
         weights = weight_bytes(config, itemsize, offload)
-        on_device = weights + kept + group_bytes(config, schedule, batch, itemsize, kernel)
+        on_device = weights + kept + group_bytes(config, schedule, batch, itemsize, kernel, device)
         canvases = canvas_bytes(tuple(side * config.image_block_size for side in schedule.extent), batch, sampler)
         on_host = canvases + kept_on_host + (parameter_count(config) * itemsize - weights)
         return Plan(schedule, kernel, device, offload, on_device, on_host)
@@ -244,8 +265,9 @@ def busy_group(config: InfDiTConfig, device: str, batch: int) -> int:
 
 
 def canvas_bytes(canvas: tuple[int, int], batch: int, sampler: str) -> int:
-    """Float32 pictures of the canvas' size on the host during a run."""
-    return CANVASES[sampler] * batch * 3 * canvas[0] * canvas[1] * 4 * (1 + 1 // LR_FACTOR**2)
+    """Float32 pictures on the host during a run: those of the canvas' size, and the LR condition."""
+    picture = batch * 3 * canvas[0] * canvas[1] * 4
+    return CANVASES[sampler] * picture + picture // LR_FACTOR**2
 
 
 def parse_bytes(text: str) -> int:

@@ -270,9 +270,11 @@ class Upscaler:
         embedding = self.clip(lr) if self.clip is not None else None
         sigmas = settings.sigmas()
 
-        # Pictures of a batch get the noise that they would get alone.
-        x = position_noise(seed, canvas.size)[here].mul_(float(sigmas[0])).expand(len(image), -1, -1, -1)
-        x = x + lr_upsampled if settings.init_noise else x.clone()
+        def start() -> torch.Tensor:
+            """Made in the sampler's hands: a second name for it here would keep a canvas alive."""
+            # Pictures of a batch get the noise that they would get alone.
+            noise = position_noise(seed, canvas.size)[here].mul_(float(sigmas[0]))
+            return noise + lr_upsampled if settings.init_noise else noise.expand_as(lr_upsampled).clone()
 
         finished = 0
 
@@ -297,15 +299,15 @@ class Upscaler:
             compiled=self.compiled,
         )
         try:
-            sample = SAMPLERS[settings.sampler](denoiser, x, sigmas, callback=preview if callback else None)
+            sample = SAMPLERS[settings.sampler](denoiser, start(), sigmas, callback=preview if callback else None)
         except FloatingPointError as error:
             step = (denoiser.calls - 1) * settings.num_steps // settings.network_calls + 1
             raise FloatingPointError(f"{error}, step {step} of {settings.num_steps}") from error
-        sample = ranks.gather(sample, schedule, block)
-        if sample is None:
+        output = ranks.gather(sample, schedule, block)
+        if output is None:
             return None
-        output = canvas.crop(sample).clamp(-1, 1)
-        return fix_colors(output, image, settings.color_fix).clamp(-1, 1)
+        sample, output = None, canvas.crop(output).clamp(-1, 1)
+        return fix_colors(output, image, settings.color_fix).clamp_(-1, 1)
 
 
 def default_settings(checkpoint: Checkpoint, fast: bool = False) -> SamplingSettings:

@@ -114,7 +114,9 @@ class AdaLNMixin(BaseMixin):
         norm = self.q_layer_norm[layer]  # for the keys as well, see __init__
         project = step(queries_keys_values, context)
         q, k, v = project(x, shift, scale, linears.query_key_value, norm, self.heads, context.rotary)
-        out = KERNELS[context.kernel](q, extend(k, v), self.re_pos_embed[layer])
+        extended = extend(k, v)
+        del k, v  # in `extended` now, if not with gradients
+        out = KERNELS[context.kernel](q, extended, self.re_pos_embed[layer])
         return linears.dense(rearrange(out, "B i j h L d -> B i j L (h d)"))
 
     def lr_cross_attention(self, x: torch.Tensor, lr: torch.Tensor) -> torch.Tensor:
