@@ -1,0 +1,87 @@
+#!/usr/bin/env bash
+# A training step of the official size on a GPU: 512-px crops, one sample, bf16, AdamW: seconds, share of the peak, GiB; with
+# and without recomputed activations. Pictures are made up, the CLIP input is left out (its weights are not needed).
+#
+#   bash scripts/gpu/bench_train.sh        OUT=folder for the logs; DRY_RUN=1: tiny sizes on the CPU
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
+
+side=544 steps=60 interval=20
+sizes=(--preset official --vector-dim 0)
+engine=(--device cuda --precision bf16)
+if [ "$dry" = 1 ]; then
+    side=136 steps=4 interval=2
+    sizes=(--preset mini --num-layers 2 --hidden-size 32 --num-attention-heads 2)
+    engine=(--device cpu --threads 1)
+fi
+
+data=$out/bench_train_data
+rm -rf "$data"
+"$python" scripts/gpu/make_pictures.py "$data/pictures" 16 "$side"
+"$python" scripts/make_shards.py "$data/pictures" "$data/train" --min-side "$side"
+
+bench() { # NAME flags…
+    local name=$1
+    shift
+    rm -rf "${out:?}/train_$name"
+    timeout "$(left)" "$python" train_text2image_sr.py "${sizes[@]}" "${engine[@]}" --train-data ";$data/train" \
+        --save "$out/train_$name" --micro-batch-size 1 --train-iters "$steps" --log-interval "$interval" \
+        --save-interval 1000000 --eval-interval 1000000 --num-workers 4 "$@" >"$out/train_$name.txt" 2>&1 || {
+        echo "$name: failed, see $out/train_$name.txt"
+        tail -n 3 "$out/train_$name.txt"
+    }
+}
+
+bench plain
+bench recomputed --checkpoint-activations
+[ "$dry" = 1 ] || bench degraded_on_gpu --degrade-on-device
+
+"$python" - "$out" "$device" <<'PY'
+import json
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, ".")
+from sat_sr.config import InfDiTConfig
+from sat_sr.inference.memory import flops
+
+out, device = Path(sys.argv[1]), sys.argv[2]
+cuda = device == "cuda"
+
+
+def matrix_peak() -> float:
+    side, dtype = (8192, torch.bfloat16) if cuda else (512, torch.float32)
+    a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+    best = float("inf")
+    for _ in range(10):
+        start = time.perf_counter()
+        a @ b
+        if cuda:
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - start)
+    return 2 * side**3 / best
+
+
+peak = matrix_peak()
+print(f"\n{torch.cuda.get_device_name() if cuda else 'CPU'}, torch {torch.__version__}, {peak / 1e12:.3g} TFLOP/s")
+print("| case | s a step | data | forward | backward | optimizer | of peak | GiB |\n|---|---|---|---|---|---|---|---|")
+for folder in sorted(out.glob("train_*/")):
+    log = folder / "log.jsonl"
+    lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    lines = [line for line in lines if line["kind"] == "train"]
+    if not lines:
+        print(f"| {folder.name} | failed |")
+        continue
+    last = lines[-1]
+    config = InfDiTConfig.from_dict(json.loads((folder / "config.json").read_text()))
+    blocks = config.image_size // config.image_block_size
+    seconds = 1 / last["samples_per_second"]
+    share = 3 * flops(config, (blocks, blocks)) / seconds / peak  # backward: twice the forward; recomputing not counted
+    cells = [folder.name, f"{seconds:.3f}"]
+    cells += [f"{last[f'seconds_{phase}']:.3f}" for phase in ("data", "forward", "backward", "step")]
+    print("| " + " | ".join([*cells, f"{share:.0%}", f"{last['memory_gib']:.1f}"]) + " |")
+PY
+rm -rf "$data"

@@ -1,0 +1,67 @@
+#!/usr/bin/env bash
+# Trains the small model on a GPU for eight minutes, degradation on the GPU, and brings back averaged weights in bfloat16
+# and sample pictures. Run again with the same OUT it goes on where it stopped.
+#
+#   bash scripts/gpu/train_mini.sh         DATA=folder with train/ and valid/ shards (default: data/mini, as
+#                                          scripts/make_mini_data.sh makes them); OUT=folder; SECONDS_TO_TRAIN=480;
+#                                          ITERS=steps of the whole schedule; DRY_RUN=1: half a minute on the CPU
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
+
+data=${DATA:-data/mini}
+seconds=${SECONDS_TO_TRAIN:-480}
+iterations=${ITERS:-8000}
+settings=(--device cuda --precision bf16 --micro-batch-size 64 --degrade-on-device --num-workers 8 --cache-mb 500)
+intervals=(--log-interval 50 --eval-interval 1000 --save-interval 2000)
+steps=10
+if [ "$dry" = 1 ]; then
+    data=$out/train_mini_data iterations=6 steps=2
+    settings=(--device cpu --micro-batch-size 2 --num-workers 1 --threads 1 --hidden-size 48 --num-layers 2)
+    intervals=(--log-interval 2 --eval-interval 6 --save-interval 3)
+    if [ ! -d "$data" ]; then
+        "$python" scripts/make_shards.py examples/flower_original.png "$data/train" --tile 160 --min-side 160
+        "$python" scripts/make_shards.py examples/flower_original.png "$data/valid" --tile 160 --min-side 160
+    fi
+fi
+if [ ! -d "$data/train" ]; then
+    echo "train_mini.sh: no shards in $data/train: make them with scripts/make_mini_data.sh, or set DATA" >&2
+    exit 2
+fi
+
+# At the end of its time the run saves itself and ends with 75.
+saved_and_stopped=75
+code=0
+timeout --signal=USR1 --kill-after=60 "$seconds" "$python" train_text2image_sr.py --preset mini \
+    --train-data ";$data/train" --valid-data ";$data/valid" --save "$out/run" --keep-last 1 \
+    --degradation clean:0.7,mild:0.3 --augment full --random-position --sigma-sampling stratified \
+    --optimizer muon --zero-stage 0 --lr 3e-3 --clip-grad 1 --lr-decay-style cosine --warmup 0.02 --ema-decay 0.999 \
+    --train-iters "$iterations" --eval-iters 2 "${intervals[@]}" "${settings[@]}" 2>&1 | tee "$out/train.log" | tail -n 5 ||
+    code=${PIPESTATUS[0]}
+# timeout itself answers 124 when it had to send its signal.
+case $code in 0 | 124 | "$saved_and_stopped") ;; *)
+    echo "train_mini.sh: the training ended with $code, see $out/train.log" >&2
+    exit "$code"
+    ;;
+esac
+
+"$python" scripts/convert_checkpoint.py "$out/run" "$out/mini.safetensors" --dtype bf16 \
+    --sampler-defaults '{"name": "dpmpp_2m", "num_steps": 10, "sigma_max": 5.0}'
+"$python" generate_sr_big.py --network "$out/mini.safetensors" --out-dir "$out/samples" --overwrite --num-steps "$steps" \
+    --device "$device" --quiet $([ "$dry" = 1 ] && echo examples/bridge.png || echo examples)
+
+"$python" - "$out" <<'PY'
+import json
+import sys
+from pathlib import Path
+
+out = Path(sys.argv[1])
+lines = [json.loads(line) for line in (out / "run/log.jsonl").read_text().splitlines()]
+train = [line for line in lines if line["kind"] == "train"]
+print(f"\n{'step':>7} {'loss':>8} {'samples/s':>10} {'GiB':>6}")
+for line in [*train[:: max(1, len(train) // 8)], train[-1]]:
+    print(f"{line['step']:7} {line['loss']:8.4f} {line['samples_per_second']:10.1f} {line['memory_gib']:6.2f}")
+for line in [line for line in lines if line["kind"] != "train"][-1:]:
+    print({key: round(value, 4) if isinstance(value, float) else value for key, value in line.items()})
+size = (out / "mini.safetensors").stat().st_size
+print(f"weights {size / 2**20:.1f} MiB in {out}/mini.safetensors, pictures in {out}/samples")
+PY

@@ -1,0 +1,128 @@
+"""On a GPU: every kernel, order and place computes what the CPU computes in float32; memory that really runs out."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+
+import pytest
+import torch
+
+from sat_sr.config import InfDiTConfig
+from sat_sr.diffusion.edm import denoise
+from sat_sr.inference.denoiser import Denoiser
+from sat_sr.inference.memory import Plan, make_plan
+from sat_sr.inference.schedule import Schedule
+from sat_sr.model.attention_kernels import KERNELS, choose_kernel
+
+pytestmark = [
+    pytest.mark.cuda,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+
+# Heads of the official width, 80, and 256 tokens a block.
+CONFIG = InfDiTConfig(
+    num_layers=3, hidden_size=320, num_attention_heads=4, image_block_size=64, image_size=256, vector_dim=8
+)
+GRID, SIGMA = (3, 4), 1.7
+# Relative to the norm of the answer. float32: rounding in another order. bfloat16: 8 bits, three layers.
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 3e-2}
+
+
+@pytest.fixture(scope="module")
+def inputs():
+    generator = torch.Generator().manual_seed(1)
+    lr = torch.rand(1, 3, GRID[0] * 16, GRID[1] * 16, generator=generator) * 2 - 1
+    lr_upsampled = torch.nn.functional.interpolate(lr, scale_factor=4)
+    x = lr_upsampled + torch.randn(lr_upsampled.shape, generator=generator)
+    return x, lr, lr_upsampled, torch.randn(1, 8, generator=generator)
+
+
+@pytest.fixture(scope="module")
+def expected(make_model, inputs):
+    with torch.no_grad():
+        return denoise(make_model(CONFIG), inputs[0], torch.tensor([SIGMA]), *inputs[1:])
+
+
+@pytest.fixture(scope="module", params=[torch.float32, torch.bfloat16], ids=str)
+def model(request, make_model):
+    return make_model(CONFIG).to("cuda", request.param)
+
+
+def plan_of(group, order, offload="none", kernel="merge", **changes) -> Plan:
+    return Plan(Schedule(GRID, group, order), kernel, "cuda", offload, 0, 0, **changes)
+
+
+def difference(found, expected) -> float:
+    return float((found - expected).norm() / expected.norm())
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("order", ["layer", "block"])
+@pytest.mark.parametrize("group", [(1, 1), (2, 2), (3, 4)], ids=str)
+def test_every_schedule_and_kernel_computes_what_the_cpu_does(model, inputs, expected, kernel, order, group):
+    try:
+        choose_kernel(kernel, model.device, model.dtype, CONFIG.head_dim)
+    except ValueError as error:
+        pytest.skip(str(error))
+    found = Denoiser(model, plan_of(group, order, kernel=kernel), *inputs[1:])(inputs[0], SIGMA)
+    assert difference(found, expected) < TOLERANCE[model.dtype]
+
+
+@pytest.mark.parametrize("offload", ["state", "all"])
+@pytest.mark.parametrize("order", ["layer", "block"])
+def test_streaming_gives_the_same_bits(model, inputs, order, offload):
+    resident = Denoiser(model, plan_of((2, 2), order), *inputs[1:])
+    expected = [resident(inputs[0], sigma) for sigma in (SIGMA, 0.3)]
+    streamed = Denoiser(model, plan_of((2, 2), order, offload), *inputs[1:])
+    for _ in range(5):  # a race would not show every time
+        for sigma, wanted in zip((SIGMA, 0.3), expected, strict=True):
+            assert torch.equal(streamed(inputs[0], sigma), wanted)
+
+
+def test_compiled_layers_compute_the_same(model, inputs, expected):
+    found = Denoiser(model, plan_of((2, 2), "layer"), *inputs[1:], compiled=True)(inputs[0], SIGMA)
+    assert difference(found, expected) < TOLERANCE[model.dtype]
+
+
+def test_memory_that_runs_out_is_stepped_down_from(model, inputs, expected, caplog):
+    total = torch.cuda.get_device_properties(0).total_memory
+
+    def peak(plan):
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        Denoiser(model, plan, *inputs[1:])(inputs[0], SIGMA)
+        return torch.cuda.max_memory_reserved()
+
+    large, small = plan_of((3, 4), "block", kernel="sdpa"), plan_of((1, 1), "block")
+    room = (peak(large) + peak(small)) / 2
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(room / total)
+    try:
+        denoiser = Denoiser(model, dataclasses.replace(large, fallbacks=(small,)), *inputs[1:])
+        with caplog.at_level(logging.WARNING):
+            found = denoiser(inputs[0], SIGMA)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert denoiser.plan.schedule == small.schedule and len(caplog.messages) == 1
+    assert difference(found, expected) < TOLERANCE[model.dtype]
+
+
+@pytest.mark.parametrize(("offload", "order"), [("none", "layer"), ("state", "layer"), ("all", "layer")])
+def test_prediction_of_the_peak(offload, order):
+    """Official layers, but four of them, at 2048 x 2048 in bfloat16: within 15 % of what PyTorch allocates."""
+    from sat_sr.inference.cost import measured
+    from sat_sr.model.inf_dit import InfDiT
+
+    config, canvas = dataclasses.replace(InfDiTConfig(), num_layers=4), (2048, 2048)
+    kernel, _ = choose_kernel("auto", torch.device("cuda"), torch.bfloat16, config.head_dim)
+    plan = make_plan(
+        config, canvas, mode="full", offload=offload, device="cuda", dtype=torch.bfloat16, kernel=kernel
+    )
+    device = "cpu" if offload == "all" else "cuda"
+    model = InfDiT(config, device=device, dtype=torch.bfloat16).eval().requires_grad_(False)
+    x, lr_upsampled = torch.randn(1, 3, *canvas), torch.zeros(1, 3, *canvas)
+    denoiser = Denoiser(model, plan, lr_upsampled[..., ::4, ::4], lr_upsampled, torch.zeros(1, config.vector_dim))
+    with measured("cuda") as cost:
+        denoiser(x, SIGMA)
+    assert cost.peak_mib * 2**20 == pytest.approx(plan.device_bytes, rel=0.15)
