@@ -7,8 +7,7 @@ x         (B, 3, H, W) float32, the start: a picture plus sigmas[0] times unit n
 sigmas    (N+1,) strictly falling, the last 0
 callback  called after step i of N with (i, N, x)
 
-State and arithmetic are float32 whatever the network computes in. ValueError for noise levels that do not fall. Without
-torch.no_grad() the result can be differentiated, in all the memory that this takes.
+State and arithmetic are float32 whatever the network computes in. ValueError for noise levels that do not fall.
 
 At the size of a poster each picture is gigabytes. The formulas are arranged so that few are alive in a network call,
 and what is no longer needed is dropped before the next.
@@ -34,6 +33,7 @@ def _steps(sigmas: torch.Tensor):
     return steps
 
 
+@torch.no_grad()
 def euler(denoise: Denoise, x: torch.Tensor, sigmas: torch.Tensor, *, callback: Callback | None = None) -> torch.Tensor:
     """First order: N network calls."""
     steps = _steps(sigmas)
@@ -44,6 +44,7 @@ def euler(denoise: Denoise, x: torch.Tensor, sigmas: torch.Tensor, *, callback: 
     return x
 
 
+@torch.no_grad()
 def heun(denoise: Denoise, x: torch.Tensor, sigmas: torch.Tensor, *, callback: Callback | None = None) -> torch.Tensor:
     """Second order, EDM Algorithm 1 (no churn): 2N-1 network calls, the last step is Euler's.
 
@@ -65,6 +66,7 @@ def heun(denoise: Denoise, x: torch.Tensor, sigmas: torch.Tensor, *, callback: C
     return x
 
 
+@torch.no_grad()
 def dpmpp_2m(
     denoise: Denoise, x: torch.Tensor, sigmas: torch.Tensor, *, callback: Callback | None = None
 ) -> torch.Tensor:
@@ -88,6 +90,7 @@ def dpmpp_2m(
     return x
 
 
+@torch.no_grad()
 def unipc(
     denoise: Denoise, x: torch.Tensor, sigmas: torch.Tensor, *, callback: Callback | None = None
 ) -> torch.Tensor:

@@ -80,7 +80,7 @@ class Denoiser:
         self.calls = 0
         self._ready = False
 
-    @torch.inference_mode()
+    @torch.no_grad()  # not inference_mode: samplers go on with what it returns, in place
     def __call__(self, x: torch.Tensor, sigma: float) -> torch.Tensor:
         """One network call. x (B, 3, H, W) float32, sigma > 0; returns the denoised canvas, a new one."""
         self.calls += 1

@@ -13,8 +13,7 @@ class DeviceWeights:
     """All weights on the device."""
 
     def __init__(self, model: InfDiT, device: torch.device):
-        with torch.inference_mode(False):  # else the parameters would be of no use outside of it
-            model.to(device)
+        model.to(device)
 
     def use(self, layer: int) -> None:
         """The weights of a layer are wanted now."""
@@ -30,17 +29,16 @@ class HostWeights:
         self._transfer = transfer
         self._parameters = [_linears(model, layer) for layer in range(model.config.num_layers)]
         size = sum(p.numel() for p in self._parameters[0])
-        with torch.inference_mode(False):
-            self._host = transfer.host_memory((len(self._parameters), size), model.dtype)
-            for parameters, flat in zip(self._parameters, self._host, strict=True):
-                for parameter, place in zip(parameters, _split(flat, parameters), strict=True):
-                    place.copy_(parameter.data)
-                    parameter.data = place
-            streamed = {id(p) for parameters in self._parameters for p in parameters}
-            for tensor in (*model.parameters(), *model.buffers()):
-                if id(tensor) not in streamed:
-                    tensor.data = tensor.data.to(device)
-            self._ahead = FetchAhead(self._fetch, size, device=device, dtype=model.dtype)
+        self._host = transfer.host_memory((len(self._parameters), size), model.dtype)
+        for parameters, flat in zip(self._parameters, self._host, strict=True):
+            for parameter, place in zip(parameters, _split(flat, parameters), strict=True):
+                place.copy_(parameter.data)
+                parameter.data = place
+        streamed = {id(p) for parameters in self._parameters for p in parameters}
+        for tensor in (*model.parameters(), *model.buffers()):
+            if id(tensor) not in streamed:
+                tensor.data = tensor.data.to(device)
+        self._ahead = FetchAhead(self._fetch, size, device=device, dtype=model.dtype)
         self._in_use: int | None = None
 
     def use(self, layer: int) -> None:
