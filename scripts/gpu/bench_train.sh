@@ -84,4 +84,4 @@ for folder in sorted(out.glob("train_*/")):
     cells += [f"{last[f'seconds_{phase}']:.3f}" for phase in ("data", "forward", "backward", "step")]
     print("| " + " | ".join([*cells, f"{share:.0%}", f"{last['memory_gib']:.1f}"]) + " |")
 PY
-rm -rf "$data"
+rm -rf "$data" "$out"/train_*/[0-9]* # the checkpoints take gigabytes
