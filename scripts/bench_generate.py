@@ -141,7 +141,7 @@ def run_case(args, model, size: tuple[int, int], mode: str, budget: int | None) 
     from sat_sr.model.attention_kernels import choose_kernel
 
     config, device = model.config, model.device
-    kernel, _ = choose_kernel(args.kernel, device, model.dtype, config.head_dim)
+    kernel, _ = choose_kernel(args.kernel, device, model.dtype, config.head_dim, config.tokens_per_block)
     plan = make_plan(
         config, size, mode=mode, block_batch=args.block_batch, offload=args.offload, budget=budget,
         device=str(device), dtype=model.dtype, kernel=kernel,

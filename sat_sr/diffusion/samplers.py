@@ -10,7 +10,8 @@ callback  called after step i of N with (i, N, x)
 State and arithmetic are float32 whatever the network computes in. ValueError for noise levels that do not fall.
 
 At the size of a poster each picture is gigabytes. The formulas are arranged so that few are alive in a network call,
-and what is no longer needed is dropped before the next.
+and what is no longer needed is dropped before the next. No decorators for the same reason: their wrapper would hold the
+start until the end. To be called under torch.no_grad().
 """
 
 from __future__ import annotations
@@ -33,7 +34,6 @@ def _steps(sigmas: torch.Tensor):
     return steps
 
 
-@torch.no_grad()
 def euler(denoise: Denoise, x: torch.Tensor, sigmas: torch.Tensor, *, callback: Callback | None = None) -> torch.Tensor:
     """First order: N network calls."""
     steps = _steps(sigmas)
@@ -44,7 +44,6 @@ def euler(denoise: Denoise, x: torch.Tensor, sigmas: torch.Tensor, *, callback: 
     return x
 
 
-@torch.no_grad()
 def heun(denoise: Denoise, x: torch.Tensor, sigmas: torch.Tensor, *, callback: Callback | None = None) -> torch.Tensor:
     """Second order, EDM Algorithm 1 (no churn): 2N-1 network calls, the last step is Euler's.
 
@@ -66,7 +65,6 @@ def heun(denoise: Denoise, x: torch.Tensor, sigmas: torch.Tensor, *, callback: C
     return x
 
 
-@torch.no_grad()
 def dpmpp_2m(
     denoise: Denoise, x: torch.Tensor, sigmas: torch.Tensor, *, callback: Callback | None = None
 ) -> torch.Tensor:
@@ -90,7 +88,6 @@ def dpmpp_2m(
     return x
 
 
-@torch.no_grad()
 def unipc(
     denoise: Denoise, x: torch.Tensor, sigmas: torch.Tensor, *, callback: Callback | None = None
 ) -> torch.Tensor:

@@ -273,9 +273,10 @@ def canvas_bytes(canvas: tuple[int, int], batch: int, sampler: str) -> int:
 def parse_bytes(text: str) -> int:
     """'8GiB', '500M', '1.5 GB', '1073741824' -> bytes (units of 1024). Raises ValueError that shows the forms."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?\s*", text, re.IGNORECASE)
-    if not match or float(match[1]) <= 0:
+    count = int(float(match[1]) * 1024 ** " kmgt".index(match[2].lower() or " ")) if match else 0
+    if count < 1:
         raise ValueError(f"memory {text!r}: write it like 8GiB, 500MiB, 1.5G or a number of bytes")
-    return int(float(match[1]) * 1024 ** " kmgt".index(match[2].lower() or " "))
+    return count
 
 
 def format_bytes(count: int) -> str:

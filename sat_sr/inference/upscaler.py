@@ -88,7 +88,7 @@ def make_job(
         batch=batch,
         device=str(device),
         dtype=dtype,
-        kernel=choose_kernel(kernel, device, dtype, config.head_dim)[0],
+        kernel=choose_kernel(kernel, device, dtype, config.head_dim, config.tokens_per_block)[0],
         sampler=settings.sampler,
         part=ranks.part(grid) if ranks else None,
     )

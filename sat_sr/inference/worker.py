@@ -56,7 +56,9 @@ class Worker:
         by_device = torch.bfloat16 if self.device.type == "cuda" else torch.float32
         self.dtype = by_device if args.dtype == "auto" else getattr(torch, args.dtype)
         self.processes = 1 if self.device.type == "cuda" else local_ranks
-        self.kernel, self.kernel_reason = choose_kernel(args.kernel, self.device, self.dtype, self.config.head_dim)
+        self.kernel, self.kernel_reason = choose_kernel(
+            args.kernel, self.device, self.dtype, self.config.head_dim, self.config.tokens_per_block
+        )
         self.settings = self._settings(default_settings(self.checkpoint, args.fast))
         self.trim = Trim(args.lr_size, args.crop_size, args.round)
         self.mode, self.block_batch = args.inference_type, args.block_batch or DEFAULT_BLOCK_BATCH

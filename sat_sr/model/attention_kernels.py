@@ -169,6 +169,9 @@ def _flex_attention(device: str):
     return torch.compile(flex_attention, dynamic=False) if device == "cuda" else flex_attention
 
 
+# Tokens of a block from which a CPU is faster without copies of K and V: it is not with 64, and it is with 1024.
+LARGE_BLOCK = 256
+
 KERNELS = {"sdpa": sdpa, "merge": merge, "flash": flash, "flex": flex}
 
 
@@ -190,7 +193,9 @@ def missing(name: str, device: torch.device, dtype: torch.dtype, head_dim: int) 
     return None
 
 
-def choose_kernel(name: str, device: torch.device, dtype: torch.dtype, head_dim: int) -> tuple[str, str]:
+def choose_kernel(
+    name: str, device: torch.device, dtype: torch.dtype, head_dim: int, tokens_per_block: int = LARGE_BLOCK
+) -> tuple[str, str]:
     """Resolve a kernel's name, `auto` included: (name, reason).
 
     Raises ValueError for an unknown kernel, or one that cannot run here: what is missing, and which can.
@@ -199,7 +204,9 @@ def choose_kernel(name: str, device: torch.device, dtype: torch.dtype, head_dim:
         raise ValueError(f"unknown attention kernel {name!r}: choose one of auto, {', '.join(KERNELS)}")
     available = [kernel for kernel in KERNELS if missing(kernel, device, dtype, head_dim) is None]
     if name == "auto":
-        # docs/benchmarks.md has the measurements behind this order.
+        # docs/log.md has the measurements behind this order.
+        if device.type == "cpu" and tokens_per_block < LARGE_BLOCK:
+            return "sdpa", f"blocks of {tokens_per_block} tokens are too small to attend to one by one"
         if "merge" in available:
             return "merge", "nothing is copied four times"
         return "sdpa", f"the reference: merge needs {missing('merge', device, dtype, head_dim)}"

@@ -89,6 +89,7 @@ def test_border_blocks_compute_no_neighbour_twice(monkeypatch):
 def test_kernels_that_cannot_run_name_what_is_missing():
     cpu = torch.device("cpu")
     assert choose_kernel("auto", cpu, torch.float32, 80)[0] == "merge"
+    assert choose_kernel("auto", cpu, torch.float32, 32, tokens_per_block=64)[0] == "sdpa"
     assert choose_kernel("auto", torch.device("mps"), torch.float32, 80)[0] == "sdpa"
     with pytest.raises(ValueError, match=r"'flex' needs a CUDA device.*available here: sdpa, merge"):
         choose_kernel("flex", cpu, torch.float32, 80)

@@ -1,0 +1,150 @@
+"""The planner's closed forms against what a run really does: live tensors, counted operations, recorded names."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from sat_sr.config import PRESETS, InfDiTConfig
+from sat_sr.inference.memory import (
+    flops,
+    format_bytes,
+    make_plan,
+    parameter_count,
+    parse_bytes,
+)
+
+SMALL = InfDiTConfig(
+    num_layers=2, hidden_size=64, num_attention_heads=4, image_block_size=32, image_size=64, vector_dim=0
+)
+SHAPES = {
+    "small": SMALL,
+    "wide": dataclasses.replace(SMALL, hidden_size=160, num_attention_heads=2),
+    "large blocks": dataclasses.replace(SMALL, hidden_size=32, image_block_size=64),
+    "deep": dataclasses.replace(SMALL, num_layers=5),
+}
+MODES = [("full", 1), ("ar", 1), ("ar2", 2), ("ar2", 3), ("auto", 1)]
+GRIDS = [(3, 3), (1, 4)]
+
+
+@pytest.mark.parametrize(("shape", "dtype"), [*((shape, torch.float32) for shape in SHAPES), ("small", torch.bfloat16)])
+def test_predicted_peak_of_a_network_call(make_model, live_bytes, shape, dtype):
+    from sat_sr.inference.denoiser import Denoiser
+
+    config = SHAPES[shape]
+    model = make_model(config).to(dtype)
+    weights = parameter_count(config) * dtype.itemsize
+    batches = itertools.cycle([1, 1, 2])
+    for grid, (mode, block_batch), kernel in itertools.product(GRIDS, MODES, ["merge", "sdpa"]):
+        batch, size = next(batches), tuple(side * config.image_block_size for side in grid)
+        plan = make_plan(config, size, mode=mode, block_batch=block_batch, kernel=kernel, dtype=dtype, batch=batch)
+        x, lr = torch.randn(batch, 3, *size), torch.randn(batch, 3, *(side // 4 for side in size))
+        denoiser = Denoiser(model, plan, lr, x)
+        with live_bytes() as live:
+            denoised = denoiser(x, 1.0)
+        measured = live.peak - denoised.nbytes
+        assert plan.device_bytes - weights == pytest.approx(measured, rel=0.15), (grid, batch, kernel, str(plan))
+
+
+@pytest.mark.parametrize(
+    ("sampler", "color_fix"),
+    [("heun", "wavelet"), ("euler", "backprojection"), ("dpmpp_2m", "none"), ("unipc", "mean")],
+)
+def test_predicted_peak_of_a_run(make_model, live_bytes, monkeypatch, sampler, color_fix):
+    """A thin network on a large canvas: most of the memory is pictures, and the rest is predicted as above."""
+    from sat_sr.inference import color_fix as fixes
+    from sat_sr.inference.settings import SamplingSettings
+    from sat_sr.inference.upscaler import Upscaler
+
+    config = dataclasses.replace(SMALL, num_layers=1, hidden_size=16, num_attention_heads=2)
+    upscaler = Upscaler(make_model(config))
+    settings = SamplingSettings(sampler=sampler, num_steps=2 if sampler == "heun" else 3, color_fix=color_fix)
+    monkeypatch.setattr(fixes, "STRIP", 16)  # as thin beside the canvas as it is beside a large one
+    image = torch.rand(1, 3, 160, 24) * 2 - 1
+    job = upscaler.prepare(image.shape[-2:], scale=4, mode="ar", settings=settings)
+    with live_bytes() as live:
+        upscaler.run(image, job)
+    predicted = job.plan.host_bytes + job.plan.device_bytes - parameter_count(config) * 4
+    assert predicted == pytest.approx(live.peak, rel=0.15)
+
+
+def test_parameters_of_the_published_model(golden_dir):
+    _, *lines = (golden_dir / "official_state_dict.tsv").read_text().splitlines()
+    rows = [line.split("\t") for line in lines]
+    sizes = [
+        math.prod(int(side) for side in shape.split("x"))
+        for name, shape, kind in rows
+        if kind == "parameter" and not name.startswith("image_encoder.")
+    ]
+    assert sum(sizes) == parameter_count(PRESETS["official"]) == 753_762_928
+
+
+@pytest.mark.parametrize("config", [*PRESETS.values(), *SHAPES.values()], ids=[*PRESETS, *SHAPES])
+def test_parameters_of_a_model(config):
+    from sat_sr.model.inf_dit import InfDiT
+
+    assert parameter_count(config) == sum(p.numel() for p in InfDiT(config, device="meta").parameters())
+
+
+@pytest.mark.parametrize("grid", [(1, 1), (2, 3)])
+def test_operations_of_a_network_call(make_model, grid):
+    """Against PyTorch's count of the matrix products that really happen."""
+    from sat_sr.inference.denoiser import Denoiser
+
+    config = dataclasses.replace(SMALL, num_layers=6)
+    size = tuple(side * config.image_block_size for side in grid)
+    plan = make_plan(config, size, mode="full", kernel="sdpa")
+    x, lr = torch.randn(1, 3, *size), torch.randn(1, 3, *(side // 4 for side in size))
+    denoiser = Denoiser(make_model(config), plan, lr, x)
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        denoiser(x, 1.0)
+    # Not in the closed form: what does not grow with the canvas, and LR features outside of the picture.
+    outside = (grid[0] + 2) * (grid[1] + 2) - grid[0] * grid[1]
+    c, features = config.hidden_size, config.lr_features_per_side**2
+    embedding = 2 * (192 * c + c * c) + config.num_layers * 2 * 4 * c * c + 2 * 2 * c * c
+    extra = outside * features * 2 * c * (12 + 2 * c) + embedding
+    assert counter.get_total_flops() == flops(config, grid) + extra
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("1073741824", 1 << 30), ("1GiB", 1 << 30), ("1G", 1 << 30), ("1 gb", 1 << 30), ("0.5GiB", 1 << 29),
+        (" 500MiB ", 500 << 20), ("1.5k", 1536), ("2T", 2 << 40), ("640KB", 640 << 10), ("12B", 12),
+    ],
+)  # fmt: skip
+def test_memory_as_people_write_it(text, count):
+    assert parse_bytes(text) == count
+
+
+@pytest.mark.parametrize("text", ["", "lots", "0", "0GiB", "-1G", "8XB", "1,5G", "1e9", "80%", "0.3", "nan", "8 Gi B"])
+def test_memory_that_cannot_be_read_shows_the_forms(text):
+    with pytest.raises(ValueError, match=r"write it like 8GiB, 500MiB, 1\.5G or a number of bytes"):
+        parse_bytes(text)
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (1_234_567_890, "1.1 GiB"), (5 << 40, "5.0 TiB")],
+)
+def test_memory_as_it_is_shown(count, text):
+    assert format_bytes(count) == text
+
+
+def test_a_budget_is_kept_or_refused():
+    """The largest groups that fit are taken; below the smallest plan it is said what is needed."""
+    config, size = PRESETS["official"], (4096, 4096)
+    previous = math.inf
+    cuda = {"device": "cuda", "dtype": torch.bfloat16}
+    for budget in (64 << 30, 4 << 30, 2 << 30, 1 << 30):
+        plan = make_plan(config, size, budget=budget, **cuda)
+        assert plan.device_bytes <= min(budget, previous)
+        previous = plan.device_bytes
+    with pytest.raises(MemoryError, match=r"canvas 4096x4096 in mode auto needs about .* 128\.0 MiB may be used"):
+        make_plan(config, size, budget=128 << 20, **cuda)
