@@ -105,13 +105,15 @@ def measure(args: argparse.Namespace) -> dict:
 
     from sat_sr.inference.memory import parameter_count, parse_bytes
     from sat_sr.inference.upscaler import resolve_device
-    from sat_sr.model.inf_dit import InfDiT
 
     if args.threads:
         torch.set_num_threads(args.threads)
     device = resolve_device(args.device)
     dtype = getattr(torch, args.dtype or ("bfloat16" if device.type == "cuda" else "float32"))
     budget = parse_bytes(args.memory) if args.memory else None
+
+    from sat_sr.model.inf_dit import InfDiT  # SAT takes seconds: not before what is asked for is known to be possible
+
     torch.manual_seed(0)
     model = InfDiT(args.config, device=device, dtype=dtype).eval().requires_grad_(False)
     block = args.config.image_block_size

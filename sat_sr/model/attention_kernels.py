@@ -169,8 +169,8 @@ def _flex_attention(device: str):
     return torch.compile(flex_attention, dynamic=False) if device == "cuda" else flex_attention
 
 
-# Tokens of a block from which a CPU is faster without copies of K and V: it is not with 64, and it is with 1024.
-LARGE_BLOCK = 256
+# Tokens of a block from which a CPU loses nothing by attending to neighbours one by one, and saves the copies.
+LARGE_BLOCK = 1024
 
 KERNELS = {"sdpa": sdpa, "merge": merge, "flash": flash, "flex": flex}
 
