@@ -49,7 +49,7 @@ def test_a_picture_is_upscaled_like_in_python(cli, picture, upscaler, network):
         f"{path}: 9x7 -> 36x28, canvas 48x32, 2x3 blocks of 16 px | auto: layer-major, groups of 2x3 blocks along "
         "columns, memory about "
     )
-    assert line.endswith("euler, 2 steps (2 network calls), sigma 2 to 0.002 | seed 5 | float32 on cpu, kernel merge")
+    assert line.endswith("euler, 2 steps (2 network calls), sigma 2 to 0.002 | seed 5 | float32 on cpu, kernel sdpa")
     assert last.startswith(f"{path} -> samples/a b_sr.png (")
 
 
