@@ -8,6 +8,7 @@ over i undecoded files, and yields what an uninterrupted stream would.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
@@ -135,12 +136,23 @@ class TrainingStream:
             collate_fn=_collate_addressed,
             worker_init_fn=_leave_signals_to_the_trainer,
         )
-        for batch, address, counts in loader:
+        with _sigterm_blocked():  # threads that libraries start again in a worker inherit what is blocked here
+            batches = iter(loader)
+        for batch, address, counts in batches:
             # DataLoader asks its workers in turn, and worker 0 was given the stream whose turn it is.
             self._addresses[self._turn] = address
             self._counts[self._turn] = counts
             self._turn = (self._turn + 1) % len(self._addresses)
             yield batch
+
+
+@contextlib.contextmanager
+def _sigterm_blocked() -> Iterator[None]:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _leave_signals_to_the_trainer(worker: int) -> None:

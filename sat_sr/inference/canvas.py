@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from numbers import Integral
 
 import torch
-import torch.nn.functional as F
 
 from sat_sr.config import LR_FACTOR
 from sat_sr.diffusion.resize import lr_conditions
@@ -93,8 +92,11 @@ def reflect_to(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 
 
 def _resize_by(image: torch.Tensor, scales: list[float], size: list[int] | tuple[int, int]) -> torch.Tensor:
-    """Bicubic resize at exactly these scales, cut to `size`; image must reach at least as far."""
-    resized = F.interpolate(
-        image, scale_factor=scales, mode="bicubic", antialias=True, align_corners=False, recompute_scale_factor=False
-    )
-    return resized[..., : size[0], : size[1]].contiguous()
+    """The top left `size` of a bicubic resize at exactly these scales; image must reach at least two pixels farther.
+
+    `F.interpolate` takes scales or a size; the operation behind it takes both, and makes no more than is wanted.
+    """
+    for dim, length in zip((-2, -1), size, strict=True):
+        if image.shape[dim] == length:  # then it would leave this direction alone, whatever the scale
+            image = image.narrow(dim, 0, length - 1)
+    return torch.ops.aten._upsample_bicubic2d_aa(image, list(size), False, *scales)

@@ -144,6 +144,8 @@ def test_interrupted_it_leaves_nothing_under_a_final_name(tmp_path, number, jobs
         [sys.executable, script, tmp_path / "in", work / "out", "--shard-size=1MB", f"--jobs={jobs}"],
         stderr=subprocess.PIPE,
         text=True,
+        # A test run in the background ignores SIGINT, and its children would inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     deadline = time.monotonic() + 60
     while not any(work.glob(".out.*/*.tar")) and time.monotonic() < deadline:

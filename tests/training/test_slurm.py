@@ -121,10 +121,10 @@ def test_killed_resubmitted_preempted_and_requeued_it_trains_as_if_undisturbed(s
     second = submit("disturbed")
     wait("more steps", reached("disturbed", 60), second)
     slurm("scancel", "--signal=USR1", second)
-    # Requeued jobs wait two minutes; we do not.
+    # Requeued jobs wait two minutes; we wait just until the nodes have done with the first start.
     wait("the requeueing", lambda: "Restarts=1" in slurm("scontrol", "show", "job", second), second)
     wait("its place in the queue", lambda: job_state(second) == "PENDING", second)
-    slurm("scontrol", "update", f"JobId={second}", "StartTime=now")
+    slurm("scontrol", "update", f"JobId={second}", "StartTime=now+5")
     for job in (second, undisturbed):
         wait("the end", lambda job=job: job_state(job) == "COMPLETED", job)
 
