@@ -139,6 +139,7 @@ class Trainer:
                 noise=self.noise.noise(target.shape),
                 sigma=self.noise.sigmas(len(target)),
                 position_offset=self.noise.position_offset(settings.model) if settings.random_position else (0, 0),
+                gradient_weight=settings.gradient_weight,
                 **batch,
             ).mean()
             self.timer.mark("forward")

@@ -126,6 +126,19 @@ def test_loss_is_equation_8():
         assert loss[b].item() == pytest.approx(((f - wanted) ** 2).mean(), rel=1e-3)
 
 
+def test_gradient_weight_adds_the_error_of_pixel_differences():
+    target, lr, upsampled, answer = pictures(2)
+    noise, sigma = torch.randn_like(target), torch.tensor([0.3, 2.0])
+    arguments = (Spy(answer), target, noise, sigma, lr, upsampled)
+    extra = (edm_loss(*arguments, gradient_weight=3.0) - edm_loss(*arguments)) / 3.0
+    for b, s in enumerate(sigma.double().tolist()):
+        y, n, f = (t[b].double().numpy() for t in (target, noise, answer))
+        scale = math.sqrt(s**2 + 0.25) / (s * 0.5)
+        error = f - (y - 0.25 / (s**2 + 0.25) * (y + s * n)) * scale
+        wanted = sum((np.diff(error, axis=axis) ** 2).mean() for axis in (1, 2))
+        assert extra[b].item() == pytest.approx(wanted, rel=1e-3)
+
+
 def test_loss_is_zero_for_the_perfect_network_and_sees_the_offset():
     target, lr, upsampled, _ = pictures(2)
     noise, sigma = torch.randn_like(target), torch.tensor([0.2, 5.0])

@@ -72,6 +72,7 @@ def test_dashes_and_underscores_are_the_same_and_sizes_go_over_the_preset():
         (["--preset", "giant"], ["giant", "official, mini"]),
         (["--lr-dropout", "7"], ["--lr-dropout 7", "between 0 and 1"]),
         (["--save-interval", "0"], ["--save-interval 0", "at least 1"]),
+        (["--gradient-weight", "-1"], ["--gradient-weight -1.0", "0 or a positive number"]),
         (["--ema-decay", "1"], ["--ema-decay 1.0", "below 1"]),
         (["--trian-iters", "5"], ["--trian-iters"]),
     ],
