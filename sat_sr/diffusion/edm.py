@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -87,6 +88,11 @@ def denoise(
     return scale.c_skip * x + scale.c_out * output.to(x.dtype)
 
 
+def mean_square(error: torch.Tensor) -> torch.Tensor:
+    """(B, C, H, W) -> (B,)"""
+    return error.square().mean(dim=(1, 2, 3))
+
+
 def edm_loss(
     model,
     target: torch.Tensor,
@@ -96,21 +102,14 @@ def edm_loss(
     lr_upsampled: torch.Tensor,
     clip_embedding: torch.Tensor | None = None,
     position_offset: tuple[int, int] = (0, 0),
-    gradient_weight: float = 0.0,
+    norm: Callable[[torch.Tensor], torch.Tensor] = mean_square,
 ) -> torch.Tensor:
     """Loss of each sample, EDM eq. 8 with lambda(sigma) = 1/c_out²: (B,) float32.
 
     target (B, 3, H, W) in [-1, 1]; noise the same shape, unit normal; sigma (B,).
-    gradient_weight  of the error's differences between neighbouring pixels, added to its square. The best denoiser is
-                     the conditional mean under this norm as under the plain one, so samplers need not know of it;
-                     a network that is not perfect is pressed harder for details, and for agreement across patches.
+    norm  of the error (B, 3, H, W) -> (B,); the paper's is the mean square
     """
     noisy = target + sigma.view(-1, 1, 1, 1) * noise
     denoised = denoise(model, noisy, sigma, lr, lr_upsampled, clip_embedding, position_offset)
     weight = (sigma**2 + SIGMA_DATA**2) / (sigma * SIGMA_DATA) ** 2
-    error = (denoised - target).float()
-    norm = error.square().mean(dim=(1, 2, 3))
-    if gradient_weight:
-        differences = (error.diff(dim=axis).square().mean(dim=(1, 2, 3)) for axis in (2, 3))
-        norm = norm + gradient_weight * sum(differences)
-    return weight * norm
+    return weight * norm((denoised - target).float())

@@ -106,7 +106,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--p-std", type=float, default=1.4, help="standard deviation of ln sigma (default %(default)s)")
     add("--sigma-sampling", choices=("iid", "stratified"), default="iid", help="stratified: spread over a micro batch")
     add("--gradient-weight", type=float, default=0.0, metavar="W",
-        help="add W times the squared error of pixel differences to the loss: sharper sooner, same optimum (default 0)")
+        help="also count W times the squared error of pixel differences; the optimum stays (default 0)")
+    add("--seam-weight", type=float, default=0.0, metavar="W", help="likewise of differences across patch borders")
     add("--random-position", action="store_true", help="offset the rotary positions at random")
     add("--seed", type=int, default=1234)
 
@@ -176,8 +177,9 @@ def _check(settings: argparse.Namespace) -> None:
     for name in ("lr_dropout", "warmup"):
         if not 0 <= getattr(settings, name) <= 1:
             raise ValueError(f"--{name.replace('_', '-')} {getattr(settings, name)}: a share, between 0 and 1")
-    if not 0 <= settings.gradient_weight < math.inf:
-        raise ValueError(f"--gradient-weight {settings.gradient_weight}: must be 0 or a positive number, such as 1")
+    for name, weight in (("gradient", settings.gradient_weight), ("seam", settings.seam_weight)):
+        if not 0 <= weight < math.inf:
+            raise ValueError(f"--{name}-weight {weight}: must be 0 or a positive number, such as 1")
     if not 0 <= settings.ema_decay < 1:
         raise ValueError(f"--ema-decay {settings.ema_decay}: must be at least 0 and below 1")
     if settings.lr is not None and settings.lr <= 0:

@@ -15,6 +15,7 @@ from sat_sr.checkpoint import Checkpoint, save_safetensors
 from sat_sr.diffusion.edm import edm_loss
 from sat_sr.training import state
 from sat_sr.training.batches import TrainingBatches, validation_batches
+from sat_sr.training.error_norm import ErrorNorm
 from sat_sr.training.logs import PHASES, PhaseTimer, RunLog, duration, peak_memory
 from sat_sr.training.muon import MuonWithEMA, muon_parameter_groups
 from sat_sr.training.noise import TrainingNoise
@@ -61,6 +62,7 @@ class Trainer:
         self.noise = TrainingNoise(
             self.seed, self.rank, device, settings.p_mean, settings.p_std, settings.sigma_sampling == "stratified"
         )
+        self.error_norm = ErrorNorm(settings.model.patch_size, settings.gradient_weight, settings.seam_weight)
         self.timer = PhaseTimer(device.type == "cuda")
         self.data_counts = self.batches.counts
         self.grad_norm = 0.0
@@ -139,7 +141,7 @@ class Trainer:
                 noise=self.noise.noise(target.shape),
                 sigma=self.noise.sigmas(len(target)),
                 position_offset=self.noise.position_offset(settings.model) if settings.random_position else (0, 0),
-                gradient_weight=settings.gradient_weight,
+                norm=self.error_norm,
                 **batch,
             ).mean()
             self.timer.mark("forward")

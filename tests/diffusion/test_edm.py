@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from sat_sr.diffusion.edm import denoise, edm_loss, karras_sigmas, precondition, sample_training_sigmas
+from sat_sr.training.error_norm import ErrorNorm
 
 SIGMAS = np.array([0.001, 0.002, 0.37, 0.5, 1.0, 12.5, 40.0, 80.0])
 
@@ -126,17 +127,24 @@ def test_loss_is_equation_8():
         assert loss[b].item() == pytest.approx(((f - wanted) ** 2).mean(), rel=1e-3)
 
 
-def test_gradient_weight_adds_the_error_of_pixel_differences():
+def test_error_norm_is_brute_force_sums_of_differences():
+    error = torch.randn(2, 3, 12, 8, dtype=torch.float64)
+    norm = ErrorNorm(patch_size=4, gradient_weight=3.0, seam_weight=5.0)(error)
+    for b in range(2):
+        e = error[b].numpy()
+        down = np.array([[(e[:, y + 1, x] - e[:, y, x]) ** 2 for x in range(8)] for y in range(11)])
+        right = np.array([[(e[:, y, x + 1] - e[:, y, x]) ** 2 for x in range(7)] for y in range(12)])
+        seams = down[[3, 7]].mean() + right[:, [3]].mean()
+        assert norm[b].item() == pytest.approx((e**2).mean() + 3 * (down.mean() + right.mean()) + 5 * seams)
+    assert ErrorNorm(patch_size=4)(error).tolist() == pytest.approx([(error[b] ** 2).mean().item() for b in range(2)])
+
+
+def test_loss_weighs_the_norm_it_is_given():
     target, lr, upsampled, answer = pictures(2)
     noise, sigma = torch.randn_like(target), torch.tensor([0.3, 2.0])
     arguments = (Spy(answer), target, noise, sigma, lr, upsampled)
-    extra = (edm_loss(*arguments, gradient_weight=3.0) - edm_loss(*arguments)) / 3.0
-    for b, s in enumerate(sigma.double().tolist()):
-        y, n, f = (t[b].double().numpy() for t in (target, noise, answer))
-        scale = math.sqrt(s**2 + 0.25) / (s * 0.5)
-        error = f - (y - 0.25 / (s**2 + 0.25) * (y + s * n)) * scale
-        wanted = sum((np.diff(error, axis=axis) ** 2).mean() for axis in (1, 2))
-        assert extra[b].item() == pytest.approx(wanted, rel=1e-3)
+    doubled = edm_loss(*arguments, norm=lambda error: 2 * error.square().mean(dim=(1, 2, 3)))
+    torch.testing.assert_close(doubled, 2 * edm_loss(*arguments))
 
 
 def test_loss_is_zero_for_the_perfect_network_and_sees_the_offset():
