@@ -57,6 +57,11 @@ def build_parser() -> argparse.ArgumentParser:
         "and preset=fast; over the options above",
     )
     compared.add_argument(
+        "--converged",
+        metavar="KEY=VALUE,…",
+        help="a setting of very many steps: how far the others are from its outputs (PSNR) is a column of its own",
+    )
+    compared.add_argument(
         "--grid",
         metavar="FILE.json",
         help='the same from a file: {"sampler": ["heun", "dpmpp_2m"], "num_steps": [4, 10]} is four settings',
@@ -74,7 +79,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def settings_of(args: argparse.Namespace) -> list[dict]:
-    """The options as a base, --setting and --grid over it."""
+    """The options as a base, --setting and --grid over it; that of --converged comes first."""
     from sat_sr.evaluation.settings import combine, parse_setting, read_grid
 
     options = ("sampler", "num_steps", "sigma_max", "sigma_min", "color_fix")
@@ -84,7 +89,10 @@ def settings_of(args: argparse.Namespace) -> list[dict]:
     if args.fast:
         base["preset"] = "fast"
     settings = [parse_setting(text) for text in args.setting]
-    return combine(base, settings + (read_grid(args.grid) if args.grid else []))
+    settings += read_grid(args.grid) if args.grid else []
+    if args.converged is not None:
+        settings = [parse_setting(args.converged), *(settings or [{}])]
+    return combine(base, settings)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -137,7 +145,9 @@ def evaluate(args: argparse.Namespace, settings: list[dict]) -> int:
     evaluation = Evaluation(pairs, Metrics(names, device=device), folder, device=device, say=bar.write)
     with bar:
         runs = evaluation.evaluate(
-            [(n, n.runs(settings, {"device": device, "dtype": dtype})) for n in networks], tick=bar.update
+            [(n, n.runs(settings, {"device": device, "dtype": dtype})) for n in networks],
+            tick=bar.update,
+            converged=settings[0] if args.converged is not None else None,
         )
 
     if evaluation.resumed:

@@ -13,6 +13,7 @@ from sat_sr.inference.outputs import atomic_write
 from sat_sr.inference.settings import SamplingSettings
 
 COSTS = {"calls": ("calls", 0), "seconds": ("seconds", 1), "peak_mib": ("peak MiB", 0)}
+TO_CONVERGED = {"to_converged": ("to converged dB", 2)}
 
 
 def mean_of(values: Sequence[float | None]) -> float | None:
@@ -28,6 +29,8 @@ def summarize(evaluation: Evaluation, run: Run) -> dict:
     if run.network:
         summary |= {key: mean_of([r[key] for r in results]) for key in ("calls", "seconds")}
         summary["peak_mib"] = max(r["peak_mib"] for r in results)
+    if run.key in evaluation.to_converged:
+        summary["to_converged"] = evaluation.to_converged[run.key]
     return summary
 
 
@@ -36,6 +39,7 @@ def mean_table(evaluation: Evaluation, runs: Sequence[Run]) -> str:
     settings = [settings_of(evaluation, run) for run in runs]
     keys = shown_settings([s for s in settings if s])
     columns = evaluation.metrics.columns
+    extras = COSTS | (TO_CONVERGED if evaluation.to_converged else {})
     bicubic = summarize(evaluation, BICUBIC)
     rows = []
     for run, setting in zip(runs, settings, strict=True):
@@ -46,11 +50,11 @@ def mean_table(evaluation: Evaluation, runs: Sequence[Run]) -> str:
             [
                 run.network or run.title,
                 *(str(setting.get(key, "")) for key in keys),
-                *(f"{summary[key]:.{digits}f}" if key in summary else "" for key, (_, digits) in COSTS.items()),
+                *(f"{summary[key]:.{digits}f}" if key in summary else "" for key, (_, digits) in extras.items()),
                 *(_cell(column, summary, None if run in (BICUBIC, TARGET) else bicubic) for column in columns),
             ]
         )
-    return markdown(["", *keys, *(title for title, _ in COSTS.values()), *map(heading_of, columns)], rows)
+    return markdown(["", *keys, *(title for title, _ in extras.values()), *map(heading_of, columns)], rows)
 
 
 def settings_of(evaluation: Evaluation, run: Run) -> dict:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+import statistics
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 import sat_sr
-from sat_sr.evaluation.metrics import GRIDS, Metrics, describe
+from sat_sr.evaluation.metrics import GRIDS, Metrics, describe, psnr
 from sat_sr.evaluation.pairs import Pair, Pairs, interpolate
 from sat_sr.evaluation.records import Records, digest_of, digest_of_file
 from sat_sr.evaluation.settings import Setting, resolve
@@ -110,14 +111,20 @@ class Evaluation:
         self.pairs, self.metrics, self.folder, self.device, self.say = pairs, metrics, folder, device, say
         self.records = Records(folder / "records.jsonl")
         self.resumed = 0  # results that were found on disk
+        self.to_converged: dict[str, float] = {}  # by key of a run: mean PSNR in dB
         self._digests: dict[str, str] = {}
 
     def evaluate(
-        self, networks: Sequence[tuple[Network, list[Run]]], tick: Callable[[], None] = lambda: None
+        self,
+        networks: Sequence[tuple[Network, list[Run]]],
+        tick: Callable[[], None] = lambda: None,
+        converged: Setting | None = None,
     ) -> list[Run]:
         """Bring every run to all figures; `tick` is called once for every picture of every run of a network.
 
-        returns   the runs, baselines first
+        converged  one of the settings, of so many steps that more would not change its outputs: those of the other
+                   settings are compared with them, into `to_converged`
+        returns    the runs, baselines first
         """
         runs = list(BASELINES)
         for network, own_runs in networks:
@@ -134,7 +141,20 @@ class Evaluation:
         for pair in self._pairs():  # the grids of the other networks
             for run in runs:
                 self._bring(run, pair, None)
+        if converged is not None:
+            for _, own_runs in networks:
+                self._compare(own_runs, next(run for run in own_runs if run.setting == converged))
         return runs
+
+    def _compare(self, runs: Iterable[Run], converged: Run) -> None:
+        """How far the outputs of runs of one network are from where its sampling converges to."""
+        found: dict[str, list[float]] = {run.key: [] for run in runs if run is not converged}
+        for pair in self._pairs():
+            limit = self.picture(converged, pair)
+            for run in runs:
+                if run is not converged:
+                    found[run.key].append(psnr(limit, self.picture(run, pair)))
+        self.to_converged |= {key: statistics.fmean(values) for key, values in found.items()}
 
     def result(self, run: Run, name: str) -> dict:
         """What was found for a picture: "figures", and for networks "settings", "seconds", "calls", "peak_mib"."""

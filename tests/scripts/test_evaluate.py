@@ -153,6 +153,21 @@ def test_settings_of_one_network_share_one_table(script, upscaler, images, netwo
     assert not (tmp_path / "out" / "sheet.png").exists()
 
 
+def test_distance_to_the_converged_pictures(script, upscaler, images, network, tmp_path, capsys):
+    out = tmp_path / "out"
+    more = ("--converged", "num_steps=50", "--setting", "num_steps=2,sigma_max=3", "--no-sheets")
+    assert run(script, images, out, "--network", network, "--metrics", "psnr_y", *more) == 0
+    assert "to converged dB" in capsys.readouterr().out
+    converged, other = report(out)["runs"][3:]
+    assert converged["setting"] == {"num_steps": 50} and "to_converged" not in converged["mean"]
+    found = []
+    for name in ("a", "b"):
+        pictures = [next((out / "pictures").glob(f"{run}-*/{name}-*.png")) for run in ("*=50", "*=3.0")]
+        limit, picture = (np.asarray(Image.open(path.as_posix())) for path in pictures)
+        found.append(peak_signal_noise_ratio(limit, picture, data_range=255))
+    assert other["mean"]["to_converged"] == pytest.approx(np.mean(found))
+
+
 def test_an_interrupted_evaluation_goes_on(script, upscaler, images, network, tmp_path, capsys):
     settings = ("--setting", "num_steps=2", "--setting", "num_steps=3", "--no-sheets")
     options = ("--network", network, "--metrics", "psnr_y,patch_grid", *settings)
