@@ -103,7 +103,8 @@ def measure(args: argparse.Namespace) -> dict:
     """All cases: what --json writes."""
     import torch
 
-    from sat_sr.inference.memory import parameter_count, parse_bytes
+    from sat_sr.inference.byte_sizes import parse_bytes
+    from sat_sr.inference.memory import parameter_count
     from sat_sr.inference.upscaler import resolve_device
 
     if args.threads:

@@ -11,6 +11,7 @@ from typing import Any
 
 from sat_sr import __version__
 from sat_sr.config import InfDiTConfig
+from sat_sr.inference.byte_sizes import parse_bytes
 from sat_sr.inference.outputs import DEFAULT_TEMPLATE, check_template
 from sat_sr.inference.picture import DEFAULT_MAX_PIXELS, FORMAT_CHOICES, WRITE_FORMATS
 from sat_sr.inference.target import DEFAULT_SCALE, MAX_PASS, Target
@@ -321,7 +322,7 @@ def _size(text: str) -> tuple[int, int]:
 
 
 def _memory(text: str) -> int:
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?\s*", text, re.IGNORECASE)
-    if not match or float(match[1]) <= 0:
-        raise argparse.ArgumentTypeError(f"{text!r} must be like 8GiB, 500MiB, 1.5G or a number of bytes")
-    return int(float(match[1]) * 1024 ** " kmgt".index(match[2].lower() or " "))
+    try:
+        return parse_bytes(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None

@@ -1,60 +1,17 @@
-"""What is decided about a picture before it is computed, and how it is told: in a line, or as an object."""
+"""What is decided about a picture before it is computed, as it is told: in a line, or as an object."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import torch
-
-from sat_sr.inference.memory import format_bytes, parameter_count
-from sat_sr.inference.target import Size
-from sat_sr.inference.upscaler import Job
-
-if TYPE_CHECKING:
-    from sat_sr.inference.worker import Worker
+from sat_sr.inference.byte_sizes import format_bytes
+from sat_sr.inference.memory import parameter_count
+from sat_sr.inference.target import by
+from sat_sr.inference.work import Work, dtype_name
+from sat_sr.inference.worker import Worker
 
 # Python, PyTorch and SAT with nothing loaded, resident on the host.
 PROGRAM_BYTES = 500 << 20
-
-
-@dataclass(frozen=True)
-class Work:
-    """What will be done with a picture: all sizes are (width, height).
-
-    source   the input as stored;  trimmed  what is upscaled of it;  target  the output
-    jobs     one a pass
-    """
-
-    source: Size
-    trimmed: Size
-    target: Size
-    jobs: tuple[Job, ...]
-
-    @property
-    def flops(self) -> int:
-        return sum(job.flops for job in self.jobs)
-
-    @property
-    def network_calls(self) -> int:
-        return sum(job.settings.network_calls for job in self.jobs)
-
-    @property
-    def device_bytes(self) -> int:
-        """Peak on the device, weights included."""
-        return max(job.plan.device_bytes for job in self.jobs)
-
-    @property
-    def host_bytes(self) -> int:
-        """Peak on the host: canvases and what does not fit the device; without the program itself."""
-        return max(job.plan.host_bytes for job in self.jobs)
-
-    @property
-    def peak_bytes(self) -> int:
-        """Where the network runs. A device without memory of its own takes the host's."""
-        if torch.device(self.jobs[-1].plan.device).type == "cuda":
-            return self.device_bytes
-        return max(job.plan.device_bytes + job.plan.host_bytes for job in self.jobs)
 
 
 def introduction(worker: Worker) -> str:
@@ -106,13 +63,3 @@ def record(worker: Worker, work: Work) -> dict[str, Any]:
         "predicted_device_bytes": work.device_bytes,
         "predicted_host_bytes": work.host_bytes + PROGRAM_BYTES,
     }
-
-
-def by(size: Size) -> str:
-    """(640, 480) -> '640x480'."""
-    return f"{size[0]}x{size[1]}"
-
-
-def dtype_name(dtype: torch.dtype) -> str:
-    """torch.float32 -> 'float32'."""
-    return str(dtype).removeprefix("torch.")

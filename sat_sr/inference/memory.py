@@ -16,12 +16,12 @@ What an accelerator cannot hold moves to the host in two steps, `offload`:
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass, replace
 
 import torch
 
 from sat_sr.config import LR_FACTOR, MAX_SEQUENCE_LENGTH, TIME_FREQUENCIES, InfDiTConfig
+from sat_sr.inference.byte_sizes import format_bytes
 from sat_sr.inference.schedule import Order, Schedule
 from sat_sr.model.gelu import PIECE as GELU_PIECE
 
@@ -268,25 +268,6 @@ def canvas_bytes(canvas: tuple[int, int], batch: int, sampler: str) -> int:
     """Float32 pictures on the host during a run: those of the canvas' size, and the LR condition."""
     picture = batch * 3 * canvas[0] * canvas[1] * 4
     return CANVASES[sampler] * picture + picture // LR_FACTOR**2
-
-
-def parse_bytes(text: str) -> int:
-    """'8GiB', '500M', '1.5 GB', '1073741824' -> bytes (units of 1024). Raises ValueError that shows the forms."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?\s*", text, re.IGNORECASE)
-    count = int(float(match[1]) * 1024 ** " kmgt".index(match[2].lower() or " ")) if match else 0
-    if count < 1:
-        raise ValueError(f"memory {text!r}: write it like 8GiB, 500MiB, 1.5G or a number of bytes")
-    return count
-
-
-def format_bytes(count: int) -> str:
-    """1234567890 -> '1.1 GiB'."""
-    value = float(count)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if value < 1024:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1024
-    return f"{value:.1f} TiB"
 
 
 def free_bytes(device: torch.device) -> int:

@@ -14,6 +14,11 @@ DEFAULT_SCALE = 4.0
 MAX_PASS = 4.0  # the scale that the network was trained for; more is done in several passes
 
 
+def by(size: Size) -> str:
+    """(640, 480) -> '640x480'."""
+    return f"{size[0]}x{size[1]}"
+
+
 @dataclass(frozen=True)
 class Target:
     """What was asked for: a scale, or a size by one side, by both, or by the longer one. Nothing: DEFAULT_SCALE."""

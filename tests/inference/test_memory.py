@@ -12,13 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from sat_sr.config import PRESETS, InfDiTConfig
-from sat_sr.inference.memory import (
-    flops,
-    format_bytes,
-    make_plan,
-    parameter_count,
-    parse_bytes,
-)
+from sat_sr.inference.memory import flops, make_plan, parameter_count
 
 SMALL = InfDiTConfig(
     num_layers=2, hidden_size=64, num_attention_heads=4, image_block_size=32, image_size=64, vector_dim=0
@@ -110,31 +104,6 @@ def test_operations_of_a_network_call(make_model, grid):
     embedding = 2 * (192 * c + c * c) + config.num_layers * 2 * 4 * c * c + 2 * 2 * c * c
     extra = outside * features * 2 * c * (12 + 2 * c) + embedding
     assert counter.get_total_flops() == flops(config, grid) + extra
-
-
-@pytest.mark.parametrize(
-    ("text", "count"),
-    [
-        ("1073741824", 1 << 30), ("1GiB", 1 << 30), ("1G", 1 << 30), ("1 gb", 1 << 30), ("0.5GiB", 1 << 29),
-        (" 500MiB ", 500 << 20), ("1.5k", 1536), ("2T", 2 << 40), ("640KB", 640 << 10), ("12B", 12),
-    ],
-)  # fmt: skip
-def test_memory_as_people_write_it(text, count):
-    assert parse_bytes(text) == count
-
-
-@pytest.mark.parametrize("text", ["", "lots", "0", "0GiB", "-1G", "8XB", "1,5G", "1e9", "80%", "0.3", "nan", "8 Gi B"])
-def test_memory_that_cannot_be_read_shows_the_forms(text):
-    with pytest.raises(ValueError, match=r"write it like 8GiB, 500MiB, 1\.5G or a number of bytes"):
-        parse_bytes(text)
-
-
-@pytest.mark.parametrize(
-    ("count", "text"),
-    [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (1_234_567_890, "1.1 GiB"), (5 << 40, "5.0 TiB")],
-)
-def test_memory_as_it_is_shown(count, text):
-    assert format_bytes(count) == text
 
 
 def test_a_budget_is_kept_or_refused():

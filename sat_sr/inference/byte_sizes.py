@@ -1,0 +1,24 @@
+"""Amounts of memory as people write and read them. No torch in here: the command line parses with it."""
+
+from __future__ import annotations
+
+import re
+
+
+def parse_bytes(text: str) -> int:
+    """'8GiB', '500M', '1.5 GB', '1073741824' -> bytes (units of 1024). Raises ValueError that shows the forms."""
+    match = re.fullmatch(r"\s*(\d{1,18}(?:\.\d+)?)\s*([kmgt]?)i?b?\s*", text, re.IGNORECASE)
+    count = int(float(match[1]) * 1024 ** " kmgt".index(match[2].lower() or " ")) if match else 0
+    if count < 1:
+        raise ValueError(f"{text!r} is no amount of memory: write it like 8GiB, 500MiB, 1.5G or a number of bytes")
+    return count
+
+
+def format_bytes(count: int) -> str:
+    """1234567890 -> '1.1 GiB'."""
+    value = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} TiB"
