@@ -119,7 +119,7 @@ def evaluate(args: argparse.Namespace, settings: list[dict]) -> int:
     from sat_sr.evaluation.pairs import Pairs
     from sat_sr.evaluation.report import LEGEND, mean_table, picture_table, write_report
     from sat_sr.evaluation.runner import Evaluation, Network, name_networks
-    from sat_sr.inference.outputs import require_writable
+    from sat_sr.inference.storage import require_writable
 
     names, left_out = choose_metrics(args.metrics.replace(",", " ").split() if args.metrics else None)
     if args.sheet_pictures < 1:

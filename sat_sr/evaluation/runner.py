@@ -19,7 +19,7 @@ from sat_sr.evaluation.pairs import Pair, Pairs, interpolate
 from sat_sr.evaluation.records import Records, digest_of, digest_of_file
 from sat_sr.evaluation.settings import Setting, resolve
 from sat_sr.inference.cost import measured
-from sat_sr.inference.outputs import atomic_write
+from sat_sr.inference.storage import atomic_write
 
 if TYPE_CHECKING:  # takes seconds to import: not for those who only read a finished evaluation
     from sat_sr.inference.upscaler import Upscaler

@@ -3,7 +3,7 @@
 reading.py    file -> Picture        decode.py, deep_tiff.py: samples at full depth
 writing.py    pixels -> file         encode.py: the formats, strip by strip
 color.py      profiles, CMYK, transparency          metadata.py   EXIF, XMP, resolution, settings
-picture.py    Picture, PictureError, formats        outputs.py    names, and the safe way to the disk
+picture.py    Picture, PictureError, formats        storage.py    the safe way to the disk
 """
 
 from sat_sr.inference.color import resize_alpha

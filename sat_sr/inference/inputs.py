@@ -79,7 +79,7 @@ class Entry:
 
     def read(self, max_pixels: int = DEFAULT_MAX_PIXELS) -> Picture:
         """The picture, cropped to `box`. PictureError says what is wrong with it."""
-        from sat_sr.inference.image_io import read_picture  # late: planning and --help do without torch
+        from sat_sr.inference.reading import read_picture  # late, for torch's sake: names are planned without it
 
         if self.error:
             raise PictureError(self.error)
@@ -88,7 +88,7 @@ class Entry:
 
     def size(self) -> tuple[int, int]:
         """(width, height) of the picture or its crop in pixels, from the file's header. PictureError as in `read`."""
-        from sat_sr.inference.image_io import picture_size
+        from sat_sr.inference.reading import picture_size  # late, as above
 
         if self.error:
             raise PictureError(self.error)

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 from sat_sr.inference.console import Console
 from sat_sr.inference.find_network import CannotRun, find_network
 from sat_sr.inference.inputs import Entry, expand_inputs
-from sat_sr.inference.outputs import Output, plan_outputs, require_writable
+from sat_sr.inference.outputs import Output, plan_outputs
 from sat_sr.inference.picture import PictureError
+from sat_sr.inference.storage import require_writable
 
 if TYPE_CHECKING:
     from sat_sr.inference.worker import Worker

@@ -18,8 +18,8 @@ from PIL import TiffImagePlugin as Tag
 from sat_sr.inference import encode
 from sat_sr.inference.color import resize_alpha
 from sat_sr.inference.metadata import DESCRIPTIVE_TAGS, SETTINGS_KEY, directory_of, exif_for_output, valid_dpi
-from sat_sr.inference.outputs import atomic_write
 from sat_sr.inference.picture import FORMAT_CHOICES, WRITE_FORMATS, Picture, PictureError
+from sat_sr.inference.storage import atomic_write
 
 DEFAULT_QUALITY = 95
 _MAX_SIDE = {"JPEG": 65_500, "WEBP": 16_383, "PNG": 2**31 - 1, "TIFF": 2**31 - 1}
