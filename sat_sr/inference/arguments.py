@@ -7,6 +7,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from sat_sr import __version__
@@ -21,7 +22,7 @@ SAMPLERS = ("heun", "euler", "dpmpp_2m", "unipc")
 COLOR_FIXES = ("none", "mean", "wavelet", "backprojection")
 MODES = ("auto", "full", "ar2", "ar")
 OFFLOADS = ("auto", "none", "state", "all")
-KERNELS = ("auto", "sdpa", "merge", "flash", "flex")
+KERNELS = ("auto", "sdpa", "merge", "flash", "flex", "cudnn")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 NAME_FIELDS = ("stem", "width", "height", "scale", "seed", "sampler", "steps")
@@ -204,6 +205,8 @@ def _flags_of(stored: Mapping[str, Any], given: argparse.Namespace) -> list[str]
     flags = []
     for name in REPEATED:
         value = stored.get(name)
+        if name == "block_batch" and stored.get("inference_type") != "ar2":
+            continue  # it is stored with every picture, but acts there only
         if isinstance(value, bool):
             flags.append(f"--{'' if value else 'no-'}{name.replace('_', '-')}")
         elif isinstance(value, int | float | str):
@@ -246,8 +249,11 @@ def _check(args: argparse.Namespace) -> None:
     conflict("output", "format", "the suffix of -o gives the format")
     conflict("skip_existing", "overwrite", "give one of them")
     conflict("quiet", "json", "--json alone prints nothing else either")
-    if args.output and not any(args.output.lower().endswith(suffix) for suffix in WRITE_FORMATS):
-        raise ValueError(f"-o {args.output}: must end in one of {', '.join(WRITE_FORMATS)}")
+    for name in ("output", "out_dir", "network", "clip_model", "from_picture", "input_path"):
+        if getattr(args, name) == "":  # "$VARIABLE" of a shell, not set
+            raise ValueError(f"{_flag(name)}: the name is empty: give one, or leave the flag out")
+    if args.output and Path(args.output).suffix.lower() not in WRITE_FORMATS:
+        raise ValueError(f"-o {args.output}: must be a name that ends in one of {', '.join(WRITE_FORMATS)}")
     check_template(args.name, NAME_FIELDS)
     if args.quality is not None and args.quality > 100:
         raise ValueError(f"--quality {args.quality}: must lie between 1 and 100")

@@ -57,6 +57,8 @@ class Console:
 
     def ask(self, prompt: str) -> str:
         """A line from standard input. EOFError at its end."""
+        if sys.stdin is None:  # `<&-`
+            raise EOFError
         if not self.json:
             return input(prompt)
         print(prompt, end="", file=sys.stderr, flush=True)

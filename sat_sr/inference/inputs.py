@@ -118,7 +118,7 @@ def expand_inputs(
     for argument in arguments:
         text = os.fspath(argument)
         if text == "-":
-            entries += _from_lines(_standard_input(stdin), Path("-"), "standard input", recursive, excluded)
+            entries += _from_standard_input(sys.stdin if stdin is None else stdin, recursive, excluded)
         elif Path(text).suffix.lower() == ".txt" and os.path.isfile(text):
             entries += _from_list(Path(text), recursive, excluded)
         else:
@@ -218,10 +218,13 @@ def _from_tar(archive: Path) -> Iterator[Entry]:
 
 
 # --- lists ------------------------------------------------------------------------------------------------------------
-def _standard_input(stdin: IO | None) -> bytes:
-    stream = sys.stdin if stdin is None else stdin
+def _from_standard_input(stream: IO | None, recursive: bool, excluded: str | None) -> Iterator[Entry]:
+    if stream is None:  # `<&-`
+        yield _problem(Path("-"), "standard input is closed: give the list as a file, or the paths as arguments")
+        return
     data = getattr(stream, "buffer", stream).read()
-    return data if isinstance(data, bytes) else data.encode("utf-8", "surrogateescape")
+    data = data if isinstance(data, bytes) else data.encode("utf-8", "surrogateescape")
+    yield from _from_lines(data, Path("-"), "standard input", recursive, excluded)
 
 
 def _from_list(path: Path, recursive: bool, excluded: str | None) -> Iterator[Entry]:
@@ -239,7 +242,7 @@ def _from_lines(data: bytes, path: Path, name: str, recursive: bool, excluded: s
         return
     data = data.removeprefix(codecs.BOM_UTF8)
     try:
-        lines = data.decode("utf-8").splitlines()
+        lines = re.split(r"\r\n|\r|\n", data.decode("utf-8"))  # and not at the other separators of str.splitlines
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         byte = data[error.start]

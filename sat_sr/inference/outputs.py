@@ -5,26 +5,35 @@ No torch in here: names are planned before anything heavy is imported.
 
 from __future__ import annotations
 
+import itertools
 import os
+import re
 import string
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sat_sr.inference.inputs import Entry
 from sat_sr.inference.picture import FORMAT_CHOICES, WRITE_FORMATS, PictureError
+from sat_sr.inference.storage import storage_error
 
 DEFAULT_TEMPLATE = "{stem}_sr"
 
 
 @dataclass(frozen=True)
 class Output:
-    """One line of the plan: `entry` is written to `path`, unless `skip` (finished by an earlier run) or `error` is set.
-    `note` is to be said once."""
+    """One line of the plan: `entry` is written to `path`, unless `skip` or `error` is set.
+
+    skip      finished by an earlier run, or `left_out`: the entry is itself an output, found in a searched folder
+    replaces  a file that is there now gives way; one that appears later does not, see `numbered`
+    note      to be said once
+    """
 
     entry: Entry
     path: Path
     skip: bool = False
+    left_out: bool = False
+    replaces: bool = False
     error: str | None = None
     note: str | None = None
 
@@ -34,7 +43,10 @@ def plan_outputs(
     template: str = DEFAULT_TEMPLATE, format: str = "png", values: Mapping[str, object] | None = None,
     size_of: Callable[[Entry], tuple[int, int]] | None = None, existing: str = "error", taken: Iterable[Path] = (),
 ) -> list[Output]:  # fmt: skip
-    """Gives every entry its own output path; the same entries give the same plan on every rank and in every run.
+    """Gives every entry its own output path.
+
+    The same entries and files give the same plan. Ranks plan at different times: one that finds outputs of another may
+    number on from them ("number"), or find them among its entries (`left_out`); the rest of its plan is the same.
 
     out_dir or out_file  a folder (entries keep their sub-folder in it), or the one file for a single entry
     template             name without suffix; fields: {stem}, {width}, {height} (of the output, by `size_of(entry)`) and
@@ -70,7 +82,10 @@ def plan_outputs(
             if size_of is None:
                 raise ValueError("the name asks for {width} or {height}, which are not known here: leave them out")
             fields["width"], fields["height"] = size_of(entry)
-        name = template.format(**dict.fromkeys(("width", "height"), 0) | fields)
+        try:
+            name = template.format(**dict.fromkeys(("width", "height"), 0) | fields)
+        except (ValueError, OverflowError, MemoryError) as error:
+            raise ValueError(f"the name {template!r} cannot be made ({error}): simplify its formats") from error
         return Path(out_dir, entry.folder, name + _suffix(entry, format))
 
     first_choice: list[Path | PictureError] = []
@@ -82,8 +97,8 @@ def plan_outputs(
 
     sources = [_key(entry.source) for entry in entries]
     inputs = {key for entry, key in zip(entries, sources, strict=True) if entry.explicit or entry.member}
-    maker_of = {  # output name -> the first entry that wants it
-        _key(choice): entry
+    maker_of = {  # output name -> the first entry that wants it, and the path that it wants
+        _key(choice): (entry, choice)
         for entry, source, choice in reversed(list(zip(entries, sources, first_choice, strict=True)))
         if isinstance(choice, Path) and not entry.error and _key(choice) != source
     }
@@ -94,28 +109,51 @@ def plan_outputs(
             path = choice if isinstance(choice, Path) else Path(out_dir, entry.folder, entry.stem)
             plan.append(Output(entry, path, error=entry.error or str(choice)))
             continue
-        if own in maker_of and own not in inputs:
-            note = f"{entry.name} is left out: it bears the output name of {maker_of[own].name}"
-            plan.append(Output(entry, choice, skip=True, note=note))
+        maker = _maker(own, maker_of)
+        if maker is not None and own not in inputs:
+            note = f"{entry.name} is left out: it bears the output name of {maker.name}"
+            plan.append(Output(entry, choice, skip=True, left_out=True, note=note))
             continue
         path, note, number = choice, None, 1
         while True:
             key = _key(path)
             if key in inputs or key == own:
                 note = f"{path} is itself an input"
-            elif existing == "number" and path.exists():
+            elif existing == "number" and os.path.lexists(path):
                 note = f"{path} is there already"
             elif key not in used:
                 break
             number += 1
-            path = choice.with_name(f"{choice.stem}_{number}{choice.suffix}")
+            path = numbered(choice, number)
         if number > 1:
             note = f"{entry.name} is written to {path}: {note or f'{choice} is the output of another input'}"
             if out_file is not None:
                 raise ValueError(f"{out_file} is itself the input: choose another name for the output")
         used.add(key)
-        plan.append(_with_existing(Output(entry, path, note=note), existing))
+        output = Output(entry, path, note=note)
+        try:
+            plan.append(_with_existing(output, existing))
+        except OSError as error:  # too long a name, a folder that may not be looked into
+            plan.append(replace(output, error=str(storage_error(path, error))))
     return plan
+
+
+def numbered(path: Path, number: int) -> Path:
+    """a_sr.png, 2 -> a_sr_2.png"""
+    return path.with_name(f"{path.stem}_{number}{path.suffix}")
+
+
+def next_free(path: Path) -> Path:
+    """The first numbered name that no file has now."""
+    return next(name for number in itertools.count(2) if not os.path.lexists(name := numbered(path, number)))
+
+
+def _maker(key: str, maker_of: Mapping[str, tuple[Entry, Path]]) -> Entry | None:
+    """The entry whose output a file is by its name: the one that was wanted, or a numbered one beside that."""
+    if key in maker_of:
+        return maker_of[key][0]
+    entry, path = maker_of.get(re.sub(r"_\d+(\.\w+)$", r"\1", key), (None, None))
+    return entry if path is not None and os.path.exists(path) else None
 
 
 def check_template(template: str, fields: Sequence[str]) -> bool:
@@ -155,12 +193,13 @@ def _key(path: str | os.PathLike) -> str:
 
 def _with_existing(output: Output, existing: str) -> Output:
     path = output.path
-    if path.is_dir():
-        error = f"{path} is a folder: remove it or choose another name for the output"
+    if path.exists() and not path.is_file():
+        kind = "a folder" if path.is_dir() else "a device, a pipe or a socket"
+        error = f"{path} is {kind}: remove it or choose another name for the output"
     elif existing == "overwrite" or not path.is_file() or path.stat().st_size == 0:
-        return output
+        return replace(output, replaces=existing == "overwrite" or os.path.lexists(path))
     elif existing == "skip":
-        return Output(output.entry, path, skip=True, note=output.note)
+        return replace(output, skip=True)
     else:
         error = f"{path} is there already: use --overwrite to replace it or --skip-existing to keep it"
-    return Output(output.entry, path, error=error, note=output.note)
+    return replace(output, error=error)

@@ -17,11 +17,14 @@ from typing import TYPE_CHECKING, Any
 from sat_sr.inference.console import Console
 from sat_sr.inference.find_network import CannotRun, find_network
 from sat_sr.inference.inputs import Entry, expand_inputs
-from sat_sr.inference.outputs import Output, plan_outputs
+from sat_sr.inference.outputs import Output, next_free, plan_outputs
 from sat_sr.inference.picture import PictureError
-from sat_sr.inference.storage import require_writable
+from sat_sr.inference.storage import NameTaken, require_writable
 
 if TYPE_CHECKING:
+    import torch
+
+    from sat_sr.inference.picture import Picture
     from sat_sr.inference.worker import Worker
 
 EXIT_DONE, EXIT_SOME_FAILED = 0, 1
@@ -94,6 +97,8 @@ class Run:
         interactive = not args.inputs
         if interactive and self.rank.count > 1:
             raise CannotRun(f"{self.rank.count} ranks cannot be asked for pictures: name them, or a list")
+        if "-" in args.inputs and self.rank.count > 1:  # torchrun's would each read a part of it
+            raise CannotRun(f"{self.rank.count} ranks cannot share standard input: save the list as a .txt file")
         entries = [] if interactive else expand_inputs(args.inputs, recursive=args.recursive, exclude=self._out_dir())
         if entries and all(entry.error for entry in entries):
             for entry in entries:
@@ -173,9 +178,7 @@ class Run:
 
     def _mine(self, items: Sequence) -> Sequence:
         """This rank's share of a list: every rank makes the same list."""
-        if self.together:
-            return items
-        return items[self.rank.number :: self.rank.count]
+        return items if self.together else items[self.rank.number :: self.rank.count]
 
     def _plan(self, worker: Worker, entries: list[Entry]) -> list[Output]:
         args, settings = self.args, worker.settings
@@ -201,7 +204,11 @@ class Run:
             raise CannotRun(str(error)) from error
 
     def _do_all(self, worker: Worker, entries: list[Entry]) -> None:
-        outputs = self._mine(self._plan(worker, entries))
+        plan = self._plan(worker, entries)
+        # Outputs of other ranks that this one finds in a searched folder are not in the lists of those.
+        outputs = [*self._mine([output for output in plan if not output.left_out])]
+        if self.rank.number == 0:
+            outputs += [output for output in plan if output.left_out]
         for folder in sorted({output.path.parent for output in outputs if not (output.error or output.skip)}):
             try:
                 require_writable(folder)
@@ -220,12 +227,15 @@ class Run:
         if output.error:
             self._fail(entry, output.error)
         elif output.skip:
-            self.skipped += 1
-            console.line(f"{entry.name}: skipped, {output.path} is done")
-            console.record({"status": "skipped", "input": entry.name, "output": str(output.path)})
+            self._skip(output)
         else:
             with self._failures(entry):
                 self._upscale(worker, output)
+
+    def _skip(self, output: Output) -> None:
+        self.skipped += 1
+        self.console.line(f"{output.entry.name}: skipped, {output.path} is done")
+        self.console.record({"status": "skipped", "input": output.entry.name, "output": str(output.path)})
 
     def _upscale(self, worker: Worker, output: Output) -> None:
         from sat_sr.inference.cost import measured
@@ -240,17 +250,36 @@ class Run:
         with measured(worker.device) as cost:
             with console.picture_progress(entry.name) as progress:
                 rgb = worker.upscale(picture, work, progress)
-            for note in worker.write(output.path, rgb, picture) if rgb is not None else ():
-                console.note(note, entry.name)
+            try:
+                path = self._write(worker, output, rgb, picture) if rgb is not None else None
+            except NameTaken:  # --skip-existing, and another process has done it since
+                self._skip(output)
+                return
         self.done += 1
-        if rgb is None:  # the first rank has it, and tells
+        if path is None:  # the first rank has it, and tells
             return
-        self.made.append(output.path)
-        console.line(f"{entry.name} -> {output.path} ({cost.seconds:.1f} s, peak {cost.peak_mib:.0f} MiB)")
+        self.made.append(path)
+        console.line(f"{entry.name} -> {path} ({cost.seconds:.1f} s, peak {cost.peak_mib:.0f} MiB)")
         console.record(
-            {"status": "done", "input": entry.name, "output": str(output.path), **record(worker, work), "notes": notes,
+            {"status": "done", "input": entry.name, "output": str(path), **record(worker, work), "notes": notes,
              "seconds": round(cost.seconds, 3), "peak_memory_bytes": int(cost.peak_mib * MIB)}
         )  # fmt: skip
+
+    def _write(self, worker: Worker, output: Output, rgb: torch.Tensor, picture: Picture) -> Path:
+        """Where it is now: at a numbered name, if another process has taken the planned one since."""
+        path = output.path
+        while True:
+            try:
+                notes = worker.write(path, rgb, picture, replace=output.replaces)
+            except NameTaken:
+                if self.args.skip_existing:
+                    raise
+                path = next_free(output.path)
+                self.console.note(f"{output.path} has appeared meanwhile: written to {path}", output.entry.name)
+            else:
+                for note in notes:
+                    self.console.note(note, output.entry.name)
+                return path
 
     def _estimate(self, worker: Worker, entry: Entry) -> None:
         from sat_sr.inference.describe import describe, describe_cost, record

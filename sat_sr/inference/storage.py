@@ -38,6 +38,10 @@ _REASONS = {
 }
 
 
+class NameTaken(PictureError):
+    """A file of that name is there, and may not be replaced."""
+
+
 def storage_error(path: str | os.PathLike, error: OSError) -> PictureError:
     """The one-sentence form of an OSError on writing `path`."""
     reason = _REASONS.get(error.errno or 0, f"{error.strerror or error}: choose another folder with --out-dir")
@@ -58,9 +62,11 @@ def require_writable(folder: str | os.PathLike) -> None:
 
 
 @contextlib.contextmanager
-def atomic_write(path: str | os.PathLike) -> Iterator[BinaryIO]:
+def atomic_write(path: str | os.PathLike, *, replace: bool = True) -> Iterator[BinaryIO]:
     """A seekable binary file that becomes `path` when the block ends well, and vanishes when it does not.
 
+    replace   whether a file of that name gives way; if not, NameTaken is raised at the end when there is one, even if
+              another process made it in the meantime
     It lives under a temporary name in the same folder, is flushed to the disk and then renamed. OSError becomes a
     PictureError that says what to do. After a kill -9 the temporary stays; the next write into the folder sweeps it.
     """
@@ -76,7 +82,7 @@ def atomic_write(path: str | os.PathLike) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        _rename(temporary, path, replace)
         temporary = None
         _sync_folder(path.parent)
     except OSError as error:
@@ -85,6 +91,22 @@ def atomic_write(path: str | os.PathLike) -> Iterator[BinaryIO]:
         if temporary is not None:
             with contextlib.suppress(FileNotFoundError):
                 temporary.unlink()
+
+
+def _rename(temporary: Path, path: Path, replace: bool) -> None:
+    if replace:
+        os.replace(temporary, path)
+        return
+    # Not every file system has links, by which a name is taken at once: an empty file claims it first.
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+    except FileExistsError as error:
+        raise NameTaken(f"cannot write {path}: it is there already") from error
+    try:
+        os.replace(temporary, path)
+    except BaseException:
+        path.unlink()
+        raise
 
 
 def _create_temporary(folder: Path) -> tuple[int, Path]:

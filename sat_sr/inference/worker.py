@@ -87,7 +87,7 @@ class Worker:
             if not is_out_of_memory(error):
                 raise
             raise CannotRun(
-                f"{self.checkpoint.path} does not fit into the memory of {self.device}: use --device cpu, or free some"
+                f"{self.checkpoint.path} does not fit into the host's memory: free some, or use --dtype bfloat16"
             ) from error
 
     def load(self) -> None:
@@ -100,6 +100,8 @@ class Worker:
         for name, given in self.args.given_architecture.items():
             if given != (actual := getattr(self.config, name)):
                 notes.append(f"--{name.replace('_', '-')} {given}: the weights have {actual}, which is used")
+        if self.args.clip_model and not self.config.vector_dim:
+            notes.append("--clip-model is not used: the network of these weights has no CLIP input")
         if self.device.type == "cpu" and self.dtype != torch.float32:
             notes.append(f"{dtype_name(self.dtype)} on a CPU is usually slower than float32")
         return notes
@@ -128,7 +130,11 @@ class Worker:
         # Canvases live on the host; where that is the device, they leave the network less.
         usable = self.args.memory or self._free()
         canvas = tuple(-(-side // self.config.image_block_size) * self.config.image_block_size for side in target)
-        canvases = canvas_bytes(canvas, 1, self.settings.sampler)
+        sharers, share, first = self._sharers(canvas), 1.0, True
+        if sharers:
+            grid = tuple(side // self.config.image_block_size for side in reversed(canvas))
+            share, first = len(sharers.part(grid)) / max(grid), sharers.rank == 0
+        canvases = canvas_bytes(canvas, 1, self.settings.sampler, share, gathers=first)
         if self.device.type == "cuda":
             if canvases > (available := free_bytes(torch.device("cpu"))):
                 raise MemoryError(
@@ -154,7 +160,7 @@ class Worker:
             device=self.device,
             dtype=self.dtype,
             kernel=self.kernel,
-            ranks=self._sharers(canvas),
+            ranks=sharers,
         )
 
     def _sharers(self, canvas: Size) -> Ranks | None:
@@ -218,10 +224,10 @@ class Worker:
             done += job.flops
         return None if image is None else image[0]
 
-    def write(self, path: Path, rgb: torch.Tensor, picture: Picture) -> list[str]:
-        """To the disk; what was substituted or left out."""
+    def write(self, path: Path, rgb: torch.Tensor, picture: Picture, *, replace: bool) -> list[str]:
+        """To the disk; what was substituted or left out. NameTaken when a file is there that is not to be replaced."""
         settings = None if self.args.no_metadata else self.stored_settings(picture.size)
-        return write_picture(path, rgb, picture, quality=self.args.quality, settings=settings)
+        return write_picture(path, rgb, picture, quality=self.args.quality, settings=settings, replace=replace)
 
     def stored_settings(self, source: Size) -> Mapping[str, Any]:
         """What the output carries, and --from-picture repeats."""

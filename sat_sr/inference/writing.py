@@ -41,7 +41,7 @@ def check_output(
 
 def write_picture(
     path: str | os.PathLike, rgb: torch.Tensor, like: Picture, *, format: str | None = None, quality: int | None = None,
-    settings: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None, replace: bool = True,
 ) -> list[str]:  # fmt: skip
     """Writes the enlarged picture as the kind of picture that `like` is, atomically, converting strip by strip.
 
@@ -51,6 +51,7 @@ def write_picture(
     format    "png", "jpg", "webp", "tiff"; None: by the suffix of `path`; "keep": that of `like`, else PNG
     quality   1 to 100 for JPEG and WebP (default 95; WebP at 100 is lossless), without effect on the others
     settings  stored as JSON (PNG text chunk, else EXIF UserComment) for read_settings
+    replace   whether a file that is there gives way; if not, storage.NameTaken
     Returns what was substituted or left out, for the user to read. Raises PictureError, and leaves no file, if the
     format cannot hold the picture, the disk is full, `path` is the file that `like` came from, or rgb is not finite.
     """
@@ -64,7 +65,7 @@ def write_picture(
 
     rows = min(height, max(1, _STRIP_SAMPLES // (width * plan.channels)))
     strips = _strips(rgb, like, plan, rows)
-    with atomic_write(path) as file:
+    with atomic_write(path, replace=replace) as file:
         if plan.format == "PNG":
             chunks = _png_chunks(like, dpi, exif, settings)
             encode.write_png(

@@ -87,7 +87,11 @@ def test_a_contradicted_flag_of_the_release_is_told():
         ("--sigma-max 0", "0 must be a number above 0"),
         ("--sigma-max 1 --sigma-min 2", "--sigma-min 2: must be below --sigma-max 1"),
         ("--quality 101", "must lie between 1 and 100"),
-        ("-o a.bmp", "must end in one of .png"),
+        ("-o a.bmp", "must be a name that ends in one of .png"),
+        ("-o .png", "must be a name that ends in one of .png"),
+        ("--out-dir=", "--out-dir: the name is empty"),
+        ("--output=", "--output: the name is empty"),
+        ("--from-picture=", "--from-picture: the name is empty"),
         ("-o a.png --out-dir b", "--output and --out-dir exclude one another"),
         ("-o a.png --format png", "--output and --format exclude one another"),
         ("--skip-existing --overwrite", "exclude one another"),
@@ -124,6 +128,9 @@ def test_settings_of_a_picture_are_checked_like_flags_and_outweighed_by_them(cap
     assert args.network is None, "nothing but REPEATED is taken from a file"
     assert parse_arguments(["--width", "80"], stored).target == Target(width=80)
     assert parse_arguments([], {"size": [30, 20]}).target == Target(width=30, height=20)
+    stored = {"inference_type": "ar", "block_batch": 4}
+    assert parse_arguments([], stored).notes == [], "what is stored with every picture is nothing to be told"
+    assert parse_arguments([], stored | {"inference_type": "ar2"}).block_batch == 4
     for wrong in ({"seed": "1 --overwrite"}, {"sampler": "rm"}, {"size": [0, 5]}, {"scale": 0.1}, {"strength": 3}):
         with pytest.raises(SystemExit):
             parse_arguments([], wrong)

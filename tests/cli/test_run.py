@@ -132,6 +132,12 @@ def test_it_asks_for_paths_and_again_after_a_bad_one(cli, picture, monkeypatch, 
     assert sorted(os.listdir("samples")) == ["with blank_sr.png", "with blank_sr_2.png"]
 
 
+def test_without_standard_input_nothing_is_asked(cli, monkeypatch):
+    monkeypatch.setattr("sys.stdin", None)
+    outcome = cli()
+    assert (outcome.code, outcome.err) == (0, "")
+
+
 def test_outputs_are_never_overwritten_unasked(cli, picture):
     path = picture("a.png")
     cli(path, "--seed", "1")
@@ -145,6 +151,87 @@ def test_outputs_are_never_overwritten_unasked(cli, picture):
     cli(path, "--seed", "2", "--overwrite")
     assert np.array_equal(pixels("samples/a_sr.png"), pixels("samples/a_sr_2.png"))
     assert cli(path, "-o", "samples/a_sr.png").code == 1
+
+
+def meanwhile(monkeypatch, upscaler, act, call: int = 0) -> None:
+    """Let `act` happen while the network computes picture number `call`."""
+    original, calls = upscaler.run, itertools.count()
+
+    def run(*args, **kwargs):
+        if next(calls) == call:
+            act()
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(upscaler, "run", run)
+
+
+def test_ranks_that_plan_at_different_times_take_no_name_from_one_another(
+    cli, program, picture, monkeypatch, upscaler, network
+):
+    """Rank 1 plans when rank 0 has written its first picture, and so numbers on from that: y becomes a_sr_3, too."""
+    pictures = [picture(f"{folder}/a.png", seed=seed) for seed, folder in enumerate("xyz")]
+    flags = ["--seed", "1", "--out-dir", "out"]
+    for name, path in zip("xyz", pictures, strict=True):
+        cli(path, "--seed", "1", "-o", f"{name}.png")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+
+    def second_rank():
+        monkeypatch.setenv("RANK", "1")
+        assert program.main([*map(str, pictures), *flags, f"--network={network}"]) == 0
+
+    meanwhile(monkeypatch, upscaler, second_rank, call=1)
+    monkeypatch.setenv("RANK", "0")
+    outcome = cli(*pictures, *flags)
+    assert outcome.code == 0
+    assert "out/a_sr_3.png has appeared meanwhile: written to out/a_sr_" in outcome.err
+    made = {path.read_bytes() for path in Path("out").iterdir()}
+    assert made == {Path(f"{name}.png").read_bytes() for name in "xyz"}
+
+
+def test_ranks_whose_outputs_lie_beside_the_pictures_do_each_picture_once(
+    cli, program, picture, monkeypatch, upscaler, network
+):
+    """Rank 1 finds an output of rank 0 in the folder: its share must stay the same."""
+    for seed, name in enumerate(("m", "n", "o", "p")):
+        picture(f"photos/{name}.png", seed=seed)
+    picture("photos/m_sr.png", (24, 20))  # of an earlier run: rank 0 writes m_sr_2.png
+    monkeypatch.setenv("WORLD_SIZE", "2")
+
+    def second_rank():
+        monkeypatch.setenv("RANK", "1")
+        assert program.main(["photos", "--out-dir", "photos", f"--network={network}"]) == 0
+
+    meanwhile(monkeypatch, upscaler, second_rank, call=1)
+    monkeypatch.setenv("RANK", "0")
+    outcome = cli("photos", "--out-dir", "photos")
+    assert outcome.code == 0
+    made = [f"{name}{number}.png" for name, number in (("m", "_sr_2"), ("n", "_sr"), ("o", "_sr"), ("p", "_sr"))]
+    assert sorted(os.listdir("photos")) == sorted([*made, *(f"{name}.png" for name in "mnop"), "m_sr.png"])
+
+
+@pytest.mark.parametrize(
+    ("flags", "made"),
+    [
+        (["--out-dir", "."], "a_sr_2.png"), (["-o", "a_sr.png"], "a_sr_2.png"),
+        (["--out-dir", ".", "--skip-existing"], None), (["--out-dir", ".", "--overwrite"], "a_sr.png"),
+    ],
+)  # fmt: skip
+def test_an_output_that_appears_meanwhile_stays(cli, picture, monkeypatch, upscaler, flags, made):
+    path, theirs = picture("a.png"), b"of another process"
+    meanwhile(monkeypatch, upscaler, lambda: Path("a_sr.png").write_bytes(theirs))
+    outcome = cli(path, *flags)
+    assert outcome.code == 0
+    assert (Path("a_sr.png").read_bytes() == theirs) == ("--overwrite" not in flags)
+    assert sorted(os.listdir()) == sorted({"a.png", "a_sr.png", made or "a_sr.png"})
+    assert size_of(made or "a.png") == ((24, 20) if made else (6, 5))
+    assert (f"{path}: skipped, a_sr.png is done" in outcome.out) == (made is None)
+
+
+def test_an_empty_file_is_no_output_yet(cli, picture):
+    path = picture("a.png")
+    Path("mktemp.png").touch()
+    assert cli(path, "-o", "mktemp.png").code == 0
+    assert size_of("mktemp.png") == (24, 20)
 
 
 def test_formats_names_and_quality(cli, picture):
@@ -208,6 +295,7 @@ def test_notes_are_said_once(cli, picture):
     err = cli(*pictures, "--nogate", "--hidden_size", "1280", "--infer_sr_scale", "5", "--block_batch", "2").err
     assert err.count("accepted for compatibility, without effect: --nogate") == 1
     assert err.count("--hidden-size 1280: the weights have 16, which is used") == 1
+    assert "--clip-model is not used" in cli(pictures[0], "--clip-model", "x").err
     assert err.count("--block-batch acts with --inference-type ar2 only") == 1
     assert err.count("so it is done in 2 passes") == 1
 
@@ -321,6 +409,14 @@ def test_ranks_compute_one_picture_together(cli, picture, network):
 def test_which_rank_this_is(environment, expected):
     rank = Rank.of(environment)
     assert (rank.number, rank.count, rank.local, rank.local_count) == expected
+
+
+def test_ranks_share_no_standard_input(cli, picture, monkeypatch):
+    """Those of torchrun would each read a part of it."""
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    outcome = cli("-")
+    assert outcome.code == 2 and "2 ranks cannot share standard input" in outcome.err
 
 
 @pytest.mark.parametrize("environment", [{"RANK": "x", "WORLD_SIZE": "2"}, {"RANK": "2", "WORLD_SIZE": "2"}])

@@ -111,6 +111,18 @@ def test_standard_input(folder):
     assert nothing == ["standard input names no picture: write one path a line"]
 
 
+def test_standard_input_that_is_closed(folder, monkeypatch):
+    monkeypatch.setattr("sys.stdin", None)
+    assert errors(["-"]) == ["standard input is closed: give the list as a file, or the paths as arguments"]
+
+
+def test_only_ends_of_lines_part_a_list(folder):
+    name = "a\x0cb\x85c\u2028d.png"
+    Path(name).write_bytes(Path("b.png").read_bytes())
+    Path("odd.txt").write_bytes(f"{name}\rb.png\n".encode())
+    assert [str(entry.source) for entry in expand_inputs(["odd.txt"])] == [name, "b.png"]
+
+
 def test_tar_members_are_entries(folder):
     with tarfile.open("shard.tar", "w") as tar:
         for name in ("000.png", "x/001.jpg", "000.json", "../evil.png", "/abs.png"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path, PurePosixPath
 
 import pytest
@@ -75,6 +76,13 @@ def test_earlier_outputs_in_a_searched_folder_are_not_enlarged_again(folder):
     assert done == [("a_sr.png", True), ("b_sr.png", True)]
     left_out = [output for output in second if output.note]
     assert [output.entry.stem for output in left_out] == ["a_sr", "b_sr"] and all(output.skip for output in left_out)
+    (again,) = plan_outputs([entry("a.png")], out_dir=".", existing="number")
+    assert again.path == Path("a_sr_2.png")
+    for name in ("a_sr_2.png", "c_2.png", "a_2.png"):
+        Image.new("L", (4, 4)).save(name)
+    third = plan_outputs(expand_inputs(["."]), out_dir=".", existing="number")
+    stems = [output.entry.stem for output in third if not output.left_out]
+    assert stems == ["a", "a_2", "b", "c_2"], "a numbered output is one, a picture with a number is none"
 
 
 def test_existing_outputs(folder):
@@ -105,12 +113,25 @@ def test_entries_with_errors_keep_them_and_take_no_name(folder):
     assert "empty" in plan[0].error and plan[1].error == "e"
 
 
+def test_places_that_cannot_be_written_are_told_in_the_plan_and_the_others_are_planned(folder):
+    Path("o").mkdir()
+    os.mkfifo("o/pipe_sr.png")
+    entries = [entry(f"{'x' * 251}.png"), entry("pipe.png"), entry("a.png")]
+    for existing in ("error", "skip", "overwrite"):
+        long, pipe, good = plan_outputs(entries, out_dir="o", existing=existing)
+        assert "the name is too long for this file system" in long.error
+        assert "o/pipe_sr.png is a device, a pipe or a socket" in pipe.error
+        assert (str(good.path), good.error) == ("o/a_sr.png", None)
+    assert paths(plan_outputs(entries[1:], out_dir="o", existing="number")) == ["o/pipe_sr_2.png", "o/a_sr.png"]
+
+
 @pytest.mark.parametrize(
     ("options", "word"),
     [({"template": "{stem.__class__}"}, "no field"), ({"template": "{nope}"}, r"\{scale\}"),
      ({"template": "{stem"}, "no template"), ({"template": "../{stem}"}, "no file name"),
      ({"template": ""}, "no file name"), ({"template": "{stem}.png"}, "suffix"),
-     ({"template": "{stem:{scale}}"}, "format"), ({"format": "gif"}, "choose from png, jpg, webp, tiff, keep"),
+     ({"template": "{stem:{scale}}"}, "format"), ({"template": "{stem:d}"}, r"'\{stem:d\}' cannot be made"),
+     ({"format": "gif"}, "choose from png, jpg, webp, tiff, keep"),
      ({"out_file": "x.png"}, "either"), ({"existing": "ask"}, "none of")],
 )  # fmt: skip
 def test_plans_that_cannot_work(folder, options, word):

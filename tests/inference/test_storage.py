@@ -18,7 +18,7 @@ from sat_sr.inference import storage
 from sat_sr.inference.image_io import read_picture, write_picture
 from sat_sr.inference.inputs import expand_inputs
 from sat_sr.inference.picture import PictureError
-from sat_sr.inference.storage import atomic_write, require_writable
+from sat_sr.inference.storage import NameTaken, atomic_write, require_writable
 
 
 @pytest.fixture
@@ -38,6 +38,29 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(folder):
         file.write(b"whole")
     assert Path("sub/new/a.png").read_bytes() == b"whole"
     assert Path("sub/new/a.png").stat().st_mode & 0o777 == 0o666 & ~_umask()
+
+
+def test_a_name_that_is_taken_in_the_meantime_is_left_alone(folder):
+    for theirs in (b"theirs", b""):
+        taken = pytest.raises(NameTaken, match=r"a\.png: it is there already")
+        with taken, atomic_write("a.png", replace=False) as file:
+            file.write(b"ours")
+            Path("a.png").write_bytes(theirs)
+        assert [path.name for path in folder.iterdir()] == ["a.png"] and Path("a.png").read_bytes() == theirs
+        Path("a.png").unlink()
+    with atomic_write("a.png", replace=False) as file:
+        file.write(b"ours")
+    assert Path("a.png").read_bytes() == b"ours"
+
+
+def test_a_name_is_given_back_when_it_cannot_be_used(folder, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(storage.os, "replace", interrupt)
+    with pytest.raises(KeyboardInterrupt), atomic_write("a.png", replace=False) as file:
+        file.write(b"ours")
+    assert list(folder.iterdir()) == []
 
 
 def _umask() -> int:
