@@ -113,7 +113,8 @@ class AdaLNMixin(BaseMixin):
         linears = self.transformer.layers[layer].attention
         norm = self.q_layer_norm[layer]  # for the keys as well, see __init__
         project = step(queries_keys_values, context)
-        q, k, v = project(x, shift, scale, linears.query_key_value, norm, self.heads, context.rotary)
+        rotary = torch.view_as_real(context.rotary) if context.compiled else context.rotary
+        q, k, v = project(x, shift, scale, linears.query_key_value, norm, self.heads, rotary)
         extended = extend(k, v)
         del k, v  # in `extended` now, if not with gradients
         out = KERNELS[context.kernel](q, extended, self.re_pos_embed[layer])

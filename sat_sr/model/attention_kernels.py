@@ -11,6 +11,7 @@ sdpa   the reference: the keys of the four neighbours side by side, one stock at
 merge  attention on each distinct neighbour alone, merged by log-sum-exp; nothing is copied four times. Inference.
 flash  the same over the flash-attn package.
 flex   FlexAttention: one fused call, the relation bias in the score, blocks that are no neighbours masked out. CUDA.
+cudnn  `merge` over cuDNN's attention. CUDA.
 
 At the picture's border a neighbour stands for several relations: all but the reference compute it once.
 """
@@ -20,6 +21,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import itertools
+import math
 from collections.abc import Callable
 
 import torch
@@ -60,6 +62,12 @@ def flash_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> tuple[
     return out.transpose(1, 2), lse.float()
 
 
+def cudnn_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """cuDNN's attention, shapes as in `stock_attention`."""
+    out, lse, *_ = torch.ops.aten._scaled_dot_product_cudnn_attention(q, k, v, None, True)
+    return out, lse.float().reshape(q.shape[:-1])
+
+
 def merge(
     q: torch.Tensor, extended: Extended, relation_embed: torch.Tensor, attention: Attention = stock_attention
 ) -> torch.Tensor:
@@ -82,7 +90,9 @@ def merge(
             there = slice(None), row + down, slice(columns.start + right, columns.stop + right)
             o, lse = attention(*(x.flatten(0, 1) for x in (q[here], k[there], v[there])))
             parts.append(o.unflatten(0, (B, -1)))
-            logits.append(lse.unflatten(0, (B, -1)) + bias[here][..., relations].logsumexp(-1))
+            # Relation by relation: to index by a list would make a GPU wait for the list to arrive.
+            shift = functools.reduce(torch.logaddexp, (bias[here][..., relation] for relation in relations))
+            logits.append(lse.unflatten(0, (B, -1)) + shift)
         weights = torch.stack(logits).softmax(0).to(q.dtype)[..., None]
         torch.mul(parts[0], weights[0], out=out[here])
         for part, weight in zip(parts[1:], weights[1:], strict=True):
@@ -102,6 +112,11 @@ def distinct_neighbours(border: Border) -> dict[tuple[int, int], list[int]]:
 def flash(q: torch.Tensor, extended: Extended, relation_embed: torch.Tensor) -> torch.Tensor:
     """`merge` over the flash-attn package."""
     return merge(q, extended, relation_embed, flash_attention)
+
+
+def cudnn(q: torch.Tensor, extended: Extended, relation_embed: torch.Tensor) -> torch.Tensor:
+    """`merge` over cuDNN's attention."""
+    return merge(q, extended, relation_embed, cudnn_attention)
 
 
 def flex(q: torch.Tensor, extended: Extended, relation_embed: torch.Tensor) -> torch.Tensor:
@@ -135,30 +150,41 @@ def _bias_of_distinct(bias: torch.Tensor, border: Border) -> torch.Tensor:
         edge = bias[:, 0]
         edge[..., own] = torch.logaddexp(edge[..., own], edge[..., top])
         edge[..., left] = torch.logaddexp(edge[..., left], edge[..., top_left])
-        edge[..., [top, top_left]] = -torch.inf
+        edge[..., top].fill_(-torch.inf)
+        edge[..., top_left].fill_(-torch.inf)
     if border.left:
         edge = bias[:, :, 0]
         edge[..., own] = torch.logaddexp(edge[..., own], edge[..., left])
         edge[..., top] = torch.logaddexp(edge[..., top], edge[..., top_left])
-        edge[..., [left, top_left]] = -torch.inf
+        edge[..., left].fill_(-torch.inf)
+        edge[..., top_left].fill_(-torch.inf)
     return bias
 
 
 @functools.lru_cache(maxsize=64)
 def _neighbour_mask(group: tuple[int, int], tokens: int, border: Border, device: torch.device):
-    """FlexAttention's block mask: which (query, key) pairs of a group's sequence belong to neighbours."""
-    from torch.nn.attention.flex_attention import create_block_mask
+    """FlexAttention's block mask: which tiles of a group's (query, key) pairs belong to neighbours.
 
-    i, j = group
+    A tile lies in one block of the picture, so it counts as a whole or not at all. Made tile by tile: from pair to pair
+    it would take gigabytes.
+    """
+    from torch.nn.attention.flex_attention import BlockMask
+
+    (i, j), tile = group, math.gcd(tokens, 128)
 
     def is_neighbour(b, head, q_index, k_index):
-        q_block, k_block = q_index // tokens, k_index // tokens
-        row, col = _offset(q_block, k_block, j)
-        clamped = ((k_block // (j + 1) == 0) & border.top) | ((k_block % (j + 1) == 0) & border.left)
-        return (row >= 0) & (row <= 1) & (col >= 0) & (col <= 1) & ~clamped
+        # Nothing about the border in here, or each would be compiled by itself: there the bias is minus infinity.
+        row, col = _offset(q_index // tokens, k_index // tokens, j)
+        return (row >= 0) & (row <= 1) & (col >= 0) & (col <= 1)
 
-    lengths = i * j * tokens, (i + 1) * (j + 1) * tokens
-    return create_block_mask(is_neighbour, None, None, *lengths, device=device, BLOCK_SIZE=min(tokens, 128))
+    q_index = torch.arange(0, i * j * tokens, tile, device=device)[:, None]
+    k_index = torch.arange(0, (i + 1) * (j + 1) * tokens, tile, device=device)
+    k_row, k_col = k_index // tokens // (j + 1), k_index // tokens % (j + 1)
+    wanted = is_neighbour(0, 0, q_index, k_index) & (k_row >= border.top) & (k_col >= border.left)
+    order = wanted.int().argsort(descending=True, stable=True).int()[None, None]
+    count = wanted.sum(-1, dtype=torch.int32)[None, None]
+    nothing = torch.zeros_like(count), torch.zeros_like(order)
+    return BlockMask.from_kv_blocks(*nothing, count, order, BLOCK_SIZE=tile, mask_mod=is_neighbour)
 
 
 @functools.cache
@@ -172,7 +198,7 @@ def _flex_attention(device: str):
 # Tokens of a block from which a CPU loses nothing by attending to neighbours one by one, and saves the copies.
 LARGE_BLOCK = 1024
 
-KERNELS = {"sdpa": sdpa, "merge": merge, "flash": flash, "flex": flex}
+KERNELS = {"sdpa": sdpa, "merge": merge, "flash": flash, "flex": flex, "cudnn": cudnn}
 
 
 def missing(name: str, device: torch.device, dtype: torch.dtype, head_dim: int) -> str | None:
@@ -183,13 +209,15 @@ def missing(name: str, device: torch.device, dtype: torch.dtype, head_dim: int) 
             return f"stock attention on {device.type} gives no log-sum-exp"
         if device.type == "cuda" and head_dim % (8 if half else 4):
             return f"a head dim that is a multiple of {8 if half else 4}, the model's is {head_dim}"
-    if name in ("flash", "flex") and device.type != "cuda":
+    if name in ("flash", "flex", "cudnn") and device.type != "cuda":
         return f"a CUDA device, this is {device.type}"
     if name == "flash":
         if importlib.util.find_spec("flash_attn") is None:
             return "the package flash-attn, which is not installed"
-        if not half or head_dim % 8:
-            return f"bfloat16 or float16 and a head dim that is a multiple of 8, this is {dtype} and {head_dim}"
+    if name == "cudnn" and not torch.backends.cudnn.is_available():
+        return "cuDNN, which this PyTorch is built without"
+    if name in ("flash", "cudnn") and (not half or head_dim % 8):
+        return f"bfloat16 or float16 and a head dim that is a multiple of 8, this is {dtype} and {head_dim}"
     return None
 
 

@@ -25,16 +25,20 @@ def rotary(rows: torch.Tensor, cols: torch.Tensor, head_dim: int) -> torch.Tenso
     half = head_dim // 2
     i, n = rows.shape
     j = cols.shape[0]
-    by_row = axis_angles(rows, half)[:, None, :, None, :].expand(i, j, n, n, half // 2)
-    by_col = axis_angles(cols, half)[None, :, None, :, :].expand(i, j, n, n, half // 2)
-    angles = torch.cat([by_row, by_col], dim=-1).reshape(i, j, n * n, 1, half)
-    return torch.complex(angles.cos(), angles.sin())
+    by_row, by_col = (torch.complex(a.cos(), a.sin()) for a in (axis_angles(rows, half), axis_angles(cols, half)))
+    by_row = by_row[:, None, :, None, :].expand(i, j, n, n, half // 2)
+    by_col = by_col[None, :, None, :, :].expand(i, j, n, n, half // 2)
+    return torch.cat([by_row, by_col], dim=-1).reshape(i, j, n * n, 1, half)
 
 
 def rotate_(x: torch.Tensor, rotation: torch.Tensor) -> torch.Tensor:
     """Rotate adjacent pairs (a, b) -> (a cos − b sin, b cos + a sin), in float32: one complex product.
 
-    x (..., i, j, L, h, d), overwritten if it is float32; rotation of `rotary`; returns the shape and dtype of x.
+    x (..., i, j, L, h, d), overwritten if it is float32; rotation of `rotary`, or `torch.view_as_real` of it, with which
+    nothing is overwritten: Inductor has no complex numbers. Returns the shape and dtype of x.
     """
+    if not rotation.is_complex():
+        (cos, sin), (a, b) = rotation.unbind(-1), x.float().unflatten(-1, (-1, 2)).unbind(-1)
+        return torch.stack([a * cos - b * sin, b * cos + a * sin], dim=-1).flatten(-2).to(x.dtype)
     pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
     return torch.view_as_real(pairs.mul_(rotation)).flatten(-2).to(x.dtype)
