@@ -11,8 +11,11 @@ the overlap.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
+import math
+import mmap
 import weakref
 from collections.abc import Callable, Hashable
 from typing import NamedTuple, Protocol
@@ -60,6 +63,23 @@ class Done:
         pass
 
 
+class CudaCopy:
+    """A copy on a stream of its own.
+
+    event   recorded behind it
+    device  whose computation is to wait, whatever device is the current one
+    """
+
+    def __init__(self, event: torch.cuda.Event, device: torch.device):
+        self.event, self._device = event, device
+
+    def wait(self) -> None:
+        torch.cuda.current_stream(self._device).wait_event(self.event)
+
+    def synchronize(self) -> None:
+        self.event.synchronize()
+
+
 class CudaTransfer(Transfer):
     """Starts copies on a stream for each direction, from and to page-locked memory."""
 
@@ -70,29 +90,44 @@ class CudaTransfer(Transfer):
         weakref.finalize(self, _unlock, self._locked, device)
 
     def host_memory(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-        # Locked after the fact: PyTorch's own allocator of page-locked memory rounds sizes up to powers of two.
-        memory = torch.empty(shape, dtype=dtype)
-        error = int(torch.cuda.cudart().cudaHostRegister(memory.data_ptr(), memory.nbytes, 0))
+        # Locked after the fact: PyTorch's own allocator of page-locked memory rounds sizes up to powers of two. Pages
+        # of its own: a page that belongs to two such pieces of memory can be locked for one of them only.
+        memory = page_memory(shape, dtype)
+        with torch.cuda.device(self._device):
+            error = int(torch.cuda.cudart().cudaHostRegister(memory.data_ptr(), memory.nbytes, 0))
         if error:
+            self._forget_error()
             logger.warning("cannot page-lock %d MiB (CUDA error %d): copies will be slow", memory.nbytes >> 20, error)
         else:
             self._locked.append(memory)
         return memory
 
+    def _forget_error(self) -> None:
+        """CUDA keeps an error until somebody looks: the next kernel would be blamed for it."""
+        with contextlib.suppress(RuntimeError):
+            torch.ones(1, device=self._device)
+
     def copy(self, destination: torch.Tensor, source: torch.Tensor, after: Copy | None = None) -> Copy:
         stream = self._inward if destination.is_cuda else self._outward
         stream.wait_stream(torch.cuda.current_stream(self._device))
-        if after is not None:
-            stream.wait_event(after)
+        if isinstance(after, CudaCopy):
+            stream.wait_event(after.event)
         with torch.cuda.stream(stream):
             destination.copy_(source, non_blocking=True)
-        return stream.record_event()
+            return CudaCopy(stream.record_event(), self._device)
+
+
+def page_memory(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    """An uninitialised tensor in memory pages that it shares with nothing."""
+    pages = mmap.mmap(-1, math.prod(shape) * dtype.itemsize)
+    return torch.frombuffer(pages, dtype=dtype).view(shape)
 
 
 def _unlock(locked: list[torch.Tensor], device: torch.device) -> None:
     torch.cuda.synchronize(device)
     while locked:
-        torch.cuda.cudart().cudaHostUnregister(locked.pop().data_ptr())
+        memory = locked.pop()  # by name: it must not be given back before it is unlocked
+        torch.cuda.cudart().cudaHostUnregister(memory.data_ptr())
 
 
 def make_transfer(device: torch.device) -> Transfer:

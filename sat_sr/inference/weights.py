@@ -29,11 +29,13 @@ class HostWeights:
         self._transfer = transfer
         self._parameters = [_linears(model, layer) for layer in range(model.config.num_layers)]
         size = sum(p.numel() for p in self._parameters[0])
-        self._host = transfer.host_memory((len(self._parameters), size), model.dtype)
-        for parameters, flat in zip(self._parameters, self._host, strict=True):
+        self._host: list[torch.Tensor] = []
+        for parameters in self._parameters:  # layer by layer: what held the weights before is given back on the way
+            flat = transfer.host_memory((size,), model.dtype)
             for parameter, place in zip(parameters, _split(flat, parameters), strict=True):
                 place.copy_(parameter.data)
                 parameter.data = place
+            self._host.append(flat)
         streamed = {id(p) for parameters in self._parameters for p in parameters}
         for tensor in (*model.parameters(), *model.buffers()):
             if id(tensor) not in streamed:

@@ -7,6 +7,7 @@ is done as soon as it is started, or only when somebody waits for it.
 from __future__ import annotations
 
 import dataclasses
+import mmap
 from collections import deque
 
 import pytest
@@ -17,7 +18,7 @@ from sat_sr.inference import denoiser as denoiser_module
 from sat_sr.inference.denoiser import Denoiser
 from sat_sr.inference.memory import Plan, layer_parameter_count, make_plan, parameter_count, weight_bytes
 from sat_sr.inference.schedule import Schedule
-from sat_sr.inference.transfer import FetchAhead, Transfer
+from sat_sr.inference.transfer import FetchAhead, Transfer, page_memory
 
 SIGMA = 1.7
 SMALL = InfDiTConfig(
@@ -148,6 +149,40 @@ def test_device_has_two_layers_of_weights(make_model, make_inputs, transfer):
     assert weight_bytes(config, 4, "all") == 4 * (resident + 2 * layer_parameter_count(config))
     for name, parameter in model.named_parameters():
         assert torch.equal(parameter, before[name]), name
+
+
+@pytest.mark.parametrize("order", ["layer", "block"])
+def test_weights_that_are_streamed_never_fill_the_device(make_model, make_inputs, live_bytes, monkeypatch, order):
+    """From the first moment, when the weights still lie on the host: two layers of them, whatever the depth."""
+    peaks = {}
+    for layers in (3, 6):
+        config = dataclasses.replace(SMALL, num_layers=layers)
+        x, *conditions = make_inputs(config, (2, 2))
+        for offload in ("state", "all"):
+
+            class CountedTransfer(LateTransfer):
+                def host_memory(self, shape, dtype):
+                    memory = super().host_memory(shape, dtype)
+                    live.forget(memory.untyped_storage())
+                    return memory
+
+            monkeypatch.setattr(denoiser_module, "make_transfer", lambda device, made=CountedTransfer: made())
+            model = make_model(config)
+            with live_bytes() as live:
+                Denoiser(model, plan_of((2, 2), (1, 1), order, offload), *conditions)(x, SIGMA)
+            peaks[layers, offload] = live.peak
+    two_layers = 2 * 4 * layer_parameter_count(SMALL)
+    modulations = 3 * 4 * SMALL.hidden_size * 4 if order == "block" else 0  # a shift and a scale of each layer are kept
+    assert peaks[3, "all"] - peaks[3, "state"] == two_layers
+    assert peaks[6, "all"] - peaks[3, "all"] == peaks[6, "state"] - peaks[3, "state"] == modulations
+
+
+def test_memory_that_is_locked_shares_its_pages_with_nothing():
+    pieces = [page_memory(shape, torch.bfloat16) for shape in ((3, 5), (1,), (2, 3000))]
+    pages = [range(p.data_ptr() // mmap.PAGESIZE, (p.data_ptr() + p.nbytes - 1) // mmap.PAGESIZE + 1) for p in pieces]
+    assert all(p.data_ptr() % mmap.PAGESIZE == 0 and p.is_contiguous() for p in pieces)
+    assert len({page for range_ in pages for page in range_}) == sum(map(len, pages))
+    assert pieces[0].fill_(1).sum() == 15
 
 
 def test_weights_come_back_and_can_be_trained(make_model, make_inputs, transfer):
