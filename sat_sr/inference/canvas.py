@@ -14,7 +14,7 @@ from numbers import Integral
 import torch
 
 from sat_sr.config import LR_FACTOR
-from sat_sr.diffusion.resize import lr_conditions
+from sat_sr.diffusion.resize import lr_conditions, resize, resize_region
 
 MIN_SCALE = 1 / LR_FACTOR  # below, the input is larger than its own LR condition could ever use
 
@@ -65,17 +65,29 @@ class Canvas:
     def padded(self) -> bool:
         return self.size != self.target
 
-    def conditions(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(B, 3, h, w) in [-1, 1] -> lr (B, 3, H/4, W/4), lr_upsampled (B, 3, H, W) clipped to [-1, 1]."""
-        if not self.padded:
+    def conditions(
+        self, image: torch.Tensor, rows: slice = slice(None), columns: slice = slice(None)
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, 3, h, w) in [-1, 1] -> lr (B, 3, H/4, W/4), lr_upsampled (B, 3, H, W) clipped to [-1, 1].
+
+        rows, columns  the part of the canvas whose lr_upsampled is made: the same bits as of the whole
+        """
+        whole = (len(range(self.size[0])[rows]), len(range(self.size[1])[columns])) == self.size
+        if not self.padded and whole:
             return lr_conditions(image, self.size)
+        if not self.padded:
+            lr_size = (self.size[0] // LR_FACTOR, self.size[1] // LR_FACTOR)
+            lr = image if image.shape[-2:] == lr_size else resize(image, lr_size)
+            return lr, resize_region(image, self.size, rows, columns).clamp_(-1, 1)
         scales = [t / s for t, s in zip(self.target, self.source, strict=True)]
         # Whole pixels of the input, enough for the canvas and for the reach of the LR condition's kernel beyond it.
         reach = [math.ceil(2 * max(1, LR_FACTOR / scale)) + 2 for scale in scales]
         wanted = [math.ceil(side / scale) + more for side, scale, more in zip(self.size, scales, reach, strict=True)]
         image = reflect_to(image, (max(wanted[0], self.source[0]), max(wanted[1], self.source[1])))
         lr = _resize_by(image, [scale / LR_FACTOR for scale in scales], [side // LR_FACTOR for side in self.size])
-        return lr, _resize_by(image, scales, self.size).clamp(-1, 1)
+        if whole:
+            return lr, _resize_by(image, scales, self.size).clamp_(-1, 1)
+        return lr, resize_region(_not_of(image, self.size), self.size, rows, columns, tuple(scales)).clamp_(-1, 1)
 
     def crop(self, canvas: torch.Tensor) -> torch.Tensor:
         """(B, 3, H, W) of the canvas -> (B, 3, *target), a view."""
@@ -96,7 +108,12 @@ def _resize_by(image: torch.Tensor, scales: list[float], size: list[int] | tuple
 
     `F.interpolate` takes scales or a size; the operation behind it takes both, and makes no more than is wanted.
     """
+    return torch.ops.aten._upsample_bicubic2d_aa(_not_of(image, size), list(size), False, *scales)
+
+
+def _not_of(image: torch.Tensor, size: list[int] | tuple[int, int]) -> torch.Tensor:
+    """The image, less a pixel where it has the wanted length: it would be left alone there, whatever the scale."""
     for dim, length in zip((-2, -1), size, strict=True):
-        if image.shape[dim] == length:  # then it would leave this direction alone, whatever the scale
+        if image.shape[dim] == length:
             image = image.narrow(dim, 0, length - 1)
-    return torch.ops.aten._upsample_bicubic2d_aa(image, list(size), False, *scales)
+    return image

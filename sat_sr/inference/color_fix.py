@@ -13,47 +13,60 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from sat_sr.diffusion.resize import resize
+from sat_sr.diffusion.resize import resize_columns, resize_region
 
 COLOR_FIXES = ("none", "mean", "wavelet", "backprojection")
 WAVELET_LEVELS = 5
-STRIP = 256  # rows
+STRIP = 256  # columns
 BACKPROJECTIONS = 2  # bicubic down and up is not quite a projection: the second pass takes what the first left
 
 
 def fix_colors(output: torch.Tensor, image: torch.Tensor, fix: str) -> torch.Tensor:
-    """Apply one of COLOR_FIXES. output (B, 3, H, W) and image (B, 3, h, w) in [-1, 1]; returns (B, 3, H, W)."""
-    size = output.shape[-2:]
+    """Apply one of COLOR_FIXES. output (B, 3, H, W) and image (B, 3, h, w) in [-1, 1]; returns output, overwritten.
+
+    A large picture exists once: everything is done in strips, beside what is as high or as wide as the input.
+    """
     if fix == "mean":
-        return output + (image.mean((-2, -1), keepdim=True) - output.mean((-2, -1), keepdim=True))
+        return output.add_(image.mean((-2, -1), keepdim=True) - output.mean((-2, -1), keepdim=True))
     if fix == "wavelet":
-        return _coarsest_band(resize(image, size).sub_(output)).add_(output)
+        return _exchange_coarsest_band(output, image)
     if fix == "backprojection":
-        output = output.clone()
+        size, small = output.shape[-2:], image.shape[-2:]
         for _ in range(BACKPROJECTIONS):
-            output = output.add_(resize(image - resize(output, image.shape[-2:]), size))
+            lost = resize_columns(image - resize_region(output, small), size)
+            for strip in _strips(size[1]):
+                output[..., strip] += lost(strip.start, strip.stop)
         return output
     if fix == "none":
         return output
     raise ValueError(f"unknown color fix {fix!r}: choose one of {', '.join(COLOR_FIXES)}")
 
 
-def _coarsest_band(x: torch.Tensor) -> torch.Tensor:
-    """Repeated blur by (1, 2, 1)/4 with holes of 1, 2, 4, ... pixels, edges repeated (the à-trous algorithm).
+def _strips(width: int) -> list[slice]:
+    return [slice(left, min(left + STRIP, width)) for left in range(0, width, STRIP)]
 
-    Done in strips that reach as far beyond what they give as the blur does: a large picture exists twice, not six
-    times.
+
+def _exchange_coarsest_band(output: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+    """Give output the input's structures above 2^WAVELET_LEVELS pixels: add the blurred difference, in place.
+
+    A strip reaches as far beyond what it gives as the blur does; to its left the output has changed by then, so what was
+    there is kept.
     """
-    height, reach = x.shape[-2], 2**WAVELET_LEVELS - 1
-    band = torch.empty_like(x)
-    for top in range(0, height, STRIP):
-        bottom, first = min(top + STRIP, height), max(top - reach, 0)
-        strip = _blur(x[..., first : bottom + reach, :])
-        band[..., top:bottom, :] = strip[..., top - first : bottom - first, :]
-    return band
+    height, width = output.shape[-2:]
+    reach = 2**WAVELET_LEVELS - 1
+    upsampled = resize_columns(image, (height, width))
+    before = output[..., :0]
+    for strip in _strips(width):
+        original = torch.cat([before, output[..., strip.start : strip.stop + reach]], dim=-1)
+        first = strip.start - before.shape[-1]
+        band = _blur(upsampled(first, first + original.shape[-1]).sub_(original))
+        output[..., strip] += band[..., strip.start - first : strip.stop - first]
+        before = original[..., max(strip.stop - reach - first, 0) : strip.stop - first]
+    return output
 
 
 def _blur(x: torch.Tensor) -> torch.Tensor:
+    """Repeated blur by (1, 2, 1)/4 with holes of 1, 2, 4, ... pixels, edges repeated (the à-trous algorithm)."""
     for level in range(WAVELET_LEVELS):
         hole = 2**level
         for pad, cut in (((hole, hole, 0, 0), -1), ((0, 0, hole, hole), -2)):

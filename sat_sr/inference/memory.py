@@ -223,7 +223,8 @@ def make_plan(
         kept, kept_on_host = kept_bytes(config, schedule, batch, itemsize, offload)
         weights = weight_bytes(config, itemsize, offload)
         on_device = weights + kept + group_bytes(config, schedule, batch, itemsize, kernel, device)
-        canvases = canvas_bytes(tuple(side * config.image_block_size for side in schedule.extent), batch, sampler)
+        share = schedule.blocks / math.prod(grid)
+        canvases = canvas_bytes(canvas, batch, sampler, share, gathers=schedule.part.start == 0)
         on_host = canvases + kept_on_host + (parameter_count(config) * itemsize - weights)
         return Plan(schedule, kernel, device, offload, on_device, on_host)
 
@@ -264,10 +265,17 @@ def busy_group(config: InfDiTConfig, device: str, batch: int) -> int:
     return max(1, math.isqrt(tokens // (config.tokens_per_block * batch)))
 
 
-def canvas_bytes(canvas: tuple[int, int], batch: int, sampler: str) -> int:
-    """Float32 pictures on the host during a run: those of the canvas' size, and the LR condition."""
+def canvas_bytes(
+    canvas: tuple[int, int], batch: int, sampler: str, share: float = 1.0, *, gathers: bool = True
+) -> int:
+    """Float32 pictures on the host during a run: those of the canvas' size, and the LR condition.
+
+    share    of the canvas that is computed here, when several processes do it
+    gathers  whether this process gets the whole canvas in the end
+    """
     picture = batch * 3 * canvas[0] * canvas[1] * 4
-    return CANVASES[sampler] * picture + picture // LR_FACTOR**2
+    part = int(picture * share)
+    return max(CANVASES[sampler] * part, gathers * (picture + part)) + picture // LR_FACTOR**2
 
 
 def free_bytes(device: torch.device) -> int:

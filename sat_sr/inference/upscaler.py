@@ -117,7 +117,8 @@ def resolve_device(name: str) -> torch.device:
 class Upscaler:
     """A network with everything around it.
 
-    model     InfDiT
+    model     InfDiT; its weights are moved to where the first plan wants them
+    device    where it computes; None: where its weights are
     clip      CLIP image tower, for a model that has a CLIP input
     defaults  settings used where a call gives none
     fast      settings of the quick preset, None when the checkpoint has none
@@ -129,6 +130,7 @@ class Upscaler:
         self,
         model,
         *,
+        device: torch.device | str | None = None,
         clip=None,
         defaults: SamplingSettings | None = None,
         fast: SamplingSettings | None = None,
@@ -140,6 +142,7 @@ class Upscaler:
             wanted = "needs a CLIP image encoder" if model.config.vector_dim else "takes no CLIP image encoder"
             raise ValueError(f"the model has vector_dim {model.config.vector_dim} and {wanted}")
         self.model, self.clip = model.eval().requires_grad_(False), clip
+        self.device = torch.device(device or model.device)
         self.defaults, self.fast = defaults or SamplingSettings(), fast
         self.name, self.checkpoint_hash, self.compiled = name, checkpoint_hash, compiled
 
@@ -154,6 +157,9 @@ class Upscaler:
     ) -> Upscaler:
         """Load weights: a published `.pt`, a training folder, or safetensors.
 
+        They come to the device with the first picture, and only if its plan wants them there: to load them onto it and
+        then stream them from the host would take more of it than the plan says.
+
         dtype  of the network; None: bfloat16 on CUDA, float32 elsewhere (CPUs compute bfloat16 slower)
 
         Raises FileNotFoundError or ValueError that says what is wrong with the file.
@@ -162,7 +168,8 @@ class Upscaler:
         place = resolve_device(device)
         dtype = dtype or (torch.bfloat16 if place.type == "cuda" else torch.float32)
         return cls(
-            load_model(checkpoint, device=place, dtype=dtype),
+            load_model(checkpoint, device="cpu", dtype=dtype),
+            device=place,
             # On the host: once a picture is not worth 1.2 GB of a GPU.
             clip=load_image_encoder(checkpoint, clip_model, device="cpu", dtype=torch.float32),
             defaults=default_settings(checkpoint),
@@ -180,10 +187,9 @@ class Upscaler:
 
     def close(self) -> None:
         """Give the weights back; the upscaler cannot be used afterwards."""
-        device = self.model.device if self.model is not None else None
         self.model = self.clip = None
         gc.collect()  # SAT's hooks and mixins refer to each other
-        if device is not None and device.type == "cuda":
+        if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
     def __call__(
@@ -239,7 +245,7 @@ class Upscaler:
         return make_job(
             self.model.config,
             tuple(source),
-            **{"settings": self.defaults, "device": self.model.device, "dtype": self.model.dtype, **choices},
+            **{"settings": self.defaults, "device": self.device, "dtype": self.model.dtype, **choices},
         )
 
     @torch.no_grad()  # not inference_mode: what comes back may be trained with
@@ -264,16 +270,15 @@ class Upscaler:
 
         settings, canvas, schedule = job.settings, job.canvas, job.plan.schedule
         block, ranks = self.model.config.image_block_size, ranks or Ranks(0, 1)
-        here = schedule.pixels(block)  # all of the canvas, or this rank's part
-        lr, lr_upsampled = canvas.conditions(image)
-        lr_upsampled = lr_upsampled[here].contiguous()
+        _, *here = schedule.pixels(block)  # rows and columns: all of the canvas, or this rank's part
+        lr, lr_upsampled = canvas.conditions(image, *here)
         embedding = self.clip(lr) if self.clip is not None else None
         sigmas = settings.sigmas()
 
         def start() -> torch.Tensor:
             """Made in the sampler's hands: a second name for it here would keep a canvas alive."""
             # Pictures of a batch get the noise that they would get alone.
-            noise = position_noise(seed, canvas.size)[here].mul_(float(sigmas[0]))
+            noise = position_noise(seed, canvas.size, *here).mul_(float(sigmas[0]))
             return noise + lr_upsampled if settings.init_noise else noise.expand_as(lr_upsampled).clone()
 
         finished = 0
@@ -303,11 +308,11 @@ class Upscaler:
         except FloatingPointError as error:
             step = (denoiser.calls - 1) * settings.num_steps // settings.network_calls + 1
             raise FloatingPointError(f"{error}, step {step} of {settings.num_steps}") from error
-        output = ranks.gather(sample, schedule, block)
-        if output is None:
+        denoiser = lr_upsampled = None  # the first of several ranks needs the room for the others' parts
+        sample = ranks.gather(sample, schedule, block)
+        if sample is None:
             return None
-        sample, output = None, canvas.crop(output).clamp(-1, 1)
-        return fix_colors(output, image, settings.color_fix).clamp_(-1, 1)
+        return fix_colors(canvas.crop(sample).clamp_(-1, 1), image, settings.color_fix).clamp_(-1, 1)
 
 
 def default_settings(checkpoint: Checkpoint, fast: bool = False) -> SamplingSettings:
@@ -350,7 +355,7 @@ def to_tensor(image: Picture) -> tuple[torch.Tensor, Callable[[torch.Tensor], Pi
     batch = image.detach().float().cpu().reshape(-1, *image.shape[-3:])
 
     def restore(output: torch.Tensor) -> torch.Tensor:
-        output = output.to(image.device, image.dtype)
+        output = output.to(image.device, image.dtype).contiguous()
         return output if image.ndim == 4 else output[0]
 
     return batch, restore
@@ -367,9 +372,9 @@ def _from_numpy(image: np.ndarray) -> tuple[torch.Tensor, Callable[[torch.Tensor
         raise ValueError(f"array with values from {image.min()} to {image.max()}: floats must lie in [0, 1]")
 
     def restore(output: torch.Tensor) -> np.ndarray:
-        values = (output[0].permute(1, 2, 0) + 1) / 2
+        values = (output[0].permute(1, 2, 0) + 1).div_(2)
         if levels:
-            return (values * levels).round().numpy().astype(image.dtype)
+            return values.mul_(levels).round_().numpy().astype(image.dtype)
         return values.numpy().astype(image.dtype)
 
     return (values * 2 - 1).permute(2, 0, 1)[None].contiguous(), restore

@@ -150,3 +150,15 @@ def test_targets_that_cannot_be(target, message):
 def test_either_a_scale_or_a_target(choice):
     with pytest.raises(ValueError, match="either a scale or a target size, not both and not neither"):
         Canvas.of((8, 8), 32, **choice)
+
+
+@pytest.mark.parametrize("target", [(128, 192), (100, 150), (97, 65)], ids=str)
+def test_conditions_of_a_part_are_cut_from_the_whole(target):
+    """Uneven parts of several ranks, rows and columns, whole blocks and not."""
+    image = torch.rand(1, 3, 32, 48, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    canvas = Canvas.of((32, 48), 32, target=target)
+    lr, whole = canvas.conditions(image)
+    for here in (slice(0, 32), slice(32, 96), slice(64, None)):
+        for rows, columns in ((here, slice(None)), (slice(None), here)):
+            part_lr, part = canvas.conditions(image, rows, columns)
+            assert torch.equal(part_lr, lr) and torch.equal(part, whole[..., rows, columns])

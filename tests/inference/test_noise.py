@@ -21,6 +21,14 @@ def test_the_same_place_has_the_same_noise_in_every_canvas():
         assert torch.equal(position_noise(7, (height, width)), large[..., :height, :width])
 
 
+def test_a_part_is_cut_from_the_whole():
+    canvas = (3 * TILE + 5, 2 * TILE + 33)
+    whole = position_noise(7, canvas)
+    for rows in (slice(None), slice(0, 7), slice(60, 70), slice(TILE, 2 * TILE), slice(2 * TILE + 1, None)):
+        for columns in (slice(None), slice(TILE - 1, TILE + 1), slice(2 * TILE, None)):
+            assert torch.equal(position_noise(7, canvas, rows, columns), whole[..., rows, columns])
+
+
 def test_a_seed_means_the_same_noise_for_ever():
     """Pictures are reproduced from their seed: these values must survive every new version."""
     noise = position_noise(2**63 + 5, (TILE + 4, TILE + 4))

@@ -382,6 +382,9 @@ def test_from_checkpoint(checkpoint, upscaler):
     image = tensor_picture()
     assert torch.equal(loaded(image), upscaler(image))
     assert torch.equal(loaded(image, **loaded.fast.to_dict()), upscaler(image, **QUICK))
+    # Weights stay on the host until a plan wants them elsewhere.
+    waiting = Upscaler.from_checkpoint(checkpoint, device="meta")
+    assert waiting.device.type == "meta" and {p.device.type for p in waiting.model.parameters()} == {"cpu"}
     assert Upscaler.from_checkpoint(checkpoint, device="cpu", dtype=torch.bfloat16).model.dtype is torch.bfloat16
 
 
