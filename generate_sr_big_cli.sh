@@ -16,14 +16,24 @@ OUT_DIR="samples"        # where NAME_sr.png goes
 
 source "$root/scripts/environment.sh" "" ""  # no extras; without words it would see the pictures
 
+# What is given on the command line outweighs the settings above.
+type=$INFERENCE_TYPE size="" place="" before=""
+for argument in "$@"; do
+    flag=${argument//_/-}
+    [ "$before" != --inference-type ] || type=$argument
+    case "$flag" in
+        --) break ;;
+        --inference-type=*) type=${argument#*=} ;;
+        --size* | --width* | --height* | --long-side* | --infer-sr-scale* | --from-picture*) size=given ;;
+        -o* | --output* | --out-dir*) place=given ;;
+    esac
+    before=$flag
+done
 arguments=()
 [ "$INFERENCE_TYPE" = auto ] || arguments+=(--inference_type "$INFERENCE_TYPE")
 [ -z "$NETWORK" ] || arguments+=(--network "$NETWORK")
 [ -z "$STEPS" ] || arguments+=(--num-steps "$STEPS")
-# What is given on the command line outweighs the settings above.
-given=" $* "
-[[ "$INFERENCE_TYPE$given" != *ar2* ]] || arguments+=(--block_batch "$BLOCK_BATCH")
-[[ "${given//_/-}" =~ " --"(size|width|height|long-side|infer-sr-scale|from-picture) ]] ||
-    arguments+=(--infer_sr_scale "$SCALE")
-[[ "$given" =~ " -"(o|-output)[\ =] ]] || arguments+=(--out-dir "$OUT_DIR")
+[ "$type" != ar2 ] || arguments+=(--block_batch "$BLOCK_BATCH")
+[ -n "$size" ] || arguments+=(--infer_sr_scale "$SCALE")
+[ -n "$place" ] || arguments+=(--out-dir "$OUT_DIR")
 exec "$PYTHON" "$root/generate_sr_big.py" ${arguments[@]+"${arguments[@]}"} "$@"

@@ -68,16 +68,18 @@ def parse_arguments(argv: list[str], stored: Mapping[str, Any] | None = None) ->
 
     stored  settings of an earlier run (--from-picture): flags that come before those of argv
 
-    Besides the flags, the result has `target` (a Target), `given_architecture` (sizes of the network that flags name)
-    and `notes`, sentences to be said once about flags that decide nothing. Wrong use ends the program with a message
-    and exit code 2 (argparse).
+    What follows "--" are pictures, whatever they are called. Besides the flags, the result has `target` (a Target),
+    `given_architecture` (sizes of the network that flags name) and `notes`, sentences to be said once about flags that
+    decide nothing. Wrong use ends the program with a message and exit code 2 (argparse).
     """
     parser = make_parser()
-    argv = [_dashes(argument) for argument in argv]
-    args = parser.parse_intermixed_args(argv)
+    end = argv.index("--") if "--" in argv else len(argv)  # argparse cannot do both: "--", and pictures between flags
+    flags, pictures = [_dashes(argument) for argument in argv[:end]], argv[end + 1 :]
+    args = parser.parse_intermixed_args(flags)
     try:
         if stored is not None:
-            args = parser.parse_intermixed_args([*_flags_of(stored, args), *argv])
+            args = parser.parse_intermixed_args([*_flags_of(stored, args), *flags])
+        args.inputs += pictures
         args.notes = _settled(args)
         args.given_architecture = {name: value for name in ARCHITECTURE if (value := vars(args).pop(name)) is not None}
         args.target = _target(args)
@@ -210,7 +212,7 @@ def _flags_of(stored: Mapping[str, Any], given: argparse.Namespace) -> list[str]
         if isinstance(value, bool):
             flags.append(f"--{'' if value else 'no-'}{name.replace('_', '-')}")
         elif isinstance(value, int | float | str):
-            flags.append(f"{_flag(name)}={value}")
+            flags.append(f"{_flag(name)}={value if str(value).isprintable() else ascii(value)}")
     if not any(getattr(given, name) for name in SIZE_FLAGS):
         if isinstance(stored.get("size"), list):
             flags.append("--size=" + "x".join(map(str, stored["size"])))

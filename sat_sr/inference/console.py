@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +19,8 @@ from tqdm import tqdm
 
 _BAR = "{desc} {percentage:3.0f} %|{bar}| {elapsed} < {remaining} left"
 _LIST_BAR = "{n_fmt} of {total_fmt} pictures |{bar}| {elapsed} < {remaining} left"
+_BAR_COLUMNS = 40  # of a picture's bar, without the name
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))}
 _LOG_SECONDS = 60  # between two lines about progress where no terminal shows a bar
 
 
@@ -65,11 +68,8 @@ class Console:
         return input()
 
     def _print(self, text: str, stream: TextIO) -> None:
-        # Names of files may hold bytes or letters that the terminal's encoding has not.
-        encoding = stream.encoding or "utf-8"
-        text = (self.prefix + text).encode(encoding, "backslashreplace").decode(encoding)
         with _reader_may_leave(stream):
-            tqdm.write(text, file=stream)
+            tqdm.write(_printable(self.prefix + text, stream), file=stream)
             stream.flush()
 
     @contextlib.contextmanager
@@ -88,7 +88,8 @@ class Console:
         if not self.bars:
             yield lambda share: None
         elif sys.stderr.isatty():
-            with tqdm(total=1.0, desc=name, bar_format=_BAR, smoothing=0, position=0, leave=False) as bar:
+            desc = _printable(_short(name), sys.stderr)
+            with tqdm(total=1.0, desc=desc, bar_format=_BAR, smoothing=0, position=0, leave=False) as bar:
                 yield lambda share: bar.update(share - bar.n)
         else:
             yield self._log_progress(name)
@@ -105,6 +106,18 @@ class Console:
                 self.line(f"{name}: {share:.0%}, {tqdm.format_interval(time_left(now - start, share))} left")
 
         return report
+
+
+def _short(name: str) -> str:
+    """The end of a name, where all of it would leave the terminal no room for the bar."""
+    room = max(10, shutil.get_terminal_size().columns - _BAR_COLUMNS)
+    return name if len(name) <= room else f"…{name[1 - room :]}"
+
+
+def _printable(text: str, stream: TextIO) -> str:
+    """Names of files may hold what the stream's encoding has not, and what a terminal would obey."""
+    encoding = stream.encoding or "utf-8"
+    return text.translate(_CONTROLS).encode(encoding, "backslashreplace").decode(encoding)
 
 
 @contextlib.contextmanager

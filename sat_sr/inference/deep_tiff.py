@@ -2,6 +2,8 @@
 
 Pillow cuts 16-bit colour to 8 bits. Here the strips or tiles are presented to it as a grey 8-bit picture as many bytes
 wide as a row has, so that it undoes the compression and nothing else; samples and predictor are put together here.
+The library tifffile would be the natural choice, but without its companion imagecodecs (30 MB of codecs) it does not
+read LZW, which editors and scanners write, nor, before Python 3.14, Zstandard.
 """
 
 from __future__ import annotations

@@ -272,7 +272,7 @@ def _from_line(text: str, folder: Path, recursive: bool, excluded: str | None) -
     elif whole is not None and Path(whole).suffix.lower() == ".txt" and os.path.isfile(whole):
         yield _problem(Path(whole), f"{whole} is a list itself: give it as an argument of its own")
     elif whole is None and glob.has_magic(text) and not glob.glob(text, recursive=True):
-        yield from _from_path(str(folder / text), recursive, excluded)
+        yield from _from_path(os.path.join(glob.escape(str(folder)), text), recursive, excluded)
     else:
         yield from _from_path(whole or text, recursive, excluded)
 

@@ -167,7 +167,8 @@ class Run:
             except EOFError:
                 self.console.line("")
                 return
-            for entry in expand_inputs([_typed_path(text)], recursive=self.args.recursive) if text.strip() else ():
+            typed = [_typed_path(text)] if text.strip() else []
+            for entry in expand_inputs(typed, recursive=self.args.recursive, exclude=self._out_dir()):
                 if entry.error:
                     self.console.error(entry.error)
                 else:

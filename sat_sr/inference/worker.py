@@ -23,6 +23,7 @@ from sat_sr.inference.find_network import CannotRun
 from sat_sr.inference.image_io import Picture, PictureError, check_output, resize_alpha, write_picture
 from sat_sr.inference.inputs import Entry
 from sat_sr.inference.memory import canvas_bytes, free_bytes, parameter_count
+from sat_sr.inference.picture import WRITE_FORMATS
 from sat_sr.inference.ranks import Ranks
 from sat_sr.inference.settings import SamplingSettings
 from sat_sr.inference.target import DEFAULT_SCALE, MAX_PASS, Size, Trim, by, passes
@@ -182,6 +183,8 @@ class Worker:
         work = self.plan(picture.size)
         trimmed = self._trimmed(picture)
         notes = check_output(path, trimmed, work.target, quality=self.args.quality)
+        if self.args.format == "keep" and picture.format not in WRITE_FORMATS.values():
+            notes = [*notes, f"{picture.format} is not written here: PNG instead"]
         if len(work.jobs) > 1:
             sizes = " and ".join(by(job.canvas.target[::-1]) for job in work.jobs)
             notes = [*notes, f"above x{MAX_PASS:g}, so it is done in {len(work.jobs)} passes, to {sizes}"]

@@ -59,6 +59,12 @@ def test_pictures_may_stand_between_flags():
     assert parse_arguments(["a.png", "--seed", "1", "b.png", "--quiet", "c.png"]).inputs == ["a.png", "b.png", "c.png"]
 
 
+def test_after_two_dashes_come_pictures_only():
+    args = parse_arguments(["a.png", "--seed", "1", "--", "-b_c.png", "--quiet", "--"])
+    assert (args.inputs, args.seed, args.quiet) == (["a.png", "-b_c.png", "--quiet", "--"], 1, False)
+    assert parse_arguments(["--", "-b.png"], {"seed": 7}).inputs == ["-b.png"]
+
+
 def test_a_contradicted_flag_of_the_release_is_told():
     notes = parse_arguments(["--in-channels", "3"]).notes
     assert "--in-channels 3 is ignored: for this network it is always 6" in notes
@@ -135,6 +141,9 @@ def test_settings_of_a_picture_are_checked_like_flags_and_outweighed_by_them(cap
         with pytest.raises(SystemExit):
             parse_arguments([], wrong)
     capsys.readouterr()
+    with pytest.raises(SystemExit):
+        parse_arguments([], {"seed": "1\x1b[2J"})
+    assert "\x1b" not in capsys.readouterr().err, "a terminal does not obey files"
 
 
 def test_names_known_without_torch_are_those_of_the_modules():

@@ -244,6 +244,13 @@ def test_formats_names_and_quality(cli, picture):
     assert os.path.getsize("q20.webp") < os.path.getsize("q95.webp")
 
 
+def test_a_format_that_cannot_be_kept_is_told(cli):
+    Image.new("RGB", (6, 5)).save("a.bmp")
+    outcome = cli("a.bmp", "--format", "keep")
+    assert "note: a.bmp: BMP is not written here: PNG instead" in outcome.err
+    assert Image.open("samples/a_sr.png").format == "PNG"
+
+
 def test_settings_in_the_picture_repeat_it(cli, picture, network):
     path = picture("a.png")
     flags = ["--infer_sr_scale", 2.5, "--sampler", "heun", "--num-steps", 3, "--strength", 0.7]
@@ -457,10 +464,30 @@ def test_bars_show_list_picture_and_time_left(monkeypatch):
     assert re.search(r"a\.png  50 %\|.*\| 00:00 < 00:00 left", terminal.getvalue())
     assert re.search(r"1 of 2 pictures \|", terminal.getvalue()) or "0 of 2 pictures" in terminal.getvalue()
 
+    monkeypatch.setenv("COLUMNS", "60")
+    with console.picture_progress("folder/" * 20 + "name.png") as progress:
+        time.sleep(0.15)
+        progress(0.25)
+    assert re.search(r"…\S*/name\.png  25 %\|.*\| 00:00 < 00:00 left", terminal.getvalue()), "cut, to leave room"
+
     monkeypatch.setattr("sys.stderr", log := io.StringIO())
     with console.list_progress(2), console.picture_progress("a.png") as progress:
         progress(0.5)
     assert log.getvalue() == "", "no bars in a log file"
+
+
+def test_a_terminal_obeys_no_file_name(cli, picture, monkeypatch):
+    name = "red\x1b[31m\nline.png"
+    picture(name)
+    outcome = cli(name)
+    assert outcome.code == 0 and "\x1b" not in outcome.out + outcome.err
+    assert "red\\x1b[31m\\x0aline.png -> samples/red\\x1b[31m\\x0aline_sr.png" in outcome.out
+    assert json.loads(cli(name, "--json").out)["input"] == name, "scripts get the name as it is"
+    monkeypatch.setattr("sys.stderr", log := io.StringIO())
+    log.isatty = lambda: True
+    with Console().picture_progress(name):
+        pass
+    assert "\x1b[31m" not in log.getvalue()
 
 
 # --- interrupted ------------------------------------------------------------------------------------------------------

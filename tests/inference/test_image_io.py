@@ -149,6 +149,15 @@ def test_tiff_16_bit_reads_what_tifffile_wrote_and_back(tmp_path, channels, byte
     assert torch.equal(again.rgb, picture.rgb) and again.mode_kind == picture.mode_kind
 
 
+@pytest.mark.parametrize("codec", ["raw", "tiff_lzw", "packbits", "tiff_adobe_deflate", "tiff_deflate", "lzma", "zstd"])
+def test_16_bit_tiff_in_every_lossless_codec_of_pillow(tmp_path, codec):
+    array = random_samples(1, height=37, width=50)[..., 0]
+    Image.fromarray(array).save(tmp_path / "in.tif", compression=codec)
+    picture = read_picture(tmp_path / "in.tif")
+    np.testing.assert_array_equal(samples(picture.rgb, 16)[..., 0], array)
+    assert picture.bit_depth == 16 and not picture.notes
+
+
 def test_tiff_strips_and_bigtiff_layout(tmp_path, monkeypatch):
     array = random_samples(3)
     Image.fromarray((array >> 8).astype(np.uint8)).save(tmp_path / "in.png")

@@ -123,6 +123,13 @@ def test_only_ends_of_lines_part_a_list(folder):
     assert [str(entry.source) for entry in expand_inputs(["odd.txt"])] == [name, "b.png"]
 
 
+def test_patterns_of_a_list_in_a_folder_whose_name_is_one(folder):
+    Path("lists[1]").mkdir()
+    Path("lists[1]/x.png").write_bytes(Path("b.png").read_bytes())
+    Path("lists[1]/list.txt").write_text("x*.png\n")
+    assert [str(entry.source) for entry in expand_inputs(["lists[1]/list.txt"])] == ["lists[1]/x.png"]
+
+
 def test_tar_members_are_entries(folder):
     with tarfile.open("shard.tar", "w") as tar:
         for name in ("000.png", "x/001.jpg", "000.json", "../evil.png", "/abs.png"):
