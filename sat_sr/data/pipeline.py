@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -135,6 +136,8 @@ class TrainingStream:
             num_workers=self.num_workers,
             collate_fn=_collate_addressed,
             worker_init_fn=_leave_signals_to_the_trainer,
+            # Children of the trainer: from Python 3.14 on they would be those of a server, which a signal may end.
+            multiprocessing_context="fork" if self.num_workers and sys.platform == "linux" else None,
         )
         with _sigterm_blocked():  # threads that libraries start again in a worker inherit what is blocked here
             batches = iter(loader)

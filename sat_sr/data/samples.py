@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 from collections import Counter
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from webdataset.tariterators import tarfile_samples
 
 from sat_sr.config import LR_FACTOR
 from sat_sr.data.pictures import to_rgb
+from sat_sr.data.shards import URL
 
 PICTURE_KEYS = ("jpg", "png", "jpeg")
 LR_KEYS = ("lr.jpg", "lr.png", "lr.jpeg")
@@ -61,6 +63,8 @@ def read_shard(url: str, counts: Counter[str]) -> Iterator[dict]:
             counts["broken shard"] += 1
         return True
 
+    if not URL.match(url):
+        url = os.path.abspath(url)  # webdataset takes the name of a file before a colon for a scheme
     for sample in tarfile_samples([{"url": url}], handler=handler):
         if not broken:
             yield sample

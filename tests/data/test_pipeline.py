@@ -213,8 +213,17 @@ def test_a_pipe_is_read_and_a_failing_one_is_a_broken_shard(tmp_path):
     assert counts == {"broken shard": 1}
 
 
+@pytest.fixture(params=["fork", "forkserver"])
+def default_start_method(request):
+    """How Python starts processes if not told; from 3.14 on the second way."""
+    before = multiprocessing.get_start_method()
+    multiprocessing.set_start_method(request.param, force=True)
+    yield
+    multiprocessing.set_start_method(before, force=True)
+
+
 @pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="the system does not say who sent a signal")
-def test_a_worker_lets_slurms_warning_pass_and_ends_with_the_stream(good):
+def test_a_worker_lets_slurms_warning_pass_and_ends_with_the_stream(good, default_start_method):
     others = multiprocessing.active_children()  # a stream of another test may not be collected yet
     batches = iter(stream(good, num_workers=1))
     next(batches)
@@ -227,6 +236,16 @@ def test_a_worker_lets_slurms_warning_pass_and_ends_with_the_stream(good):
     worker.terminate()
     worker.join(timeout=30)
     assert worker.exitcode == 0
+
+
+def test_names_with_spaces_and_colons_are_those_of_files(tmp_path, monkeypatch):
+    (tmp_path / "my photos").mkdir()
+    write_tar(tmp_path / "my photos" / "a.tar", {"a.png": encoded(picture(0))})
+    write_tar(tmp_path / "trip:1.tar", {"b.png": encoded(picture(1))})
+    monkeypatch.chdir(tmp_path)
+    counts = Counter()
+    found = read_pictures([";my photos", "trip:1.tar"], counts=counts)
+    assert [found_picture.key for found_picture in found] == ["a", "b"] and not counts
 
 
 def test_pairs_are_used_as_they_are(tmp_path):
