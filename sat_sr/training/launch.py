@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import errno
 import json
 import logging
 import math
@@ -44,8 +45,8 @@ def launch(settings: argparse.Namespace) -> int:
             return 0
         code = _train(settings, recipe, ranks, use_cuda)
     except Exception as error:
-        if _is_ours(error):
-            warn(f"error: {error}")  # what a user can cause: the sentence is enough
+        if sentence := _sentence(error, settings):
+            warn(f"error: {sentence}")
         else:
             traceback.print_exc()
     except KeyboardInterrupt:
@@ -72,13 +73,18 @@ def _train(settings: argparse.Namespace, recipe: Recipe, ranks: Ranks, use_cuda:
     return code
 
 
-def _is_ours(error: Exception) -> bool:
-    """Whether the error was raised by this project to tell the user something, not by a fault in it or in a library."""
+def _sentence(error: Exception, settings: argparse.Namespace) -> str | None:
+    """What is enough to know about an error that a user can cause and cure; None for a fault in the code."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):  # from any library; names no file
+        return (
+            f"{error.strerror}: {error.filename or settings.save}; the last complete checkpoint is intact: make room "
+            "and run the same command again"
+        )
     if not isinstance(error, ValueError | OSError | FloatingPointError):
-        return False
+        return None
     *_, last = traceback.walk_tb(error.__traceback__)
     package = Path(__file__).parents[1]
-    return package in Path(last[0].f_code.co_filename).parents
+    return str(error) if package in Path(last[0].f_code.co_filename).parents else None
 
 
 def _resolve_model(settings: argparse.Namespace) -> list[str]:
@@ -131,7 +137,7 @@ def _introduce(settings: argparse.Namespace, recipe: Recipe, ranks: Ranks, use_c
     """What will run, before anything slow happens; with --dry-run, in full. Raises ValueError for unmatched shards."""
     for spec in (settings.train_data, settings.valid_data):
         if spec:
-            expand_shards(",".join(spec))
+            expand_shards(spec)
     for note in settings.notes:
         say(note)
     if recipe.precision == "fp32" and recipe.asked_bf16:

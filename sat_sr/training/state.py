@@ -22,6 +22,7 @@ import contextlib
 import json
 import os
 import shutil
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -59,6 +60,15 @@ def claim_folder(folder: Path, config: InfDiTConfig) -> None:
         )
 
 
+def require_shared(folder: Path) -> None:
+    """On every rank, when the folder is claimed. Raises ValueError where it is not the folder that rank 0 claimed."""
+    if not (folder / CONFIG).exists():
+        raise ValueError(
+            f"{folder.absolute()} on {socket.gethostname()} is not the folder of rank 0, there is no {CONFIG} in it: "
+            "put --save on a file system that all nodes share"
+        )
+
+
 def find_latest(folder: Path) -> Path | None:
     """The newest complete checkpoint of a run, None where there is none. Raises ValueError if `latest` is broken."""
     pointer = folder / LATEST
@@ -92,8 +102,6 @@ def save(
     """
     try:
         _save(engine, folder, step, training, data_position, write_ema)
-        if dist.get_rank() == 0:
-            remove_old(folder, keep_last)
     except (OSError, RuntimeError) as error:  # PyTorch's writer raises RuntimeError for a full disk
         if dist.get_rank() == 0:
             shutil.rmtree(folder / f"{_TEMPORARY}{step}", ignore_errors=True)  # half a checkpoint only takes up room
@@ -103,6 +111,8 @@ def save(
             f"{shutil.disk_usage(folder).free / 2**30:.1f} GiB are free there): "
             + (f"{previous.name}, the one before, is intact" if previous else "there is none before")
         ) from error
+    if dist.get_rank() == 0:
+        remove_old(folder, keep_last)
     dist.barrier()
 
 
@@ -156,6 +166,8 @@ def load(engine: DeepSpeedEngine, checkpoint: Path) -> dict:
     engine.load_checkpoint(str(checkpoint.parent), tag=checkpoint.name)
     for group, values in zip(engine.optimizer.param_groups, hyperparameters, strict=True):
         group.update(values)
+    if engine.zero_optimization():
+        engine.optimizer.clip_grad = engine.gradient_clipping()
     return json.loads((checkpoint / f"data_rank_{dist.get_rank()}.json").read_text(encoding="utf-8"))
 
 

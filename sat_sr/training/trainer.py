@@ -38,6 +38,7 @@ class Trainer:
         if self.rank == 0:
             state.claim_folder(self.folder, settings.model)
         dist.barrier()
+        state.require_shared(self.folder)
         checkpoint = state.find_latest(self.folder)
         saved = state.read_training(checkpoint) if checkpoint else {}
         self.step = saved.get("step", 0)  # updates tried so far, skipped ones included
@@ -212,7 +213,11 @@ class Trainer:
         self.timer.take()
 
     def _log_interval(self) -> None:
-        mean = self.interval_loss / max(self.interval_steps, 1)  # 0 steps: all of them were skipped, and said so
+        if not self.interval_steps:  # the same on all ranks
+            self.log.line(f"step {self.step}: no loss to show, all steps since the last line were skipped")
+            self._start_interval()
+            return
+        mean = self.interval_loss / self.interval_steps
         dist.all_reduce(mean)
         loss = mean.item() / self.world_size
         steps = self.step - self.interval_first

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from pathlib import Path
 
 import torch
@@ -27,7 +28,11 @@ def initial_model(settings: argparse.Namespace, seed: int, start: Checkpoint | N
 def starting_point(settings: argparse.Namespace, resumed: Path | None) -> Checkpoint | None:
     """The file whose weights and CLIP tower are taken: the resumed checkpoint, else --load."""
     source = resumed or settings.load
-    return load(source) if source else None
+    start = load(source) if source else None
+    if resumed and start.clip_tensors:
+        # Kept for the checkpoints to come, while this one is removed: NFS removes no folder with a file in use.
+        start = dataclasses.replace(start, clip_tensors={name: t.clone() for name, t in start.clip_tensors.items()})
+    return start
 
 
 def clip_tower(

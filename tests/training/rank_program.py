@@ -7,13 +7,16 @@ Every "process" of a run that is cut is a Trainer of its own, which knows nothin
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import hashlib
+import io
 import json
 import math
 import os
-import resource
 import shutil
 import signal
+import subprocess
 import sys
 import tarfile
 import time
@@ -34,9 +37,10 @@ FOLDER, FLAGS = Path(sys.argv[1]), sys.argv[2:]
 RANKS = find_ranks()
 start_process_group(RANKS, use_cuda=False, timeout_minutes=2)
 
-from sat_sr.checkpoint import load_model  # noqa: E402
+from sat_sr.checkpoint import load, load_model, save_safetensors  # noqa: E402
 from sat_sr.diffusion.edm import edm_loss  # noqa: E402
 from sat_sr.training import state  # noqa: E402  (after the process group, as in launch)
+from sat_sr.training.launch import launch  # noqa: E402
 from sat_sr.training.noise import mix_seed  # noqa: E402
 from sat_sr.training.trainer import EXIT_PREEMPTED, Trainer  # noqa: E402
 from sat_sr.training.validation import SIGMAS  # noqa: E402
@@ -72,7 +76,7 @@ class Watched(Trainer):
 def digest(tensors: dict[str, torch.Tensor]) -> str:
     total = hashlib.sha256()
     for name in sorted(tensors):
-        total.update(name.encode() + tensors[name].detach().contiguous().numpy().tobytes())
+        total.update(name.encode() + tensors[name].detach().double().numpy().tobytes())  # exact, and NumPy has no bf16
     return total.hexdigest()
 
 
@@ -107,7 +111,12 @@ def summary(trainer, steps):
 
 def compare_resumed(report):
     report["zero1 2+2+2"] = summary(*train("zero1-2", stops=(2, 4, None)))
-    variants = {"zero1": [], "zero2": ["--zero-stage", "2"], "muon": ["--zero-stage", "0", "--optimizer", "muon"]}
+    variants = {
+        "zero1": [],
+        "zero2": ["--zero-stage", "2"],
+        "bf16": ["--precision", "bf16"],
+        "muon": ["--zero-stage", "0", "--optimizer", "muon"],
+    }
     for name, flags in variants.items() if RANKS.world_size == 2 else [("zero1", [])]:
         report[f"{name} whole"] = summary(*train(f"{name}-whole", *flags))
         report[f"{name} 3+3"] = summary(*train(f"{name}-3", *flags, stops=(3, None)))
@@ -168,6 +177,8 @@ def skip_bad_steps(report, *flags):
     except FloatingPointError as error:
         report["bad end"] = str(error)
         report["bad end keys"] = trainer.steps[-1]["keys"]
+    lines = (FOLDER / f"bad-end{len(flags)}" / "log.jsonl").read_text().splitlines()
+    report["bad end logged"] = [json.loads(line)["step"] for line in lines]
 
 
 def refuse_what_does_not_fit(report):
@@ -188,28 +199,51 @@ def refuse_what_does_not_fit(report):
             build(*arguments)
         except ValueError as error:
             report[name] = str(error)
+    clipping = build("zero1-whole", "--clip-grad", "0.25").engine.optimizer.clip_grad
+    report["clipping"] = [clipping, build("zero1-whole").engine.optimizer.clip_grad]
+
+
+class Ended(Exception):
+    """In place of the end of the process."""
+
+
+def launched(*flags):
+    """Exit code and last line of standard error of the program, run inside this process."""
+
+    def end(code):
+        raise Ended(code)
+
+    end_process, os._exit = os._exit, end
+    errors = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(errors):
+            launch(parse_arguments([*FLAGS, *flags]))
+    except Ended as ended:
+        return ended.args[0], errors.getvalue().rstrip().rpartition("\n")[2]
+    finally:
+        os._exit = end_process
 
 
 def fill_the_disk(report):
-    """A write that fails half-way: the limit on the size of a file stands for a full disk."""
-    trainer = build("full-disk", "--save-interval", "2")
-    limits = iter([resource.RLIM_INFINITY, 50_000])
-    train_step = trainer.train_step
-
-    def step():
-        train_step()
-        if trainer.step % 2 == 0:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (next(limits), resource.RLIM_INFINITY))
-
-    trainer.train_step = step
-    try:
-        trainer.run()
-    except OSError as error:
-        report["full disk"] = str(error)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-    resumed = build("full-disk")
-    report["full disk resumed at"] = resumed.step
-    resumed.train_step()
+    """A small disk of its own, on which others leave no room, or less than a checkpoint; then they make room."""
+    disk = FOLDER / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32M", "tmpfs", str(disk)], check=True)
+    save = ["--save", str(disk / "a run"), "--save-interval", "2"]
+    assert launched(*save, "--train-iters", "2")[0] == 0
+    checkpoint = sum(file.stat().st_size for file in (disk / "a run" / "2").iterdir())
+    report["full disk"] = {}
+    others = disk / "others"
+    for share in (0.0, 0.3, 0.6, 0.9):  # of a checkpoint
+        others.touch()
+        with open(others, "r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, shutil.disk_usage(disk).free - int(share * checkpoint) // 4096 * 4096)
+        left = [path.name for path in (disk / "a run").iterdir()]
+        code, said = launched(*save)
+        left = sorted(path.name for path in (disk / "a run").iterdir() if path.name not in left)
+        report["full disk"][share] = code, said, state.find_latest(disk / "a run").name, left
+        others.unlink()
+    report["room again"] = launched(*save)[0], state.find_latest(disk / "a run").name
 
 
 def die(report):
@@ -251,6 +285,23 @@ def start_from_weights_with_clip(report):
     report["tuned ema"] = digest(dict(state.gather_ema(tuned.engine)))
 
 
+def resume_with_a_tower_of_its_own(report):
+    """The tower goes from --load into each checkpoint, and a checkpoint that was resumed from is not held open."""
+    start = load(FOLDER / "clip")
+    recorded = safetensors.torch.load_file(GOLDEN_CLIP)
+    prefix = "weights.image_encoder.model."
+    tower = {name.removeprefix(prefix): tensor for name, tensor in recorded.items() if name.startswith(prefix)}
+    with_tower = FOLDER / "with_tower.safetensors"
+    save_safetensors(with_tower, start.tensors, start.config, clip=tower)
+    flags = ["--vector-dim", "24", "--load", str(with_tower), "--train-iters", "1"]
+    train("tower", *flags)
+    resumed = build("tower", *flags)
+    gc.collect()
+    report["tower kept"] = digest(resumed.clip_weights) == digest(load(with_tower).clip_tensors)
+    maps = Path("/proc/self/maps").read_text().splitlines()
+    report["held open"] = [line for line in maps if str(FOLDER / "tower" / "1") in line]
+
+
 def validate_again(report):
     """The logged validation loss against one computed from the saved file by a plain network."""
     shards = FLAGS[FLAGS.index("--train-data") + 1]
@@ -287,8 +338,10 @@ def main() -> None:
     if RANKS.world_size == 1:
         compare_engines(report)
         refuse_what_does_not_fit(report)
-        fill_the_disk(report)
+        if "PRIVATE_MOUNTS" in os.environ:
+            fill_the_disk(report)
         start_from_weights_with_clip(report)
+        resume_with_a_tower_of_its_own(report)
         validate_again(report)
     write(report)
     dist.barrier()

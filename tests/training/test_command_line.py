@@ -179,7 +179,14 @@ def test_shards_that_match_nothing_end_the_program_with_one_sentence(tmp_path):
 
 
 def test_a_dry_run_shows_settings_and_size_and_writes_nothing(tmp_path):
-    result = run("--dry-run", "--device", "cpu", "--save", str(tmp_path / "run"), "--micro-batch-size", "2", "--nogate")
+    shards = [tmp_path / "a b" / "0.tar", tmp_path / "c" / "0.tar"]
+    for shard in shards:
+        shard.parent.mkdir()
+        shard.touch()
+    result = run(
+        *("--dry-run", "--device", "cpu", "--save", str(tmp_path / "run"), "--micro-batch-size", "2", "--nogate"),
+        *("--train-data", f"{tmp_path}/a*/*.tar", f";{shards[1].parent}"),
+    )
     assert result.returncode == 0, result.stderr
     assert "model of 753,762,928 parameters" in result.stdout
     assert result.stdout.count("accepted, and changes nothing: --nogate (the network has no gates)") == 1

@@ -1,11 +1,14 @@
 """Training cut and resumed equals training in one go; what ranks, engines and bad samples may and may not change."""
 
+import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -14,20 +17,31 @@ PROGRAM = Path(__file__).parent / "rank_program.py"
 ROOT = PROGRAM.parents[2]
 
 
+def private_mounts():
+    """In front of a command: what it mounts nobody else sees, and goes with it. [] where that is not allowed."""
+    command = ["unshare", "--map-root-user", "--mount"]
+    try:
+        subprocess.run([*command, "mount", "-t", "tmpfs", "tmpfs", "/tmp"], check=True, capture_output=True)
+    except (FileNotFoundError, subprocess.CalledProcessError):
+        return []
+    return command
+
+
 def run_program(folder, world_size, flags):
     """All ranks' reports."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
     processes = []
+    mounts = private_mounts()
     for rank in range(world_size):
         environment = os.environ | {
             "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size),
             "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
-            "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **({"PRIVATE_MOUNTS": "yes"} if mounts else {}),
         }  # fmt: skip
         log = open(folder / f"output{rank}.txt", "w")  # noqa: SIM115
-        command = [sys.executable, str(PROGRAM), str(folder), *flags]
+        command = [*mounts, sys.executable, str(PROGRAM), str(folder), *flags]
         processes.append(subprocess.Popen(command, env=environment, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT))
         log.close()
     return processes
@@ -54,12 +68,12 @@ def reports(tmp_path_factory, tiny_flags):
     finally:
         for process in (p for processes in running.values() for p in processes):
             process.kill()
-    found["folders"] = folders
+    found["folders"], found["flags"] = folders, flags
     return found
 
 
 CUTS = [(1, "zero1", "3+3"), (1, "zero1", "2+2+2"), (2, "zero1", "3+3"), (2, "zero1", "2+2+2"), (2, "zero2", "3+3"),
-        (2, "muon", "3+3")]  # fmt: skip
+        (2, "bf16", "3+3"), (2, "muon", "3+3")]  # fmt: skip
 
 
 @pytest.mark.parametrize("world_size, engine, cut", CUTS)
@@ -76,7 +90,7 @@ def test_a_run_that_was_cut_equals_the_whole_run_bit_by_bit(reports, world_size,
 
 def test_ranks_have_the_same_weights_and_their_own_samples(reports):
     first, second = reports[2]
-    for name in ("zero1 whole", "zero2 whole", "muon whole"):
+    for name in ("zero1 whole", "zero2 whole", "bf16 whole", "muon whole"):
         assert first[name]["weights"] == second[name]["weights"]
         assert first[name]["ema"] == second[name]["ema"]
         assert [s["samples"] for s in first[name]["steps"]] != [s["samples"] for s in second[name]["steps"]]
@@ -98,6 +112,7 @@ def test_a_loss_that_is_not_finite_on_one_rank_is_skipped_by_all_and_too_many_en
         assert report["good step resets"] == 0 and report["good step changed"]
         message = report["bad end"]
         assert "2 steps in a row" in message and "step 3" in message and "loss " in message
+        assert set(report["bad end logged"]) == {1}  # a skipped step has no loss
     damaged = skips[-1]
     assert all(key in damaged["bad end"] for key in damaged["bad end keys"])
 
@@ -127,11 +142,17 @@ def test_what_does_not_fit_the_run_is_refused_by_name(reports):
     assert "num_layers 1 (here 2)" in report["other model"]
 
 
+def test_the_clipping_of_a_resumed_run_is_that_of_its_command_line(reports):
+    (report,) = reports[1]
+    assert report["clipping"] == [0.25, 0.1]
+
+
 def test_the_clip_embedding_conditions_and_averaged_weights_start_a_fine_tuning(reports):
     (report,) = reports[1]
     assert report["clip learnt"] > 1e-4  # was zero
     assert report["tuned step"] == 0
     assert report["tuned weights"] == report["tuned ema"] == report["clip weights"]
+    assert report["tower kept"] and report["held open"] == []  # NFS removes no folder with an open file
 
 
 def test_validation_is_of_the_averaged_weights_and_the_picture_shows_its_target(reports):
@@ -145,16 +166,87 @@ def test_validation_is_of_the_averaged_weights_and_the_picture_shows_its_target(
     assert 0 < logged["psnr"] < 40
 
 
-def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(reports):
+def test_a_full_disk_ends_the_run_by_name_and_costs_no_checkpoint(reports):
     (report,) = reports[1]
-    assert "checkpoint 4 could not be written" in report["full disk"] and "2, the one before" in report["full disk"]
-    assert report["full disk resumed at"] == 2
+    if "full disk" not in report:
+        pytest.skip("this user may not mount a small disk (unshare --map-root-user --mount, mount -t tmpfs)")
+    folder = reports["folders"][1] / "disk" / "a run"
+    code, said, latest, _ = report["full disk"].pop("0.0")  # not even room for the log of the start
+    assert code == 1 and latest == "2"
+    assert said.startswith("error: No space left on device: ") and str(folder) in said and "is intact" in said
+    assert len(report["full disk"]) == 3
+    for code, said, latest, left in report["full disk"].values():
+        assert code == 1 and latest == "2" and left == []
+        assert said.startswith(f"error: checkpoint 4 could not be written to {folder} (")
+        assert "0.0 GiB are free" in said and "2, the one before, is intact" in said
+    assert report["room again"] == [0, "6"]
 
 
 def test_a_rank_that_dies_is_noticed_and_costs_no_checkpoint(reports):
     report = reports[2][0]
     assert report["seconds to notice"] < 60 and report["death"]
     assert report["left by the dead"] == "2"
+
+
+def torchrun(output, *flags):
+    """The program on two ranks, output into a file; the ranks' environment is torchrun's alone."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    with open(output, "w") as log:
+        return subprocess.Popen(
+            [*command, "train_text2image_sr.py", *flags], env=environment, cwd=ROOT, stdout=log, stderr=log,
+            start_new_session=True,
+        )  # fmt: skip
+
+
+def end(process):
+    for child in children(process):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
+    process.kill()
+    process.wait()
+
+
+def children(process):
+    try:
+        return [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+    except (FileNotFoundError, ProcessLookupError):  # has ended
+        return []
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds the ranks in Linux's /proc")
+def test_torchrun_resumes_what_a_dead_rank_left_and_ends_within_a_minute_when_one_is_killed(reports, tmp_path):
+    folder, output = reports["folders"][2] / "death", tmp_path / "output.txt"
+    flags = [*reports["flags"], "--train-iters", "1000000", "--save-interval", "5", "--save", str(folder)]
+    process = torchrun(output, *flags)
+    try:
+        deadline = time.monotonic() + 240
+        while (folder / "latest").read_text() in ("2", "5"):
+            assert process.poll() is None and time.monotonic() < deadline, output.read_text()[-3000:]
+            time.sleep(0.2)
+        environments = {pid: Path(f"/proc/{pid}/environ").read_bytes().split(b"\0") for pid in children(process)}
+        (victim,) = [pid for pid, environment in environments.items() if b"RANK=1" in environment]
+        os.kill(victim, signal.SIGKILL)
+        assert process.wait(timeout=60) not in (0, 75)
+    finally:
+        end(process)
+    said = output.read_text()
+    assert "resuming" in said and "at step 2" in said
+    assert re.search(rf"rank +: 1 .*\n +exitcode +: -9 \(pid: {victim}\)", said), said[-3000:]
+    latest = folder / (folder / "latest").read_text()
+    parts = {"training.json", "ema.safetensors", "mp_rank_00_model_states.pt", "data_rank_0.json", "data_rank_1.json"}
+    assert parts <= {file.name for file in latest.iterdir()} and len(list(latest.glob("*optim_states.pt"))) == 2
+
+
+def test_torchrun_ends_within_a_minute_when_one_rank_fails_before_the_ranks_have_met(tmp_path):
+    """Rank 0 alone looks for the shards before the others are joined; those wait for it."""
+    output = tmp_path / "output.txt"
+    process = torchrun(output, "--train-data", f"{tmp_path}/none.tar", "--save", str(tmp_path / "run"), "--device=cpu")
+    try:
+        assert process.wait(timeout=60) not in (0, 75)
+    finally:
+        end(process)
+    assert f"error: shards '{tmp_path}/none.tar': nothing matches" in output.read_text()
 
 
 def test_the_checkpoint_has_the_official_layout_and_the_averaged_weights_beside_it(reports):

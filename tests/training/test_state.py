@@ -107,6 +107,13 @@ def test_a_broken_latest_is_named_with_what_there_is(tmp_path):
             state.find_latest(tmp_path)
 
 
+def test_a_rank_that_sees_another_folder_than_rank_0_is_refused(tmp_path):
+    state.claim_folder(tmp_path / "run", InfDiTConfig.preset("mini"))
+    state.require_shared(tmp_path / "run")
+    with pytest.raises(ValueError, match=r"elsewhere/run on .* put --save on a file system that all nodes share"):
+        state.require_shared(tmp_path / "elsewhere" / "run")
+
+
 def test_a_folder_of_another_architecture_is_refused(tmp_path):
     state.claim_folder(tmp_path / "run", InfDiTConfig.preset("mini"))
     state.claim_folder(tmp_path / "run", InfDiTConfig.preset("mini"))
