@@ -3,7 +3,7 @@
 # flag that comes twice the last one counts.
 #
 #   bash train_text2image_sr_big_clip.sh [FLAGS]                 this machine: a rank a GPU by torchrun, or one on the CPU
-#   srun bash train_text2image_sr_big_clip.sh [FLAGS]            a rank a Slurm task
+#   srun --kill-on-bad-exit=1 bash train_text2image_sr_big_clip.sh [FLAGS]     a rank a Slurm task; all end with one
 #   sbatch scripts/train.sbatch [FLAGS]                          several nodes, requeued until done
 #
 # The same command again goes on where the last checkpoint was saved.
