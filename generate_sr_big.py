@@ -22,6 +22,7 @@ EXIT_USAGE = 2
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code of a run: 0 all done, 1 some pictures failed, 2 wrong use, 128 + signal when interrupted."""
     argv = list(sys.argv[1:] if argv is None else argv)
+    _open_streams()
     args = parse_arguments(argv)
     try:
         rank = Rank.of(os.environ)
@@ -43,6 +44,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         except KeyboardInterrupt:
             console.error("interrupted: finished pictures are kept; the same command with --skip-existing goes on")
             return 128 + (caught[0] if caught else signal.SIGINT)
+
+
+def _open_streams() -> None:
+    """`>&-` closes what is printed to. The next file that is opened, a picture, would take its place."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 (as long as the program)
 
 
 def _stored_settings(name: str) -> Mapping[str, Any]:

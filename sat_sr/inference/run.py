@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import os
 import secrets
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -167,7 +168,7 @@ class Run:
             except EOFError:
                 self.console.line("")
                 return
-            typed = [_typed_path(text)] if text.strip() else []
+            typed = _typed_paths(text) if text.strip() else []
             for entry in expand_inputs(typed, recursive=self.args.recursive, exclude=self._out_dir()):
                 if entry.error:
                     self.console.error(entry.error)
@@ -252,7 +253,7 @@ class Run:
             with console.picture_progress(entry.name) as progress:
                 rgb = worker.upscale(picture, work, progress)
             try:
-                path = self._write(worker, output, rgb, picture) if rgb is not None else None
+                path = self._write(worker, output, rgb, picture, notes) if rgb is not None else None
             except NameTaken:  # --skip-existing, and another process has done it since
                 self._skip(output)
                 return
@@ -266,18 +267,19 @@ class Run:
              "seconds": round(cost.seconds, 3), "peak_memory_bytes": int(cost.peak_mib * MIB)}
         )  # fmt: skip
 
-    def _write(self, worker: Worker, output: Output, rgb: torch.Tensor, picture: Picture) -> Path:
-        """Where it is now: at a numbered name, if another process has taken the planned one since."""
+    def _write(self, worker: Worker, output: Output, rgb: torch.Tensor, picture: Picture, notes: list[str]) -> Path:
+        """Where it is now: at a numbered name, if another process has taken the planned one since. Adds to `notes`."""
         path = output.path
         while True:
             try:
-                notes = worker.write(path, rgb, picture, replace=output.replaces)
+                added = worker.write(path, rgb, picture, replace=output.replaces)
             except NameTaken:
                 if self.args.skip_existing:
                     raise
                 path = next_free(output.path)
-                self.console.note(f"{output.path} has appeared meanwhile: written to {path}", output.entry.name)
+                notes.append(f"{output.path} has appeared meanwhile: written to {path}")
             else:
+                notes += [note for note in added if note not in notes]
                 for note in notes:
                     self.console.note(note, output.entry.name)
                 return path
@@ -325,9 +327,13 @@ class Run:
         return EXIT_SOME_FAILED if self.failed else EXIT_DONE
 
 
-def _typed_path(text: str) -> str:
-    """What was typed or dropped on the terminal: without the quotes and escapes of a shell, if that is a file."""
+def _typed_paths(text: str) -> list[str]:
+    """What was typed or dropped on the terminal, which quotes and escapes as for a shell: a path, or several."""
     text = text.strip()
-    plain = text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" else text.replace("\\ ", " ")
-    plain = os.path.expanduser(plain)
-    return plain if not os.path.exists(text) and os.path.exists(plain) else text
+    try:
+        words = [os.path.expanduser(word) for word in shlex.split(text)]
+    except ValueError:  # a lone quote
+        words = []
+    if os.path.exists(text) or not all(os.path.exists(word) for word in words):
+        return [text]
+    return words

@@ -114,7 +114,8 @@ def test_every_kind_of_input(cli, picture, monkeypatch, tmp_path):
 
 def test_it_asks_for_paths_and_again_after_a_bad_one(cli, picture, monkeypatch, capfd):
     picture("with blank.png")
-    answers = iter(["nothere.png", "", "'with blank.png'", "with\\ blank.png"])
+    picture("it's (1).png")
+    answers = iter(["nothere.png", "", "'with blank.png'", "with\\ blank.png", "it's (1).png", "it\\'s\\ \\(1\\).png"])
     prompts = []
 
     def answer(prompt):
@@ -126,10 +127,22 @@ def test_it_asks_for_paths_and_again_after_a_bad_one(cli, picture, monkeypatch, 
 
     monkeypatch.setattr("builtins.input", answer)
     outcome = cli()
-    assert prompts == ["Please input low resolution image path (Ctrl-D quit): "] * 5
+    assert prompts == ["Please input low resolution image path (Ctrl-D quit): "] * 7
     assert outcome.code == 0, "a mistyped path is no failed picture"
     assert "nothere.png is not there" in outcome.err
-    assert sorted(os.listdir("samples")) == ["with blank_sr.png", "with blank_sr_2.png"]
+    once_and_twice = ["it's (1)_sr.png", "it's (1)_sr_2.png", "with blank_sr.png", "with blank_sr_2.png"]
+    assert sorted(os.listdir("samples")) == once_and_twice
+    answers = iter(["'with blank.png' \"it's (1).png\""])
+    cli("--out-dir", "dropped")
+    assert sorted(os.listdir("dropped")) == ["it's (1)_sr.png", "with blank_sr.png"]
+
+
+def test_without_standard_output_pictures_are_made(cli, picture, monkeypatch):
+    path = picture("a.png")
+    monkeypatch.setattr("sys.stdout", None)
+    monkeypatch.setattr("sys.stderr", None)
+    assert cli(path, "nothere.png").code == 1
+    assert size_of("samples/a_sr.png") == (24, 20)
 
 
 def test_without_standard_input_nothing_is_asked(cli, monkeypatch):
@@ -288,6 +301,15 @@ def test_json_is_one_object_a_picture_and_nothing_else(cli, picture):
     assert (done["mode"], done["num_steps"], done["output"]) == ("auto", 2, "samples/a_sr.png")
     assert done["seconds"] > 0 and done["peak_memory_bytes"] > 1 << 26
     assert failed["status"] == "failed" and "not there" in failed["error"]
+
+
+def test_json_has_the_notes_of_reading_and_writing(cli):
+    exif = Image.Exif()
+    exif[0x8769] = {0x9286: b"ASCII\0\0\0mine"}
+    Image.new("P", (6, 5)).save("a.png", exif=exif)
+    (done,) = map(json.loads, cli("a.png", "--json", "--format", "jpg").out.splitlines())
+    replaced = "the picture's own EXIF comment is replaced by the settings"
+    assert done["notes"] == ["palette colours: written as full RGB", replaced]
 
 
 def test_quiet_says_nothing_but_errors(cli, picture):
