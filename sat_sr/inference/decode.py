@@ -12,7 +12,7 @@ import struct
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 from sat_sr.inference.color import cmyk_to_srgb, lab_to_srgb
 from sat_sr.inference.deep_tiff import TIFF_HEADERS, decode_deep_tiff, exif_of, open_deep_tiff
@@ -62,6 +62,7 @@ def decode(file: BinaryIO, name: str, max_pixels: int, notes: list[str]) -> Deco
         decoded.text = {key: str(value) for key, value in image.text.items()}
     if image.format == "TIFF":
         decoded.orientation = 1  # Pillow turns TIFF itself
+        _note_tiff_losses(image, decoded, notes)
     decoded.info = image.info
     transparent = image.info.get("transparency")
     if decoded.samples.dtype == np.uint16 and transparent is not None:  # PNG's transparent colour, as 16-bit samples
@@ -147,6 +148,16 @@ def _decode_deep_png(file: BinaryIO, color_type: int) -> np.ndarray:
     # Cutting to 8 bits, Pillow takes the first byte of what it is told to be big-endian, the second of little-endian.
     high, low = decode_as(f"{mode};16B"), decode_as(f"{mode};16L")
     return high.astype(np.uint16) << 8 | low
+
+
+def _note_tiff_losses(image: TiffImagePlugin.TiffImageFile, decoded: Decoded, notes: list[str]) -> None:
+    """What Pillow leaves out of a TIFF: bits beyond 8 (of CMYK), channels beyond those of the mode."""
+    bits = max(image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (1,)))
+    if bits > 8 * decoded.samples.itemsize:
+        notes.append(f"{bits} bits a sample in the file: read at 8")
+    taken = 4 if decoded.mode_kind == "cmyk" else decoded.samples.shape[2]
+    if (beside := image.tag_v2.get(TiffImagePlugin.SAMPLESPERPIXEL, 1) - taken) > 0:
+        notes.append(f"{beside} channel(s) beside colour and transparency: left out")
 
 
 def _png_color_chunks(file: BinaryIO) -> tuple[tuple[bytes, bytes], ...]:

@@ -223,7 +223,7 @@ class Run:
 
     def _do(self, worker: Worker, output: Output) -> None:
         entry, console = output.entry, self.console
-        for note in (entry.note, output.note):
+        for note in (entry.note, output.note if not output.skip or output.left_out else None):
             if note:
                 console.note(note)
         if output.error:
@@ -236,8 +236,12 @@ class Run:
 
     def _skip(self, output: Output) -> None:
         self.skipped += 1
-        self.console.line(f"{output.entry.name}: skipped, {output.path} is done")
-        self.console.record({"status": "skipped", "input": output.entry.name, "output": str(output.path)})
+        name = output.entry.name
+        if output.left_out:  # the note tells
+            self.console.record({"status": "skipped", "input": name, "reason": output.note})
+        else:
+            self.console.line(f"{name}: skipped, {output.path} is done")
+            self.console.record({"status": "skipped", "input": name, "output": str(output.path)})
 
     def _upscale(self, worker: Worker, output: Output) -> None:
         from sat_sr.inference.cost import measured

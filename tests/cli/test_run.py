@@ -220,6 +220,13 @@ def test_ranks_whose_outputs_lie_beside_the_pictures_do_each_picture_once(
     assert outcome.code == 0
     made = [f"{name}{number}.png" for name, number in (("m", "_sr_2"), ("n", "_sr"), ("o", "_sr"), ("p", "_sr"))]
     assert sorted(os.listdir("photos")) == sorted([*made, *(f"{name}.png" for name in "mnop"), "m_sr.png"])
+    monkeypatch.delenv("RANK")
+    records = list(map(json.loads, cli("photos", "--out-dir", "photos", "--skip-existing", "--json").out.splitlines()))
+    done = {record["input"]: record["output"] for record in records if "output" in record}
+    assert done == {f"photos/{name}.png": f"photos/{name}_sr.png" for name in "mnop"}, "what is an output has none"
+    left_out = {record["input"]: record["reason"] for record in records if "reason" in record}
+    assert sorted(left_out) == sorted(f"photos/{name}" for name in (*made, "m_sr.png"))
+    assert left_out["photos/m_sr_2.png"].endswith("it bears the output name of photos/m.png")
 
 
 @pytest.mark.parametrize(

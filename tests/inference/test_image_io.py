@@ -448,6 +448,25 @@ def test_depth_that_is_lost_on_reading_is_noted(tmp_path):
         assert read_picture(tmp_path / "c").notes == []
 
 
+@pytest.mark.parametrize(
+    ("shape", "dtype", "options", "note"),
+    [
+        ((5, 6, 4), np.uint16, {"photometric": "separated"}, "16 bits a sample in the file: read at 8"),
+        ((5, 6, 5), np.uint8, {"photometric": "rgb"}, "2 channel(s) beside colour and transparency: left out"),
+        ((5, 6, 4), np.uint8, {"photometric": "rgb", "extrasamples": ["unspecified"]}, "1 channel(s) beside colour"),
+        ((5, 6, 5), np.uint16, {"photometric": "rgb"}, "channel(s) beside colour and transparency: left out"),
+        ((2, 5, 6), np.uint16, {"photometric": "minisblack"}, "more than one picture in the file"),
+        ((5, 6, 4), np.uint8, {"photometric": "separated"}, None),
+        ((5, 6, 4), np.uint8, {"photometric": "rgb", "extrasamples": ["unassalpha"]}, None),
+        ((5, 6), np.uint8, {"photometric": "minisblack"}, None),
+    ],
+)
+def test_what_is_left_out_of_a_tiff_is_noted(tmp_path, shape, dtype, options, note):
+    tifffile.imwrite(tmp_path / "in.tif", np.full(shape, 9, dtype), metadata=None, **options)
+    notes = [text for text in read_picture(tmp_path / "in.tif").notes if "CMYK" not in text]
+    assert len(notes) == (note is not None) and all(note in text for text in notes)
+
+
 def test_first_frame_of_an_animation_is_used_and_noted(tmp_path):
     frames = [Image.new("RGB", (8, 8), color) for color in ("red", "blue")]
     for name in ("a.gif", "a.png", "a.webp", "a.tif"):
