@@ -14,7 +14,8 @@ from sat_sr.inference.arguments import parse_arguments
 from sat_sr.inference.console import Console
 from sat_sr.inference.find_network import CannotRun
 from sat_sr.inference.picture import PictureError
-from sat_sr.inference.run import Rank, Run
+from sat_sr.inference.rank import Rank
+from sat_sr.inference.run import Run
 
 EXIT_USAGE = 2
 
@@ -54,7 +55,7 @@ def _open_streams() -> None:
 
 
 def _stored_settings(name: str) -> Mapping[str, Any]:
-    from sat_sr.inference.image_io import read_settings
+    from sat_sr.inference.image_io import read_settings  # late, for torch's sake
 
     try:
         stored = read_settings(name)

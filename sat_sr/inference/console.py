@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import shutil
 import sys
 import time
@@ -66,6 +67,17 @@ class Console:
             return input(prompt)
         print(prompt, end="", file=sys.stderr, flush=True)
         return input()
+
+    def ask_paths(self, prompt: str) -> list[str]:
+        """Paths that are typed, or dropped on the terminal, which quotes as for a shell. EOFError as above."""
+        text = self.ask(prompt).strip()
+        try:
+            words = [os.path.expanduser(word) for word in shlex.split(text)]
+        except ValueError:  # a lone quote
+            words = [text]
+        if os.path.exists(text) or not all(os.path.exists(word) for word in words):
+            return [text]
+        return words
 
     def _print(self, text: str, stream: TextIO) -> None:
         with _reader_may_leave(stream):

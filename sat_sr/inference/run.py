@@ -1,6 +1,7 @@
 """The run of the command line: inputs to a list, the list shared among ranks, picture after picture, exit code.
 
-Light until there is something to compute: what is wrong with flags and paths is told before torch is imported.
+Light until there is something to compute: what is wrong with flags and paths is told before torch is imported. So
+whatever needs torch (worker, describe, cost, ranks) is imported late, by the functions that use it.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ import argparse
 import contextlib
 import os
 import secrets
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,57 +19,19 @@ from sat_sr.inference.console import Console
 from sat_sr.inference.find_network import CannotRun, find_network
 from sat_sr.inference.inputs import Entry, expand_inputs
 from sat_sr.inference.outputs import Output, next_free, plan_outputs
-from sat_sr.inference.picture import PictureError
+from sat_sr.inference.picture import Picture, PictureError
+from sat_sr.inference.rank import Rank
 from sat_sr.inference.storage import NameTaken, require_writable
 
 if TYPE_CHECKING:
     import torch
 
-    from sat_sr.inference.picture import Picture
     from sat_sr.inference.worker import Worker
 
 EXIT_DONE, EXIT_SOME_FAILED = 0, 1
 PROMPT = "Please input low resolution image path (Ctrl-D quit): "
 DEFAULT_OUT_DIR = "samples"
 MIB = 1 << 20
-
-
-@dataclass(frozen=True)
-class Rank:
-    """This process among those that share the list: number of count, and of local_count on this host."""
-
-    number: int = 0
-    count: int = 1
-    local: int = 0
-    local_count: int = 1
-
-    @classmethod
-    def of(cls, environment: Mapping[str, str]) -> Rank:
-        """From torchrun's variables, else from those of a Slurm step. ValueError when they are no numbers."""
-
-        def read(*names: str, default: int) -> int:
-            name = next((name for name in names if environment.get(name)), None)
-            if name is None:
-                return default
-            value = environment[name]
-            if not value.isdecimal():
-                raise ValueError(f"{name}={value!r} in the environment: must be a number; unset it to run alone")
-            return int(value)
-
-        if environment.get("WORLD_SIZE") and environment.get("RANK"):
-            names = "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"
-        elif environment.get("SLURM_PROCID") and environment.get("SLURM_NTASKS"):
-            # A batch script and an interactive shell have both variables, too, but run once: no step, or one of a task.
-            if environment.get("SLURM_JOB_ID") and not environment.get("SLURM_STEP_ID", "batch").isdecimal():
-                return cls()
-            tasks = "SLURM_STEP_NUM_TASKS" if environment.get("SLURM_STEP_NUM_TASKS") else "SLURM_NTASKS"
-            names = "SLURM_PROCID", tasks, "SLURM_LOCALID", "SLURM_NTASKS_PER_NODE"
-        else:
-            return cls()
-        number, count = read(names[0], default=0), read(names[1], default=1)
-        if not number < count:
-            raise ValueError(f"{names[0]}={number} with {names[1]}={count}: must be below; unset both to run alone")
-        return cls(number, count, read(names[2], default=0), read(names[3], default=1))
 
 
 @dataclass
@@ -120,7 +82,7 @@ class Run:
         return self._summary()
 
     def _start(self, network: Path) -> Worker:
-        from sat_sr.inference.describe import introduction  # torch: seconds
+        from sat_sr.inference.describe import introduction
         from sat_sr.inference.worker import Worker
 
         args, rank = self.args, self.rank
@@ -164,11 +126,10 @@ class Run:
         """Pictures that the user names, one after the other, until Ctrl-D."""
         while True:
             try:
-                text = self.console.ask(PROMPT)
+                typed = self.console.ask_paths(PROMPT)
             except EOFError:
                 self.console.line("")
                 return
-            typed = _typed_paths(text) if text.strip() else []
             for entry in expand_inputs(typed, recursive=self.args.recursive, exclude=self._out_dir()):
                 if entry.error:
                     self.console.error(entry.error)
@@ -329,15 +290,3 @@ class Run:
         if self.failed and total > 1:
             self.console.error(f"{len(self.failed)} of {total} failed: {', '.join(self.failed)}")
         return EXIT_SOME_FAILED if self.failed else EXIT_DONE
-
-
-def _typed_paths(text: str) -> list[str]:
-    """What was typed or dropped on the terminal, which quotes and escapes as for a shell: a path, or several."""
-    text = text.strip()
-    try:
-        words = [os.path.expanduser(word) for word in shlex.split(text)]
-    except ValueError:  # a lone quote
-        words = []
-    if os.path.exists(text) or not all(os.path.exists(word) for word in words):
-        return [text]
-    return words

@@ -22,7 +22,7 @@ from PIL import Image
 from sat_sr.inference import worker
 from sat_sr.inference.arguments import SETTLED, make_parser
 from sat_sr.inference.console import Console, time_left
-from sat_sr.inference.run import Rank
+from sat_sr.inference.rank import Rank
 
 ROOT = Path(__file__).resolve().parents[2]
 
