@@ -44,6 +44,7 @@ class Trainer:
         self.step = saved.get("step", 0)  # updates tried so far, skipped ones included
         self.bad_steps = saved.get("bad_steps", 0)
         self.log = RunLog(self.folder, self.step, enabled=self.rank == 0)
+        self._require_same_engine(saved)
         self.seed = self._resumed_seed(saved)
 
         start = starting_point(settings, checkpoint)
@@ -72,16 +73,29 @@ class Trainer:
         if checkpoint:
             self.log.line(f"resuming {self.folder} at step {self.step}")
 
+    def _require_same_engine(self, saved: dict) -> None:
+        """Raises ValueError where the saved state of the optimizer cannot be this start's."""
+        for name, here in self._engine_kind().items():
+            if (there := saved.get(name, here)) != here:
+                raise ValueError(
+                    f"{self.folder} was trained with {name} {there}, this start has {here}: what the optimizer saved "
+                    "does not fit, so start with the same; or begin a new run from the averaged weights: "
+                    f"--load {self.folder / str(saved['step']) / 'ema.safetensors'} with another --save"
+                )
+
+    def _engine_kind(self) -> dict:
+        """What a run cannot change on its way; ZeRO's stages 1 and 2 save the same."""
+        return {
+            "world_size": self.world_size,
+            "optimizer": self.settings.optimizer,
+            "precision": self.recipe.precision,
+            "zero": "partitioned" if self.recipe.zero_stage else "stage 0",
+        }
+
     def _resumed_seed(self, saved: dict) -> int:
         """A run keeps the seed it started with: launchers draw --seed anew for each start."""
         if saved.get("seed", self.settings.seed) != self.settings.seed:
             self.log.line(f"--seed {self.settings.seed} is not used: this run started with seed {saved['seed']}")
-        if saved.get("world_size", self.world_size) != self.world_size:
-            raise ValueError(
-                f"{self.folder} was trained by {saved['world_size']} rank(s), this start has {self.world_size}: the "
-                "optimizer state and the samples belong to ranks, so start as many; or begin a new run from the "
-                f"averaged weights: --load {self.folder / str(saved['step']) / 'ema.safetensors'} with another --save"
-            )
         return saved.get("seed", self.settings.seed)
 
     def _build_engine(self, start: Checkpoint | None) -> deepspeed.DeepSpeedEngine:
@@ -264,11 +278,10 @@ class Trainer:
         training = {
             "step": self.step,
             "seed": self.seed,
-            "world_size": self.world_size,
             "micro_batch": self.recipe.micro_batch,
             "accumulation": self.recipe.accumulation,
             "bad_steps": self.bad_steps,
-        }
+        } | self._engine_kind()
         state.save(
             self.engine,
             self.folder,

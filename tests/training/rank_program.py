@@ -190,6 +190,9 @@ def refuse_what_does_not_fit(report):
     tarfile.open(empty, "w").close()
     attempts = {
         "other ranks": ("other-ranks",),
+        "other optimizer": ("zero1-whole", "--optimizer", "muon", "--zero-stage", "0"),
+        "other precision": ("zero1-whole", "--precision", "bf16"),
+        "other partition": ("zero1-whole", "--zero-stage", "0"),
         "other model": ("other-ranks", "--num-layers", "2"),
         "empty valid": ("valid", "--valid-data", str(empty)),
         "other workers": ("zero1-3", "--num-workers", "2"),

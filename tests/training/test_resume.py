@@ -138,7 +138,10 @@ def test_what_does_not_fit_the_run_is_refused_by_name(reports):
     assert "saved with --num-workers 0" not in report["other workers"]  # 0 and 1 worker have one stream, 2 have two
     assert "--num-workers 1" in report["other workers"] and "with 2" in report["other workers"]
     assert "no picture of at least 32x32" in report["empty valid"] and "--valid-data" in report["empty valid"]
-    assert "trained by 4 rank(s), this start has 1" in report["other ranks"] and "--load" in report["other ranks"]
+    assert "world_size 4, this start has 1" in report["other ranks"] and "--load" in report["other ranks"]
+    assert "optimizer adamw, this start has muon" in report["other optimizer"]
+    assert "precision fp32, this start has bf16" in report["other precision"]
+    assert "zero partitioned, this start has stage 0" in report["other partition"]
     assert "num_layers 1 (here 2)" in report["other model"]
 
 
