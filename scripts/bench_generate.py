@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import gc
+import itertools
 import json
 import math
 import platform
@@ -40,9 +41,11 @@ def main() -> int:
     args = parse_args()
     try:
         earlier = json.loads(args.against.read_text()) if args.against else None
-        report = measure(args)
-        if args.json:
-            args.json.write_text(json.dumps(report, indent=1) + "\n")
+        for report in measure(args):
+            if args.json:  # after each case: what comes next may fail, or be stopped
+                partial = args.json.with_name(args.json.name + ".partial")
+                partial.write_text(json.dumps(report, indent=1) + "\n")
+                partial.replace(args.json)
     except (ValueError, OSError, MemoryError) as error:
         print(f"bench_generate.py: {error}", file=sys.stderr)
         return 1
@@ -99,8 +102,8 @@ def canvas(text: str) -> tuple[int, int]:
     return height, width
 
 
-def measure(args: argparse.Namespace) -> dict:
-    """All cases: what --json writes."""
+def measure(args: argparse.Namespace) -> Iterator[dict]:
+    """What --json writes, after each case."""
     import torch
 
     from sat_sr.inference.byte_sizes import parse_bytes
@@ -117,10 +120,10 @@ def measure(args: argparse.Namespace) -> dict:
 
     torch.manual_seed(0)
     model = InfDiT(args.config, device=device, dtype=dtype).eval().requires_grad_(False)
+    model.to("cpu")  # made on the device, which is faster; a plan that streams the weights must find them on the host
     block = args.config.image_block_size
-    run_case(args, model, (block, block), "full", budget)  # loads libraries
-    cases = [run_case(args, model, size, mode, budget) for size in args.canvases for mode in args.modes]
-    return {
+    run_case(args, model, device, (block, block), "full", budget)  # loads libraries
+    report = {
         "date": date.today().isoformat(),
         "command": shlex.join(["python", "scripts/bench_generate.py", *sys.argv[1:]]),
         "machine": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
@@ -131,11 +134,14 @@ def measure(args: argparse.Namespace) -> dict:
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "config": args.config.to_dict(),
         "parameters": parameter_count(args.config),
-        "cases": cases,
+        "cases": [],
     }
+    for size, mode in itertools.product(args.canvases, args.modes):
+        report["cases"].append(run_case(args, model, device, size, mode, budget))
+        yield report
 
 
-def run_case(args, model, size: tuple[int, int], mode: str, budget: int | None) -> dict:
+def run_case(args, model, device, size: tuple[int, int], mode: str, budget: int | None) -> dict:
     """Plan a canvas, call the network once for its memory and --repeat times for its time."""
     import torch
 
@@ -143,7 +149,7 @@ def run_case(args, model, size: tuple[int, int], mode: str, budget: int | None) 
     from sat_sr.inference.memory import flops, make_plan, weight_bytes
     from sat_sr.model.attention_kernels import choose_kernel
 
-    config, device = model.config, model.device
+    config = model.config
     kernel, _ = choose_kernel(args.kernel, device, model.dtype, config.head_dim, config.tokens_per_block)
     plan = make_plan(
         config, size, mode=mode, block_batch=args.block_batch, offload=args.offload, budget=budget,

@@ -2,7 +2,7 @@
 # Speed and memory of the official size on a GPU, random weights: sizes, modes, kernels, places, compiled or not; one whole
 # run; and the largest canvas that a plan has for 8, 16 and 24 GiB.
 #
-#   bash scripts/gpu/bench_generate.sh     OUT=folder for the JSON; DRY_RUN=1: tiny sizes on the CPU
+#   bash scripts/gpu/bench_generate.sh     OUT=folder for bench_generate.json and .log; DRY_RUN=1: tiny sizes on the CPU
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 
@@ -13,32 +13,47 @@ if [ "$dry" = 1 ]; then
     small=64x64 middle=64x96 large=96x96
 fi
 
+parts=$(mktemp -d)
+trap 'rm -rf "$parts"' EXIT
+rm -f "$out"/bench_generate.{json,log}
+
 bench() { # NAME arguments…: the most telling come first, as time may run out
-    local name=$1
+    local name=$1 note="" start=$SECONDS
     shift
     if [ "$(left 520)" -lt 20 ]; then
-        echo "$name: left out, no time" >>"$out/left_out.txt"
+        echo "$name: left out, no time" | tee -a "$out/bench_generate.log"
         return
     fi
-    timeout "$(left 550)" "$python" scripts/bench_generate.py "${sizes[@]}" --device "$device" --repeat 2 \
-        --json "$out/$name.json" "$@" >"$out/$name.txt" 2>&1 || {
-        echo "$name: failed or too slow, see $out/$name.txt" >>"$out/left_out.txt"
-    }
+    timeout --kill-after=5 "$(left 540)" "$python" scripts/bench_generate.py "${sizes[@]}" --device "$device" \
+        --repeat 2 --json "$parts/$name.json" "$@" >"$parts/log.txt" 2>&1 || note=" (failed or too slow)"
+    echo "$name: $((SECONDS - start)) s$note"
+    { echo "== $name$note"; cat "$parts/log.txt"; } >>"$out/bench_generate.log"
+    # Two files in all, complete after every step: whoever stops this script has what it measured until then.
+    "$python" - "$parts" "$out/bench_generate.json" <<'PY'
+import json
+import sys
+from pathlib import Path
+
+paths = sorted(Path(sys.argv[1]).glob("*.json"), key=lambda path: path.stat().st_mtime)
+Path(sys.argv[2]).write_text(json.dumps({path.stem: json.loads(path.read_text()) for path in paths}, indent=1) + "\n")
+PY
 }
 
-rm -f "$out"/*.json "$out/left_out.txt"
-bench modes --canvas "$small" --canvas "$middle" --canvas "$large" --mode auto,full
+bench modes --canvas "$small" --canvas "$middle" --canvas "$large" --mode auto
 bench blocks --canvas "$middle" --mode ar,ar2 --block-batch 4
-bench groups --canvas "$middle" --mode ar2 --block-batch 2
 if [ "$dry" != 1 ]; then
+    bench kernel_cudnn --canvas "$middle" --mode auto --kernel cudnn
     bench state_on_host --canvas "$large" --mode full --offload state
     bench all_on_host --canvas "$large" --mode full --offload all
-    bench whole_run --canvas "$middle" --mode auto --repeat 39
-    for kernel in sdpa merge flash flex; do
-        bench "kernel_$kernel" --canvas "$middle" --mode auto --kernel "$kernel"
-    done
     bench compiled --canvas "$middle" --canvas "$large" --mode auto --compile
+    bench whole_run --canvas "$middle" --mode auto --repeat 39
+    bench kernel_flex --canvas "$middle" --mode auto --kernel flex
+    bench kernel_sdpa --canvas "$middle" --mode auto --kernel sdpa
     bench block_state_on_host --canvas "$middle" --mode ar2 --block-batch 4 --offload state
+    bench groups --canvas "$middle" --mode ar2 --block-batch 2
+    if "$python" -c 'import flash_attn' 2>/dev/null; then
+        bench kernel_flash --canvas "$middle" --mode auto --kernel flash
+    fi
 fi
 
 "$python" - "$out" "$device" <<'PY'
@@ -57,16 +72,16 @@ print()
 heads = ("case", "canvas", "mode", "kernel", "offload", "s a call", "run of 39, s", "of peak", "predicted", "measured GiB")
 print("| " + " | ".join(heads) + " |\n" + "|---" * len(heads) + "|")
 machine = set()
-for path in sorted(out.glob("*.json"), key=lambda path: path.stat().st_mtime):
-    report = json.loads(path.read_text())
+reports = out / "bench_generate.json"
+for name, report in (json.loads(reports.read_text()) if reports.exists() else {}).items():
     machine.add(f"{report['date']}, {report['machine']}, {report['dtype']}, torch {report['versions']['torch']}")
     for case in report["cases"]:
         weights = case["weights_mib"]
-        cells = [path.stem, "x".join(map(str, case["canvas"])), case["mode"], case["kernel"], case["offload"]]
+        cells = [name, "x".join(map(str, case["canvas"])), case["mode"], case["kernel"], case["offload"]]
         calls = case["all_seconds"]
         run = sum(calls) if len(calls) == 39 else 39 * case["seconds"]
         cells += [f"{case['seconds']:.3f}", f"{run:.1f}", f"{case['share']:.0%}"]
-        cells += [f"{(case[name] + weights) / 1024:.2f}" for name in ("predicted_mib", "measured_mib")]
+        cells += [f"{(case[key] + weights) / 1024:.2f}" for key in ("predicted_mib", "measured_mib")]
         print("| " + " | ".join(cells) + " |")
 print(*sorted(machine), sep="\n")
 for gib in (8, 16, 24):
@@ -83,4 +98,4 @@ for gib in (8, 16, 24):
     planned = ", ".join(f"{offload} {side}{' or more' if side == 65536 else ''}" for offload, side in sides.items())
     print(f"largest square planned within {gib} GiB of the GPU, px a side, by what is on the host: {planned}")
 PY
-[ ! -e "$out/left_out.txt" ] || cat "$out/left_out.txt"
+grep -h "^== .*failed" "$out/bench_generate.log" || true

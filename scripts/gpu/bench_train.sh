@@ -15,28 +15,31 @@ if [ "$dry" = 1 ]; then
     engine=(--device cpu --threads 1)
 fi
 
-data=$out/bench_train_data
-rm -rf "$data"
+work=$(mktemp -d) # checkpoints take gigabytes: what comes back is a table and the logs, two files
+trap 'rm -rf "$work"' EXIT
+data=$work/data
 "$python" scripts/gpu/make_pictures.py "$data/pictures" 16 "$side"
 "$python" scripts/make_shards.py "$data/pictures" "$data/train" --min-side "$side"
 
 bench() { # NAME flags…
     local name=$1
     shift
-    rm -rf "${out:?}/train_$name"
-    timeout "$(left)" "$python" train_text2image_sr.py "${sizes[@]}" "${engine[@]}" --train-data ";$data/train" \
-        --save "$out/train_$name" --micro-batch-size 1 --train-iters "$steps" --log-interval "$interval" \
-        --save-interval 1000000 --eval-interval 1000000 --num-workers 4 "$@" >"$out/train_$name.txt" 2>&1 || {
-        echo "$name: failed, see $out/train_$name.txt"
-        tail -n 3 "$out/train_$name.txt"
+    timeout --kill-after=5 "$(left 560)" "$python" train_text2image_sr.py "${sizes[@]}" "${engine[@]}" \
+        --train-data ";$data/train" --save "$work/train_$name" --micro-batch-size 1 --train-iters "$steps" \
+        --log-interval "$interval" --save-interval 1000000 --eval-interval 1000000 --num-workers 4 "$@" >"$work/log.txt" 2>&1 || {
+        echo "$name: failed, see $out/bench_train.log"
+        tail -n 3 "$work/log.txt"
     }
+    { echo "== $name"; cat "$work/log.txt"; } >>"$out/bench_train.log"
+    rm -rf "$work/train_$name"/[0-9]*
 }
 
+rm -f "$out"/bench_train.{json,log}
 bench plain
 bench recomputed --checkpoint-activations
 [ "$dry" = 1 ] || bench degraded_on_gpu --degrade-on-device
 
-"$python" - "$out" "$device" <<'PY'
+"$python" - "$work" "$device" "$out/bench_train.json" <<'PY'
 import json
 import sys
 import time
@@ -48,7 +51,7 @@ sys.path.insert(0, ".")
 from sat_sr.config import InfDiTConfig
 from sat_sr.inference.memory import flops
 
-out, device = Path(sys.argv[1]), sys.argv[2]
+work, device = Path(sys.argv[1]), sys.argv[2]
 cuda = device == "cuda"
 
 
@@ -65,17 +68,17 @@ def matrix_peak() -> float:
     return 2 * side**3 / best
 
 
-peak = matrix_peak()
+peak, steps = matrix_peak(), {}
 print(f"\n{torch.cuda.get_device_name() if cuda else 'CPU'}, torch {torch.__version__}, {peak / 1e12:.3g} TFLOP/s")
 print("| case | s a step | data | forward | backward | optimizer | of peak | GiB |\n|---|---|---|---|---|---|---|---|")
-for folder in sorted(out.glob("train_*/")):
+for folder in sorted(work.glob("train_*/")):
     log = folder / "log.jsonl"
     lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
     lines = [line for line in lines if line["kind"] == "train"]
     if not lines:
         print(f"| {folder.name} | failed |")
         continue
-    last = lines[-1]
+    steps[folder.name] = last = lines[-1]
     config = InfDiTConfig.from_dict(json.loads((folder / "config.json").read_text()))
     blocks = config.image_size // config.image_block_size
     seconds = 1 / last["samples_per_second"]
@@ -83,5 +86,7 @@ for folder in sorted(out.glob("train_*/")):
     cells = [folder.name, f"{seconds:.3f}"]
     cells += [f"{last[f'seconds_{phase}']:.3f}" for phase in ("data", "forward", "backward", "step")]
     print("| " + " | ".join([*cells, f"{share:.0%}", f"{last['memory_gib']:.1f}"]) + " |")
+name = torch.cuda.get_device_name() if cuda else "CPU"
+report = {"machine": name, "torch": torch.__version__, "matrix_peak_flops": peak, "last_steps": steps}
+Path(sys.argv[3]).write_text(json.dumps(report, indent=1) + "\n")
 PY
-rm -rf "$data" "$out"/train_*/[0-9]* # the checkpoints take gigabytes

@@ -22,5 +22,6 @@ fi
 
 began=$SECONDS
 left() { # SECONDS of the script's ten minutes that are left, less a margin to print the table
-    echo $((${1:-570} - SECONDS + began))
+    local rest=$((${1:-570} - SECONDS + began))
+    echo $((rest > 1 ? rest : 1)) # to timeout, 0 is for ever
 }

@@ -19,7 +19,7 @@ else
     run cuda -m cuda tests
     parallel=()
     "$python" -c 'import xdist' 2>/dev/null && parallel=(-n "$(($(nproc) / 2))" --dist loadfile)
-    OMP_NUM_THREADS=2 run all -m "not slurm" "${parallel[@]}" tests
+    OMP_NUM_THREADS=2 run all -m "not slurm and not cuda" "${parallel[@]}" tests
 fi
 
 "$python" - "$out" <<'PY'
