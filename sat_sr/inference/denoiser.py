@@ -134,12 +134,12 @@ class Denoiser:
 
         def decode(group: Group, hidden: torch.Tensor) -> None:
             at = self._pixels(group)
-            output = self.model.mixins["final_layer"].decode(hidden, emb).float()
+            output = self.model.mixins["final_layer"].decode(hidden, emb).float().to(x.device)
             if not bool(torch.isfinite(output).all()):
                 raise FloatingPointError(
                     f"the network gave NaN or infinity in {group} at network call {self.calls}, sigma {sigma:.4g}"
                 )
-            torch.add(output.mul_(c_out).to(x.device), x[at], alpha=c_skip, out=denoised[at])
+            torch.add(output.mul_(c_out), x[at], alpha=c_skip, out=denoised[at])
 
         run = self._block_major if self.plan.schedule.order == "block" else self._layer_major
         run(emb, embed, decode)

@@ -118,8 +118,12 @@ class CudaTransfer(Transfer):
 
 
 def page_memory(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-    """An uninitialised tensor in memory pages that it shares with nothing."""
-    pages = mmap.mmap(-1, math.prod(shape) * dtype.itemsize)
+    """A tensor in memory pages that it shares with nothing, of zeros. Raises MemoryError."""
+    size = math.prod(shape) * dtype.itemsize
+    try:
+        pages = mmap.mmap(-1, size)
+    except OSError as error:
+        raise MemoryError(f"{size >> 20} MiB of the host's memory cannot be had: {error}") from error
     return torch.frombuffer(pages, dtype=dtype).view(shape)
 
 

@@ -186,7 +186,8 @@ def step(function: Callable, context: GroupContext) -> Callable:
 
 @functools.cache
 def _compile(function: Callable) -> Callable:
-    return torch.compile(function, dynamic=False, fullgraph=True)
+    # Not `fullgraph`: beyond PyTorch's limit of compiled shapes it is an error, without it they run as ever.
+    return torch.compile(function, dynamic=False)
 
 
 def lr_size(canvas: tuple[int, int]) -> tuple[int, int]:

@@ -60,7 +60,7 @@ def test_predicted_peak_of_a_run(make_model, live_bytes, monkeypatch, sampler, c
     upscaler = Upscaler(make_model(config))
     settings = SamplingSettings(sampler=sampler, num_steps=2 if sampler == "heun" else 3, color_fix=color_fix)
     monkeypatch.setattr(fixes, "STRIP", 16)  # as thin beside the canvas as it is beside a large one
-    image = torch.rand(1, 3, 160, 24) * 2 - 1
+    image = torch.rand(1, 3, 24, 160) * 2 - 1  # wide: fixes take strips of columns
     job = upscaler.prepare(image.shape[-2:], scale=4, mode="ar", settings=settings)
     with live_bytes() as live:
         upscaler.run(image, job)
