@@ -49,8 +49,8 @@ def _strips(width: int) -> list[slice]:
 def _exchange_coarsest_band(output: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
     """Give output the input's structures above 2^WAVELET_LEVELS pixels: add the blurred difference, in place.
 
-    A strip reaches as far beyond what it gives as the blur does; to its left the output has changed by then, so what was
-    there is kept.
+    A strip reaches as far beyond what it gives as the blur does; to its left the output has changed by then, so what
+    was there is kept.
     """
     height, width = output.shape[-2:]
     reach = 2**WAVELET_LEVELS - 1

@@ -211,9 +211,8 @@ def missing(name: str, device: torch.device, dtype: torch.dtype, head_dim: int) 
             return f"a head dim that is a multiple of {8 if half else 4}, the model's is {head_dim}"
     if name in ("flash", "flex", "cudnn") and device.type != "cuda":
         return f"a CUDA device, this is {device.type}"
-    if name == "flash":
-        if importlib.util.find_spec("flash_attn") is None:
-            return "the package flash-attn, which is not installed"
+    if name == "flash" and importlib.util.find_spec("flash_attn") is None:
+        return "the package flash-attn, which is not installed"
     if name == "cudnn" and not torch.backends.cudnn.is_available():
         return "cuDNN, which this PyTorch is built without"
     if name in ("flash", "cudnn") and (not half or head_dim % 8):

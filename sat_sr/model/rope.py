@@ -34,8 +34,8 @@ def rotary(rows: torch.Tensor, cols: torch.Tensor, head_dim: int) -> torch.Tenso
 def rotate_(x: torch.Tensor, rotation: torch.Tensor) -> torch.Tensor:
     """Rotate adjacent pairs (a, b) -> (a cos − b sin, b cos + a sin), in float32: one complex product.
 
-    x (..., i, j, L, h, d), overwritten if it is float32; rotation of `rotary`, or `torch.view_as_real` of it, with which
-    nothing is overwritten: Inductor has no complex numbers. Returns the shape and dtype of x.
+    x (..., i, j, L, h, d), overwritten if it is float32; rotation of `rotary`, or `torch.view_as_real` of it for
+    Inductor, which has no complex numbers: then nothing is overwritten. Returns the shape and dtype of x.
     """
     if not rotation.is_complex():
         (cos, sin), (a, b) = rotation.unbind(-1), x.float().unflatten(-1, (-1, 2)).unbind(-1)

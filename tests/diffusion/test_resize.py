@@ -58,7 +58,9 @@ def test_canvas_must_hold_whole_lr_pixels(canvas):
         lr_conditions(picture(16, 16), canvas)
 
 
-@pytest.mark.parametrize("sizes", [((37, 29), (148, 116)), ((50, 61), (23, 17)), ((20, 40), (20, 97)), ((9, 300), (300, 2))])
+@pytest.mark.parametrize(
+    "sizes", [((37, 29), (148, 116)), ((50, 61), (23, 17)), ((20, 40), (20, 97)), ((9, 300), (300, 2))]
+)
 @pytest.mark.parametrize("scaled", [False, True])
 def test_a_region_has_the_bits_of_the_whole(sizes, scaled, monkeypatch):
     (h, w), (height, width) = sizes

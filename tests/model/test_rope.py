@@ -107,3 +107,13 @@ def test_positions_are_periodic_and_axes_differ(call):
     assert torch.equal(call((5, 9)), call((5 + PERIOD, 9 + 2 * PERIOD)))
     wrapped = [call((PERIOD - 4, 0)), call((0, PERIOD - 4))]
     assert (wrapped[0] - wrapped[1]).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_pairs_of_real_numbers_rotate_alike(dtype):
+    """The form that torch.compile can fuse."""
+    rotation = rotary(torch.tensor([[5, 900]]), torch.tensor([[0, 77]]), 8)
+    x = torch.randn(2, 1, 1, 4, 3, 8).to(dtype)
+    alike = rotate_(x, torch.view_as_real(rotation))
+    tolerance = 1e-6 if dtype is torch.float32 else 0.02
+    torch.testing.assert_close(alike, rotate_(x.clone(), rotation), rtol=0, atol=tolerance)
