@@ -179,6 +179,12 @@ class Handover:
             index = layer % len(lines)
             self._sending[index] = dist.isend(lines[index], dst=self._behind)
 
+    def finish(self) -> None:
+        """Wait until everything that was sent has left: before the lines are given back, or it never arrives."""
+        for sending in self._sending.values():
+            sending.wait()
+        self._sending.clear()
+
     def _free(self, layer: int, lines: list[torch.Tensor]) -> None:
         """Wait until what was sent of this line has left."""
         if sending := self._sending.pop(layer % len(lines), None):

@@ -293,6 +293,7 @@ class Upscaler:
         def preview(step: int, steps: int, x: torch.Tensor) -> None:
             callback(step, steps, canvas.crop(x).clamp(-1, 1))
 
+        neighbours = ranks.neighbours()
         denoiser = Denoiser(
             self.model,
             job.plan,
@@ -300,7 +301,7 @@ class Upscaler:
             lr_upsampled,
             embedding,
             report if on_progress else None,
-            neighbours=ranks.neighbours(),
+            neighbours=neighbours,
             compiled=self.compiled,
         )
         try:
@@ -308,6 +309,8 @@ class Upscaler:
         except FloatingPointError as error:
             step = (denoiser.calls - 1) * settings.num_steps // settings.network_calls + 1
             raise FloatingPointError(f"{error}, step {step} of {settings.num_steps}") from error
+        if neighbours:
+            neighbours.finish()
         denoiser = lr_upsampled = None  # the first of several ranks needs the room for the others' parts
         sample = ranks.gather(sample, schedule, block)
         if sample is None:
