@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Trains the small model on a GPU for eight minutes, degradation on the GPU, and brings back averaged weights in bfloat16
-# and sample pictures. Run again with the same OUT it goes on where it stopped.
+# Trains the small model on a GPU for eight minutes, degradation on the GPU, and brings back averaged weights in bfloat16,
+# sample pictures, and the run itself in pieces of 15 MB (run.tar.00, …), so that another machine can go on with it.
 #
 #   bash scripts/gpu/train_mini.sh         DATA=folder with train/ and valid/ shards (default: data/mini, as
-#                                          scripts/make_mini_data.sh makes them); OUT=folder; SECONDS_TO_TRAIN=480;
-#                                          ITERS=steps of the whole schedule; DRY_RUN=1: half a minute on the CPU
+#                                          scripts/make_mini_data.sh makes them); OUT=folder; RESUME=folder with the
+#                                          pieces of an earlier run; SECONDS_TO_TRAIN=480; ITERS=steps of the whole
+#                                          schedule; DRY_RUN=1: half a minute on the CPU
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 
@@ -28,12 +29,20 @@ if [ ! -d "$data/train" ]; then
     exit 2
 fi
 
+run=$(mktemp -d) # many files and large ones: only what is packed below comes back
+trap 'rm -rf "$run"' EXIT
+if [ -n "${RESUME:-}" ]; then
+    cat "$RESUME"/run.tar.?? | tar -x -C "$run"
+    echo "going on with the run of $RESUME"
+fi
+
 # At the end of its time the run saves itself and ends with 75.
 saved_and_stopped=75
 code=0
 timeout --signal=USR1 --kill-after=60 "$seconds" "$python" train_text2image_sr.py --preset mini \
-    --train-data ";$data/train" --valid-data ";$data/valid" --save "$out/run" --keep-last 1 \
-    --degradation clean:0.7,mild:0.3 --augment full --random-position --sigma-sampling stratified \
+    --train-data ";$data/train" --valid-data ";$data/valid" --save "$run" --keep-last 1 \
+    --degradation clean:0.9,mild:0.1 --augment full --random-position --sigma-sampling stratified \
+    --p-mean -0.3 --p-std 1.2 --gradient-weight 1 --seam-weight 8 \
     --optimizer muon --zero-stage 0 --lr 3e-3 --clip-grad 1 --lr-decay-style cosine --warmup 0.02 --ema-decay 0.999 \
     --train-iters "$iterations" --eval-iters 2 "${intervals[@]}" "${settings[@]}" 2>&1 | tee "$out/train.log" | tail -n 5 ||
     code=${PIPESTATUS[0]}
@@ -44,19 +53,23 @@ case $code in 0 | 124 | "$saved_and_stopped") ;; *)
     ;;
 esac
 
-"$python" scripts/convert_checkpoint.py "$out/run" "$out/mini.safetensors" --dtype bf16 \
+"$python" scripts/convert_checkpoint.py "$run" "$out/mini.safetensors" --dtype bf16 \
     --sampler-defaults '{"name": "dpmpp_2m", "num_steps": 10, "sigma_max": 5.0}'
-"$python" generate_sr_big.py --network "$out/mini.safetensors" --out-dir "$out/samples" --overwrite --num-steps "$steps" \
+"$python" generate_sr_big.py --network "$out/mini.safetensors" --out-dir "$run/samples" --overwrite --num-steps "$steps" \
     --device "$device" --quiet $([ "$dry" = 1 ] && echo examples/bridge.png || echo examples) ||
     echo "train_mini.sh: some sample pictures are missing" >&2 # the weights are what counts
 
-"$python" - "$out" <<'PY'
+tar -c -C "$run" samples >"$out/samples.tar" || true # named above, if they are missing
+rm -rf "$run/samples" "$out"/run.tar.??
+tar -c -C "$run" . | split --bytes=15M --numeric-suffixes - "$out/run.tar."
+
+"$python" - "$out" "$run" <<'PY'
 import json
 import sys
 from pathlib import Path
 
-out = Path(sys.argv[1])
-lines = [json.loads(line) for line in (out / "run/log.jsonl").read_text().splitlines()]
+out, run = map(Path, sys.argv[1:])
+lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
 train = [line for line in lines if line["kind"] == "train"]
 print(f"\n{'step':>7} {'loss':>8} {'samples/s':>10} {'GiB':>6}")
 for line in train[-1 :: -max(1, len(train) // 8)][::-1]:
@@ -64,5 +77,5 @@ for line in train[-1 :: -max(1, len(train) // 8)][::-1]:
 for line in [line for line in lines if line["kind"] != "train"][-1:]:
     print({key: round(value, 4) if isinstance(value, float) else value for key, value in line.items()})
 size = (out / "mini.safetensors").stat().st_size
-print(f"weights {size / 2**20:.1f} MiB in {out}/mini.safetensors, pictures in {out}/samples")
+print(f"weights {size / 2**20:.1f} MiB in {out}/mini.safetensors, pictures in {out}/samples.tar")
 PY
