@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sat_sr.evaluation.artefacts import grid_ratio
 from sat_sr.evaluation.metrics import downscale, luma, psnr
 from sat_sr.evaluation.perceptual import PerceptualDistance, missing_packages
 
@@ -51,3 +52,8 @@ def test_fast_setting_has_less_error_than_bicubic(upscaler, pictures):
 def test_output_reduced_is_the_input(upscaler, pictures):
     output = upscaler(pictures["lr"], seed=0)
     assert psnr(pictures["lr"].astype(np.float32), downscale(output, (64, 64))) > 36
+
+
+def test_patches_fit_together(upscaler, pictures):
+    """1.4 when it was trained; 2.2 before disagreement across patches was made to cost extra."""
+    assert grid_ratio(luma(upscaler(pictures["lr"], seed=0)), upscaler.model.config.patch_size) < 1.6
