@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+import types
+
 import pytest
 import torch
 
@@ -60,7 +63,24 @@ def test_kernel_equals_brute_force(kernel, place):
     assert (out.double() - expected).abs().max() < 2e-6
 
 
-@pytest.mark.parametrize("place", ["corner", "inside"])
+def flash_attn_func(q, k, v, return_attn_probs):
+    """Stands in for the package: (N, L, h, d) each -> out, log-sum-exp (N, h, L), and something."""
+    logits = torch.einsum("nqhd,nkhd->nhqk", q, k) / q.shape[-1] ** 0.5
+    return torch.einsum("nhqk,nkhd->nqhd", logits.softmax(-1), v), logits.logsumexp(-1), None
+
+
+@pytest.mark.parametrize("place", ORIGINS)
+def test_flash_equals_brute_force(monkeypatch, place):
+    """What is around the package's function, which itself runs on CUDA alone."""
+    monkeypatch.setitem(sys.modules, "flash_attn", types.SimpleNamespace(flash_attn_func=flash_attn_func))
+    q, k, v, relation_embed = picture(ORIGINS[place])
+    expected = brute_force(q, k, v, relation_embed, ORIGINS[place])
+    q, k, v, relation_embed = (x.float() for x in (q, k, v, relation_embed))
+    out = KERNELS["flash"](q, extended_of(k, v, ORIGINS[place]), relation_embed)
+    assert (out.double() - expected).abs().max() < 2e-6
+
+
+@pytest.mark.parametrize("place", ORIGINS)
 def test_gradients_of_the_reference_equal_those_of_brute_force(place):
     tensors = [x.requires_grad_() for x in picture(ORIGINS[place])]
     q, k, v, relation_embed = tensors
@@ -71,19 +91,31 @@ def test_gradients_of_the_reference_equal_those_of_brute_force(place):
         torch.testing.assert_close(gradient, wanted, rtol=1e-9, atol=1e-11)
 
 
-def test_border_blocks_compute_no_neighbour_twice(monkeypatch):
-    pairs = 0
-    stock = attention_kernels.stock_attention
+# Pairs of a block and a neighbour in a group of 2 x 3: the picture's corner block has 1 distinct neighbour, the others
+# on its edges 2 each, all others 4 each.
+PAIRS = {"corner": 1 + 3 * 2 + 2 * 4, "top": 3 * 2 + 3 * 4, "left": 2 * 2 + 4 * 4, "inside": 6 * 4}
+
+
+@pytest.mark.parametrize("place", ORIGINS)
+def test_no_block_computes_a_neighbour_twice(place):
+    pairs = []
 
     def counting(q, k, v):
-        nonlocal pairs
-        pairs += len(q) // B
-        return stock(q, k, v)
+        pairs.extend((q_block.data_ptr(), float(k_block.sum())) for q_block, k_block in zip(q, k, strict=True))
+        return attention_kernels.stock_attention(q, k, v)
 
-    q, k, v, relation_embed = (x.float() for x in picture((0, 0)))
-    attention_kernels.merge(q, extended_of(k, v, (0, 0)), relation_embed, counting)
-    # 2 x 3 blocks: the corner has 1 distinct neighbour, the 2 + 1 other edge blocks 2 each, the 2 inner ones 4 each.
-    assert pairs == 1 + 3 * 2 + 2 * 4
+    *tensors, relation_embed = (x.float() for x in picture(ORIGINS[place]))
+    q, k, v = (x[:1] for x in tensors)
+    attention_kernels.merge(q, extended_of(k, v, ORIGINS[place]), relation_embed, counting)
+    assert len(pairs) == len(set(pairs)) == PAIRS[place]
+
+
+@pytest.mark.parametrize("place", ORIGINS)
+def test_the_mask_of_flex_has_no_neighbour_twice(place):
+    border = Border(ORIGINS[place][0] == 0, ORIGINS[place][1] == 0)
+    mask = attention_kernels._neighbour_mask((I, J), L, border, torch.device("cpu"))
+    assert mask.BLOCK_SIZE == (L, L)  # a tile of the mask is a block of the picture here
+    assert int(mask.full_kv_num_blocks.sum()) == PAIRS[place] and not mask.kv_num_blocks.any()
 
 
 def test_kernels_that_cannot_run_name_what_is_missing():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -16,9 +17,13 @@ CONFIG = InfDiTConfig(
 )
 
 
+def official_rows() -> list[list[str]]:
+    """name, shape, kind of every entry of the published file."""
+    return [line.split("\t") for line in (GOLDEN / "official_state_dict.tsv").read_text().splitlines()[1:]]
+
+
 def official_shapes() -> dict[str, tuple[int, ...]]:
-    rows = [line.split("\t") for line in (GOLDEN / "official_state_dict.tsv").read_text().splitlines()[1:]]
-    return {name: tuple(map(int, shape.split("x"))) if shape else () for name, shape, _ in rows}
+    return {name: tuple(map(int, shape.split("x"))) if shape else () for name, shape, _ in official_rows()}
 
 
 def test_layout_is_the_official_one_name_by_name():
@@ -33,6 +38,38 @@ def test_layout_is_that_of_the_network(config):
 
     state = InfDiT(config, device="meta").state_dict()
     assert {name: tuple(tensor.shape) for name, tensor in state.items()} == parameter_shapes(config)
+
+
+def test_the_official_network_is_a_sat_model_with_the_official_parameters():
+    """Rotary tables are derived, the CLIP tower is a model of its own: all other entries are there, as parameters."""
+    from sat.model.base_model import BaseMixin, BaseModel
+
+    from sat_sr import InfDiT
+
+    model = InfDiT(InfDiTConfig.preset("official"), device="meta")
+    assert isinstance(model, BaseModel)
+    assert list(model.mixins) == ["patch_embed", "adaln_layer", "final_layer"]
+    assert all(isinstance(mixin, BaseMixin) for mixin in model.mixins.values())
+    recorded = {n for n, _, kind in official_rows() if kind == "parameter" and not n.startswith("image_encoder.")}
+    assert {name for name, _ in model.named_parameters()} == recorded and not list(model.buffers())
+
+
+def test_the_official_clip_tower_takes_every_official_entry():
+    import torch
+
+    from sat_sr.model.clip import CLIPImageEncoder
+
+    shapes = {n: shape for n, shape in official_shapes().items() if n.startswith("image_encoder.")}
+    assert len(shapes) == 300
+    encoder = CLIPImageEncoder.from_openclip({n: torch.empty(shape, device="meta") for n, shape in shapes.items()})
+    config = encoder.tower.config
+    assert (encoder.image_size, encoder.embedding_dim) == (224, 768)
+    assert (config.num_hidden_layers, config.hidden_size, config.num_attention_heads) == (24, 1024, 16)
+    assert (config.patch_size, config.hidden_act, config.layer_norm_eps) == (14, "gelu", 1e-5)
+    text = ("positional_embedding", "text_projection", "logit_scale", "token_embedding.weight")
+    used = shapes.keys() - {f"image_encoder.model.{name}" for name in text}
+    assert len(used) == 296
+    assert sum(p.numel() for p in encoder.parameters()) == sum(math.prod(shapes[name]) for name in used)
 
 
 @pytest.mark.parametrize(
