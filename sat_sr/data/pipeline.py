@@ -8,11 +8,6 @@ over i undecoded files, and yields what an uninterrupted stream would.
 
 from __future__ import annotations
 
-import contextlib
-import os
-import signal
-import sys
-import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -20,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data import IterableDataset, get_worker_info
 
 from sat_sr.config import LR_FACTOR
 from sat_sr.data.conditions import drop_lr, make_conditions
@@ -28,6 +23,7 @@ from sat_sr.data.crops import AUGMENTATIONS, center_crop, center_pair, paired_cr
 from sat_sr.data.degradation import Mixture, parse_degradation
 from sat_sr.data.samples import Picture, Unusable, decode, read_shard
 from sat_sr.data.shards import expand_shards
+from sat_sr.data.workers import UnusableData, load_batches
 from sat_sr.diffusion.resize import lr_conditions
 
 SHUFFLE_WINDOW = 256  # undecoded samples of a shard held in memory to draw from
@@ -69,8 +65,8 @@ def training_stream(
     augment      "release" or "full", see `training_crop`
     cache_bytes  decoded pictures that each worker keeps, for small sets; changes nothing but the time it takes
 
-    Raises ValueError for a spec that matches nothing and for arguments out of range; while iterating, for a whole pass
-    over all the shards that yields nothing usable.
+    Raises ValueError for a spec that matches nothing and for arguments out of range; UnusableData, which is one, while
+    iterating, for a whole pass over all the shards that yields nothing usable.
     """
     return TrainingStream(
         _Worker(
@@ -130,50 +126,13 @@ class TrainingStream:
 
     def __iter__(self) -> Iterator[Sample]:
         source = self._source.placed(self._turn, self._addresses, self._counts)
-        loader = DataLoader(
-            source,
-            batch_size=self.batch_size,
-            num_workers=self.num_workers,
-            collate_fn=_collate_addressed,
-            worker_init_fn=_leave_signals_to_the_trainer,
-            # Children of the trainer: from Python 3.14 on they would be those of a server, which a signal may end.
-            multiprocessing_context="fork" if self.num_workers and sys.platform == "linux" else None,
-        )
-        with _sigterm_blocked():  # threads that libraries start again in a worker inherit what is blocked here
-            batches = iter(loader)
+        batches = load_batches(source, self.batch_size, self.num_workers, _collate_addressed)
         for batch, address, counts in batches:
-            # DataLoader asks its workers in turn, and worker 0 was given the stream whose turn it is.
+            # The workers are asked in turn, and worker 0 was given the stream whose turn it is.
             self._addresses[self._turn] = address
             self._counts[self._turn] = counts
             self._turn = (self._turn + 1) % len(self._addresses)
             yield batch
-
-
-@contextlib.contextmanager
-def _sigterm_blocked() -> Iterator[None]:
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _leave_signals_to_the_trainer(worker: int) -> None:
-    """Slurm sends its warning to every process: a worker that died of it would take the trainer's last save with it.
-
-    SIGTERM still ends a worker when the trainer itself sends it, as DataLoader does.
-    """
-    for number in (signal.SIGINT, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):  # Linux: where Slurm is
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_end_when_the_trainer_says_so, daemon=True).start()
-
-
-def _end_when_the_trainer_says_so() -> None:
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
-        pass
-    os._exit(0)
 
 
 class _Worker(IterableDataset):
@@ -236,7 +195,7 @@ class _Worker(IterableDataset):
             n, i = n + 1, 0
             if n % len(self.shards) == 0:
                 if not usable_in_pass:
-                    raise ValueError(_nothing_usable(self.shards, counts, self.image_size))
+                    raise UnusableData(_nothing_usable(self.shards, counts, self.image_size))
                 usable_in_pass = False
 
     def _shard(self, worker: int, n: int) -> str:
@@ -270,7 +229,7 @@ class _Worker(IterableDataset):
         else:
             crop, low = paired_crop(picture.image, picture.lr, self.image_size, generator, self.augment)
             if self.mixture is None:
-                raise ValueError(
+                raise UnusableData(
                     f"sample {picture.key!r} is a pair: its LR inputs are made here, not by a later degradation; "
                     "give a degradation, which only pictures without a partner go through"
                 )
@@ -288,7 +247,7 @@ def validation_samples(
     Dicts as of `training_stream`, without a batch dimension (see `collate`) and without LR dropout.
     limit  number of samples, None: all
 
-    Raises ValueError when there is not a single one.
+    Raises UnusableData when there is not a single one.
     """
     shards, mixture, counts = expand_shards(spec), parse_degradation(degradation), Counter()
     size = _checked_size(image_size)
@@ -305,7 +264,7 @@ def validation_samples(
             lr, up = lr_conditions(_unit(low)[None], (size, size))
         yield {"target": target, "lr": lr[0], "lr_upsampled": up[0], "__key__": picture.key}
     if number < 0 and limit != 0:
-        raise ValueError(_nothing_usable(shards, counts, size))
+        raise UnusableData(_nothing_usable(shards, counts, size))
 
 
 def read_pictures(

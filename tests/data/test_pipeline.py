@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import functools
+import http.server
 import io
 import json
 import multiprocessing
+import shutil
 import signal
+import socketserver
 import subprocess
 import sys
 import tarfile
+import threading
 from collections import Counter
 from itertools import islice
 
@@ -20,6 +25,7 @@ from PIL import Image
 from sat_sr.data.conditions import drop_lr, make_conditions
 from sat_sr.data.degradation import parse_degradation
 from sat_sr.data.pipeline import collate, read_pictures, training_stream, validation_samples
+from sat_sr.data.workers import UnusableData
 from sat_sr.diffusion.resize import resize
 
 SIZE = 48
@@ -198,10 +204,52 @@ def test_counts_of_one_pass_are_exact(mixed):
 def test_nothing_usable_is_an_error_and_no_hang(tmp_path, num_workers):
     write_tar(tmp_path / "a.tar", {f"{n}.png": encoded(picture(n, side=20)) for n in range(3)})
     (tmp_path / "b.tar").write_bytes(b"junk")
-    with pytest.raises(ValueError, match=r"at least 48x48 pixels in 2 shards .*3 too small, 1 broken shard"):
+    with pytest.raises(UnusableData) as error:
         next(iter(stream(f";{tmp_path}", num_workers=num_workers)))
+    said = str(error.value)  # one sentence, also from a worker
+    assert said.startswith("no picture of at least 48x48 pixels in 2 shards (") and "\n" not in said
+    assert "3 too small, 1 broken shard" in said
     with pytest.raises(ValueError, match="3 too small"):
         next(validation_samples(f";{tmp_path}", image_size=48))
+
+
+def test_what_came_before_the_error_is_handed_out(tmp_path):
+    """The last batch is not full when the shard is gone: the error comes in its place, after the whole ones."""
+    tar = write_tar(tmp_path / "a.tar", {f"{n}.png": encoded(picture(n)) for n in range(5)})
+    batches = iter(stream(str(tar), num_workers=1, batch_size=2, degradation=None))
+    assert len(next(batches)["__key__"]) == 2
+    tar.unlink()
+    with pytest.raises(UnusableData, match=r"^no picture .* broken shard"):
+        for batch in batches:
+            assert len(batch["__key__"]) == 2
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def server(tmp_path):
+    """Address of a web server of the folder."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+    handler = functools.partial(Quiet, directory=str(folder))
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), handler) as server:  # HTTPServer would ask for our name
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        yield folder, f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+@pytest.mark.skipif(not shutil.which("curl"), reason="webdataset opens http by curl, which is not here")
+def test_shards_are_read_over_http_and_what_the_server_lacks_is_a_broken_shard(server):
+    folder, address = server
+    for shard in range(2):
+        write_tar(folder / f"{shard}.tar", {f"h{shard}_{n}.png": encoded(picture(n)) for n in range(2)})
+    counts = Counter()
+    found = read_pictures(f"{address}/{{0..2}}.tar", counts=counts)
+    assert [picture.key for picture in found] == ["h0_0", "h0_1", "h1_0", "h1_1"]
+    assert counts == {"broken shard": 1}
 
 
 def test_a_pipe_is_read_and_a_failing_one_is_a_broken_shard(tmp_path):
@@ -260,8 +308,8 @@ def test_pairs_are_used_as_they_are(tmp_path):
     torch.testing.assert_close(batch["lr_upsampled"], resize(small, (32, 32)).clamp(-1, 1))
     valid = collate(list(validation_samples(str(tmp_path / "a.tar"), image_size=32)))
     assert torch.equal(valid["lr"], valid["target"][:, :, ::4, ::4])
-    with pytest.raises(ValueError, match="'a' is a pair"):
-        next(iter(stream(str(tmp_path / "a.tar"), degradation=None, image_size=32)))
+    with pytest.raises(UnusableData, match=r"^sample 'a' is a pair"):
+        next(iter(stream(str(tmp_path / "a.tar"), degradation=None, image_size=32, num_workers=1)))
 
 
 def test_validation_is_finite_and_the_same_each_time(good):

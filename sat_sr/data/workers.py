@@ -1,0 +1,88 @@
+"""Batches made by worker processes, which mind the trainer: its signals, its last save, its error messages."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+from torch.utils.data import DataLoader, IterableDataset
+
+
+class UnusableData(ValueError):
+    """Something about the data that the user can cure. Raised in a worker, it comes out in the trainer as it is."""
+
+
+def load_batches(
+    source: IterableDataset, batch_size: int, num_workers: int, collate: Callable[[list], Any]
+) -> Iterator[Any]:
+    """What `collate` makes of each `batch_size` items of `source`, which a worker iterates as a copy of its own.
+
+    num_workers  processes, asked in turn; 0: this one does the work
+
+    Raises UnusableData as a worker raised it; any other error of a worker as DataLoader wraps it, with its traceback.
+    """
+    loader = DataLoader(
+        _Guarded(source),
+        batch_size=batch_size,
+        num_workers=num_workers,
+        collate_fn=partial(_collate_guarded, collate),
+        worker_init_fn=_leave_signals_to_the_trainer,
+        # Children of the trainer: from Python 3.14 on they would be those of a server, which a signal may end.
+        multiprocessing_context="fork" if num_workers and sys.platform == "linux" else None,
+    )
+    with _sigterm_blocked():  # threads that libraries start again in a worker inherit what is blocked here
+        batches = iter(loader)
+    for batch in batches:
+        if isinstance(batch, UnusableData):
+            raise batch
+        yield batch
+
+
+class _Guarded(IterableDataset):
+    """Hands an UnusableData on as its last item: raised, DataLoader would hide its sentence in two tracebacks."""
+
+    def __init__(self, source: IterableDataset) -> None:
+        self._source = source
+
+    def __iter__(self) -> Iterator[Any]:
+        try:
+            yield from self._source
+        except UnusableData as error:
+            yield error
+
+
+def _collate_guarded(collate: Callable[[list], Any], items: list) -> Any:
+    return items[-1] if isinstance(items[-1], UnusableData) else collate(items)
+
+
+@contextlib.contextmanager
+def _sigterm_blocked() -> Iterator[None]:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _leave_signals_to_the_trainer(worker: int) -> None:
+    """Slurm sends its warning to every process: a worker that died of it would take the trainer's last save with it.
+
+    SIGTERM still ends a worker when the trainer itself sends it, as DataLoader does.
+    """
+    for number in (signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # Linux: where Slurm is
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_when_the_trainer_says_so, daemon=True).start()
+
+
+def _end_when_the_trainer_says_so() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
