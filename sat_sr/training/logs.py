@@ -1,4 +1,4 @@
-"""What a run tells: one line to read, one JSON line to plot, TensorBoard where it is installed. Rank 0 writes."""
+"""What a run tells: one line to read, one JSON line to plot, the same for TensorBoard. Rank 0 writes."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 
 import torch
+
+from sat_sr.training.tensorboard import EventFile
 
 PHASES = ("data", "forward", "backward", "step")
 
@@ -61,7 +63,7 @@ def say(message: str) -> None:
 
 
 class RunLog:
-    """The log of a run in its folder: log.jsonl, and TensorBoard's events if the package is there.
+    """The log of a run in its folder: log.jsonl, and TensorBoard's events in tensorboard/.
 
     `enabled` is true on rank 0 only; elsewhere all methods do nothing. Records after step `resume_step` are dropped, a
     resumed run writes them again.
@@ -77,12 +79,7 @@ class RunLog:
         temporary = self._path.with_suffix(".tmp")
         temporary.write_text("".join(kept), encoding="utf-8")
         os.replace(temporary, self._path)
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            say("no TensorBoard here (pip install tensorboard): the scalars are in log.jsonl only")
-        else:
-            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=resume_step + 1)
+        self._board = EventFile(folder / "tensorboard", first_step=resume_step + 1)
 
     def _lines(self) -> list[str]:
         if not self._path.exists():
@@ -100,15 +97,12 @@ class RunLog:
             return
         with open(self._path, "a", encoding="utf-8") as file:
             file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
-        if self._board:
-            for name, value in values.items():
-                self._board.add_scalar(f"{kind}/{name}", value, step)
-            self._board.flush()
+        self._board.scalars(step, {f"{kind}/{name}": value for name, value in values.items()})
 
     def picture(self, step: int, picture: torch.Tensor) -> None:
         """(3, H, W) uint8, shown in TensorBoard."""
         if self._board:
-            self._board.add_image("valid/samples", picture, step)
+            self._board.picture(step, "valid/samples", picture)
 
     def close(self) -> None:
         if self._board:
