@@ -177,13 +177,18 @@ def _check(settings: argparse.Namespace) -> None:
     for name in ("lr_dropout", "warmup"):
         if not 0 <= getattr(settings, name) <= 1:
             raise ValueError(f"--{name.replace('_', '-')} {getattr(settings, name)}: a share, between 0 and 1")
-    for name, weight in (("gradient", settings.gradient_weight), ("seam", settings.seam_weight)):
-        if not 0 <= weight < math.inf:
-            raise ValueError(f"--{name}-weight {weight}: must be 0 or a positive number, such as 1")
     if not 0 <= settings.ema_decay < 1:
         raise ValueError(f"--ema-decay {settings.ema_decay}: must be at least 0 and below 1")
-    if settings.lr is not None and settings.lr <= 0:
-        raise ValueError(f"--lr {settings.lr}: must be above 0")
+    for name in ("lr", "muon_lr", "p_std", "timeout"):
+        value = getattr(settings, name)
+        if value is not None and not 0 < value < math.inf:
+            raise ValueError(f"--{name.replace('_', '-')} {value}: must be above 0")
+    for name in ("clip_grad", "weight_decay", "gradient_weight", "seam_weight"):
+        value = getattr(settings, name)
+        if value is not None and not 0 <= value < math.inf:
+            raise ValueError(f"--{name.replace('_', '-')} {value}: must be 0 or a positive number, such as 1")
+    if not math.isfinite(settings.p_mean):
+        raise ValueError(f"--p-mean {settings.p_mean}: must be a number, such as -1")
     if not settings.dry_run:
         for name, what in (("train_data", "the shards to train on"), ("save", "the folder of the run")):
             if not getattr(settings, name):

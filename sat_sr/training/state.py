@@ -19,6 +19,7 @@ both are functions of the seed, the rank and the step.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -43,9 +44,16 @@ WriteEMA = Callable[[Path, dict[str, torch.Tensor]], None]
 def claim_folder(folder: Path, config: InfDiTConfig) -> None:
     """Makes the run's folder and writes config.json, or checks the one that is there.
 
-    Raises ValueError when the folder belongs to a model of another architecture.
+    Raises ValueError when the folder belongs to a model of another architecture, or cannot be made.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise ValueError(
+            f"--save {folder}: no folder can be made there ({error.strerror}): choose another place"
+        ) from None
     path = folder / CONFIG
     if not path.exists():
         _write(path, json.dumps(config.to_dict(), indent=2) + "\n")

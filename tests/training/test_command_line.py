@@ -74,6 +74,10 @@ def test_dashes_and_underscores_are_the_same_and_sizes_go_over_the_preset():
         (["--save-interval", "0"], ["--save-interval 0", "at least 1"]),
         (["--gradient-weight", "-1"], ["--gradient-weight -1.0", "0 or a positive number"]),
         (["--ema-decay", "1"], ["--ema-decay 1.0", "below 1"]),
+        (["--lr", "nan"], ["--lr nan", "above 0"]),
+        (["--clip-grad", "-1"], ["--clip-grad -1.0", "0 or a positive number"]),
+        (["--timeout", "0"], ["--timeout 0.0", "above 0"]),
+        (["--p-mean", "inf"], ["--p-mean inf", "must be a number"]),
         (["--trian-iters", "5"], ["--trian-iters"]),
     ],
 )
@@ -114,6 +118,16 @@ def test_a_global_batch_sets_the_accumulation_or_does_not_divide():
         ('{"gradient_acumulation_steps": 1}', "unknown key 'gradient_acumulation_steps'; is gradient_accumulation_s"),
         ('{"zero_optimization": {"stag": 1}}', "unknown key 'stag'; is stage meant"),
         ('{"optimizer": {"params": {"learning_rate": 1}}}', "unknown key 'learning_rate'"),
+        ('{"optimizer": {"parms": {"lr": 1}}}', "unknown key 'parms'; is params meant"),
+        ('{"optimizer": {"type": "SGD"}}', "optimizer.type is 'SGD', AdamW is what there is"),
+        ('{"optimizer": {"params": {"lr": "1e-4"}}}', "optimizer.params: lr is '1e-4': must be a number"),
+        ('{"optimizer": {"params": {"betas": [0.9]}}}', r"betas is \[0.9\]: must be two numbers"),
+        ('{"bf16": {"enable": true}}', "bf16: unknown key 'enable'; is enabled meant"),
+        ('{"bf16": {"enabled": "true"}}', "bf16: enabled is 'true': must be true or false"),
+        ('{"train_micro_batch_size_per_gpu": "auto"}', "is 'auto': must be a whole number from 1 on"),
+        ('{"gradient_accumulation_steps": 0}', "gradient_accumulation_steps is 0: must be a whole number from 1 on"),
+        ('{"gradient_clipping": -1}', "gradient_clipping is -1: must be a number from 0 on"),
+        ('{"zero_optimization": {"offload_optimizer": {"device": "cpu"}}}', "state stays on the device.*remove"),
         ('{"bf16": {"enabled": true},}', "no valid JSON: .*line 1"),
         ('{"zero_optimization": 1}', "zero_optimization must be an object"),
         ("[]", "one JSON object"),
@@ -127,6 +141,16 @@ def test_a_deepspeed_json_with_a_mistake_is_named(tmp_path, text, words):
     assert str(path) in str(error.value)
     with pytest.raises(ValueError, match=r"nowhere.json: cannot be read"):
         read_deepspeed_config(tmp_path / "nowhere.json")
+
+
+@pytest.mark.parametrize("kind", ["AdamW", "Adam", "sat.ops.FusedEmaAdam"])
+def test_a_json_of_the_release_s_kind_is_taken(tmp_path, kind):
+    """With fp16 switched off and its settings left in, and SAT's name for AdamW with averages."""
+    values = {"optimizer": {"type": kind, "params": {"lr": 2e-5}}, "fp16": {"enabled": False, "loss_scale": 0}}
+    values["zero_optimization"] = {"stage": 1, "cpu_offload": False}
+    path = tmp_path / "ds.json"
+    path.write_text(json.dumps(values))
+    assert recipe_of(values=read_deepspeed_config(path)).lr == 2e-5
 
 
 def test_combinations_that_cannot_work_are_refused():
@@ -176,6 +200,15 @@ def test_shards_that_match_nothing_end_the_program_with_one_sentence(tmp_path):
     assert result.returncode == 1
     assert result.stderr.splitlines() == [f"error: shards '{tmp_path}/*.tar': nothing matches"]
     assert not (tmp_path / "run").exists()
+
+
+def test_pictures_that_are_all_too_small_end_the_program_with_one_sentence(shards, tmp_path):
+    """Found by a worker process, after the program has started in earnest."""
+    flags = ["--preset", "mini", "--num-layers", "1", "--hidden-size", "24", "--device", "cpu", "--num-workers", "2"]
+    result = run(*flags, "--train-data", str(shards), "--save", str(tmp_path / "run"))
+    assert result.returncode == 1
+    (said,) = result.stderr.splitlines()
+    assert said.startswith("error: no picture of at least 128x128 pixels in 2 shards (") and "10 too small" in said
 
 
 def test_a_dry_run_shows_settings_and_size_and_writes_nothing(tmp_path):

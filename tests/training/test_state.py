@@ -119,3 +119,9 @@ def test_a_folder_of_another_architecture_is_refused(tmp_path):
     state.claim_folder(tmp_path / "run", InfDiTConfig.preset("mini"))
     with pytest.raises(ValueError, match=r"num_layers \d \(here 28\).*hidden_size 192 \(here 1280\)"):
         state.claim_folder(tmp_path / "run", InfDiTConfig.preset("official"))
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=r"--save .*/file/run: no folder can be made there \(Not a directory\)"):
+        state.claim_folder(tmp_path / "file" / "run", InfDiTConfig.preset("mini"))
