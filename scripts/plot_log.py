@@ -27,10 +27,10 @@ def main() -> None:
     arguments = parser.parse_args()
     log = arguments.run / "log.jsonl" if arguments.run.is_dir() else arguments.run
     try:
-        lines = log.read_text(encoding="utf-8").splitlines()
+        lines = log.read_text(encoding="utf-8").splitlines(keepends=True)
     except OSError as error:
         parser.error(f"{log}: {error.strerror}; name the folder of a training run (--save)")
-    records = [json.loads(line) for line in lines]
+    records = [json.loads(line) for line in lines if line.endswith("\n")]  # the last one may be about to be written
     curves = {kind: [(r["step"], r["loss"]) for r in records if r["kind"] == kind] for kind in ("train", "valid")}
     if len(curves["train"]) < 2:
         parser.error(f"{log} has {len(curves['train'])} logged intervals: two are needed for a curve")
