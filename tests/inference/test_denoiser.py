@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import shutil
 
@@ -9,9 +10,11 @@ import pytest
 import torch
 
 from sat_sr.diffusion.edm import denoise
+from sat_sr.diffusion.samplers import heun
 from sat_sr.inference.denoiser import Denoiser
 from sat_sr.inference.memory import Plan, make_plan
 from sat_sr.inference.schedule import Schedule
+from sat_sr.model import adaln
 
 SIGMA = 1.7
 
@@ -112,6 +115,33 @@ def test_out_of_memory_steps_down_to_the_same_picture(model, make_inputs, live_b
     (warning,) = caplog.messages
     assert "network call 2" in warning and "groups of 2x2" in warning and "groups of 3x3" in warning
     assert denoiser.calls == 2
+
+
+@pytest.mark.parametrize("order", ["layer", "block"])
+def test_out_of_memory_in_the_middle_of_a_picture(model, make_inputs, monkeypatch, caplog, order):
+    """Once, in the middle of the third of five calls: what a sampler makes of them is the same picture."""
+    start, *conditions = make_inputs(model.config, (3, 4))
+    sigmas, large = torch.tensor([3.0, 1.0, 0.3, 0.0]), plan_of((3, 4), (2, 2), order)
+    expected = heun(Denoiser(model, large, *conditions), start, sigmas)
+
+    pieces, compute = 2 * large.schedule.num_groups * model.config.num_layers + 5, adaln.mlp
+
+    def runs_out(*arguments):
+        nonlocal pieces
+        pieces -= 1
+        if pieces == 0:
+            raise RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: not enough memory")
+        return compute(*arguments)
+
+    monkeypatch.setattr(adaln, "mlp", runs_out)
+    small = plan_of((3, 4), (1, 1), order)
+    denoiser = Denoiser(model, dataclasses.replace(large, fallbacks=(small,)), *conditions)
+    with caplog.at_level(logging.WARNING):
+        picture = heun(denoiser, start, sigmas)
+    assert pieces < 0 and denoiser.plan == small and denoiser.calls == 5
+    torch.testing.assert_close(picture, expected, rtol=0, atol=2e-5 * float(expected.abs().max()))
+    (warning,) = caplog.messages
+    assert "network call 3" in warning and "groups of 1x1" in warning
 
 
 def test_out_of_memory_with_no_smaller_plan(model, make_inputs, live_bytes):
