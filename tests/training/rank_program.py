@@ -1,23 +1,18 @@
 """One rank of the resume tests: trains the same tiny run in several ways and reports what came out, as JSON.
 
     RANK=… WORLD_SIZE=… python rank_program.py FOLDER FLAGS…
-
-Every "process" of a run that is cut is a Trainer of its own, which knows nothing but the folder.
 """
 
 from __future__ import annotations
 
 import contextlib
 import gc
-import hashlib
 import io
 import json
-import math
 import os
 import shutil
 import signal
 import subprocess
-import sys
 import tarfile
 import time
 from pathlib import Path
@@ -27,86 +22,17 @@ import safetensors.torch
 import torch
 import torch.distributed as dist
 from PIL import Image
+from rank_tools import FLAGS, FOLDER, RANKS, build, digest, summary, train, weights, write
 
+from sat_sr.checkpoint import load, load_model, save_safetensors
+from sat_sr.diffusion.edm import edm_loss
+from sat_sr.training import state
 from sat_sr.training.arguments import parse_arguments
-from sat_sr.training.ranks import find_ranks, start_process_group
-from sat_sr.training.recipe import read_deepspeed_config, settle
+from sat_sr.training.launch import launch
+from sat_sr.training.noise import mix_seed
+from sat_sr.training.validation import SIGMAS
 
 GOLDEN_CLIP = Path(__file__).parents[1] / "golden" / "clip_image_encoder.safetensors"
-FOLDER, FLAGS = Path(sys.argv[1]), sys.argv[2:]
-RANKS = find_ranks()
-start_process_group(RANKS, use_cuda=False, timeout_minutes=2)
-
-from sat_sr.checkpoint import load, load_model, save_safetensors  # noqa: E402
-from sat_sr.diffusion.edm import edm_loss  # noqa: E402
-from sat_sr.training import state  # noqa: E402  (after the process group, as in launch)
-from sat_sr.training.launch import launch  # noqa: E402
-from sat_sr.training.noise import mix_seed  # noqa: E402
-from sat_sr.training.trainer import EXIT_PREEMPTED, Trainer  # noqa: E402
-from sat_sr.training.validation import SIGMAS  # noqa: E402
-
-
-class Watched(Trainer):
-    """Records what each step saw; gets a signal on the last rank after step `stop_at`; damages given steps' targets."""
-
-    def __init__(self, settings, recipe, stop_at=None, damaged=()):
-        super().__init__(settings, recipe, torch.device("cpu"))
-        self.stop_at, self.damaged = stop_at, damaged
-        self.steps = []
-        draw = self.batches.next
-
-        def next_batch():
-            batch, keys = draw()
-            self.steps[-1]["keys"] += keys
-            self.steps[-1]["samples"] = digest({**batch, "before": torch.tensor(self.step)})
-            if self.step in self.damaged and self.rank == self.world_size - 1:
-                batch["target"][0, 0, 0, 0] = math.inf
-            return batch, keys
-
-        self.batches.next = next_batch
-
-    def train_step(self):
-        self.steps.append({"keys": []})
-        super().train_step()
-        self.steps[-1] |= {"lr": self.engine.optimizer.param_groups[0]["lr"], "grad_norm": self.grad_norm}
-        if self.step == self.stop_at and self.rank == self.world_size - 1:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-
-def digest(tensors: dict[str, torch.Tensor]) -> str:
-    total = hashlib.sha256()
-    for name in sorted(tensors):
-        total.update(name.encode() + tensors[name].detach().double().numpy().tobytes())  # exact, and NumPy has no bf16
-    return total.hexdigest()
-
-
-def weights(trainer) -> dict[str, torch.Tensor]:
-    return {name: p.detach().clone() for name, p in trainer.engine.module.named_parameters()}
-
-
-def build(name, *extra, **options):
-    settings = parse_arguments([*FLAGS, "--save", str(FOLDER / name), *extra])
-    recipe = settle(settings, read_deepspeed_config(settings.deepspeed_config), RANKS.world_size, use_cuda=False)
-    return Watched(settings, recipe, **options)
-
-
-def train(name, *extra, stops=(None,), **options):
-    """Runs until each of `stops` in turn, by new trainers. Returns the last one and all steps."""
-    steps = []
-    for stop in stops:
-        trainer = build(name, *extra, stop_at=stop, **options)
-        code = trainer.run()
-        assert code == (EXIT_PREEMPTED if stop else 0), code
-        steps += trainer.steps
-    return trainer, steps
-
-
-def summary(trainer, steps):
-    return {
-        "weights": digest(weights(trainer)),
-        "ema": digest(dict(state.gather_ema(trainer.engine))),
-        "steps": steps,
-    }
 
 
 def compare_resumed(report):
@@ -327,15 +253,12 @@ def validate_again(report):
     report["target in picture"] = (picture[..., -32:] / 127.5 - 1 - shown).abs().max().item()
 
 
-def write(report):
-    (FOLDER / f"report{RANKS.rank}.json").write_text(json.dumps(report))
-
-
 def main() -> None:
     report = {}
     compare_resumed(report)
-    report["skips"] = {name: {} for name in ("zero1", "muon")}
+    report["skips"] = {name: {} for name in ("zero1", "bf16", "muon")}
     skip_bad_steps(report["skips"]["zero1"])
+    skip_bad_steps(report["skips"]["bf16"], "--precision=bf16")
     skip_bad_steps(report["skips"]["muon"], "--zero-stage=0", "--optimizer=muon")
     follow_average(report)
     if RANKS.world_size == 1:

@@ -1,11 +1,9 @@
 """Training cut and resumed equals training in one go; what ranks, engines and bad samples may and may not change."""
 
 import contextlib
-import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,57 +15,12 @@ PROGRAM = Path(__file__).parent / "rank_program.py"
 ROOT = PROGRAM.parents[2]
 
 
-def private_mounts():
-    """In front of a command: what it mounts nobody else sees, and goes with it. [] where that is not allowed."""
-    command = ["unshare", "--map-root-user", "--mount"]
-    try:
-        subprocess.run([*command, "mount", "-t", "tmpfs", "tmpfs", "/tmp"], check=True, capture_output=True)
-    except (FileNotFoundError, subprocess.CalledProcessError):
-        return []
-    return command
-
-
-def run_program(folder, world_size, flags):
-    """All ranks' reports."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    processes = []
-    mounts = private_mounts()
-    for rank in range(world_size):
-        environment = os.environ | {
-            "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size),
-            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
-            "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **({"PRIVATE_MOUNTS": "yes"} if mounts else {}),
-        }  # fmt: skip
-        log = open(folder / f"output{rank}.txt", "w")  # noqa: SIM115
-        command = [*mounts, sys.executable, str(PROGRAM), str(folder), *flags]
-        processes.append(subprocess.Popen(command, env=environment, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT))
-        log.close()
-    return processes
-
-
 @pytest.fixture(scope="module")
-def reports(tmp_path_factory, tiny_flags):
-    """{world size: [report of each rank]}; both sizes run at the same time."""
+def reports(tmp_path_factory, tiny_flags, run_ranks):
+    """{world size: [report of each rank]}, and where and how they ran."""
     flags = [*tiny_flags, "--train-iters", "6", "--micro-batch-size", "2", "--gradient-accumulation-steps", "2"]
     folders = {world_size: tmp_path_factory.mktemp(f"ranks{world_size}") for world_size in (1, 2)}
-    running = {world_size: run_program(folder, world_size, flags) for world_size, folder in folders.items()}
-    found = {}
-    try:
-        for world_size, processes in running.items():
-            for rank, process in enumerate(processes):
-                code = process.wait(timeout=240)
-                dead = world_size == 2 and rank == 1  # by its own hand, at the end
-                assert code == (-signal.SIGKILL if dead else 0), (
-                    folders[world_size] / f"output{rank}.txt"
-                ).read_text()[-3000:]
-            found[world_size] = [
-                json.loads((folders[world_size] / f"report{rank}.json").read_text()) for rank in range(world_size)
-            ]
-    finally:
-        for process in (p for processes in running.values() for p in processes):
-            process.kill()
+    found = run_ranks(PROGRAM, folders, flags, killed=(2, 1))  # a rank that dies by its own hand, at the end
     found["folders"], found["flags"] = folders, flags
     return found
 
@@ -104,7 +57,7 @@ def test_zero_2_and_zero_1_are_the_same_training(reports):
 
 
 @pytest.mark.parametrize("world_size", [1, 2])
-@pytest.mark.parametrize("engine", ["zero1", "muon"])
+@pytest.mark.parametrize("engine", ["zero1", "bf16", "muon"])
 def test_a_loss_that_is_not_finite_on_one_rank_is_skipped_by_all_and_too_many_end_the_run(reports, world_size, engine):
     skips = [report["skips"][engine] for report in reports[world_size]]
     for report in skips:
