@@ -80,6 +80,42 @@ def resize_region(
     return region
 
 
+def resize_part(
+    part: torch.Tensor,
+    whole: tuple[int, int],
+    size: tuple[int, int],
+    rows: slice = slice(None),
+    columns: slice = slice(None),
+) -> torch.Tensor:
+    """What a part of a picture contributes to its resize, which is linear: the contributions of all parts add up to it.
+
+    part           (B, c, rows, columns) of the picture
+    whole          (h, w) of the picture
+    size           (H, W) of the resized picture
+    rows, columns  where the part lies
+    returns        (B, c, H, W): `resize` of the picture with zeros around the part, in strips
+    """
+
+    def among_zeros(strip: torch.Tensor, axis: int, place: slice) -> torch.Tensor:
+        if strip.shape[axis] == whole[axis]:
+            return strip
+        shape = list(strip.shape)
+        shape[axis] = whole[axis]
+        surrounded = strip.new_zeros(shape)
+        surrounded.narrow(axis, place.start, strip.shape[axis]).copy_(strip)
+        return surrounded
+
+    half = part.new_empty(*part.shape[:3], size[1])
+    for top in range(0, part.shape[-2], STRIP):
+        strip = among_zeros(part[..., top : top + STRIP, :], -1, columns)
+        half[..., top : top + STRIP, :] = _resize_axis(strip, -1, size[1], None)
+    resized = part.new_empty(*part.shape[:2], *size)
+    for left in range(0, size[1], STRIP):
+        strip = among_zeros(half[..., left : left + STRIP], -2, rows)
+        resized[..., left : left + STRIP] = _resize_axis(strip, -2, size[0], None)
+    return resized
+
+
 def _seen(length: int, new_length: int, scale: float | None, wanted: range) -> range:
     """The positions of the input that some of the output depend on, and one more on either side."""
     ratio = 1 / scale if scale else length / new_length

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import math
+import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -24,6 +25,9 @@ MODES = ("auto", "full", "ar2", "ar")
 OFFLOADS = ("auto", "none", "state", "all")
 KERNELS = ("auto", "sdpa", "merge", "flash", "flex", "cudnn")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+# What nobody means, and would take all memory only to be planned.
+MAX_SCALE, MAX_STEPS = 1e6, 10_000
 
 NAME_FIELDS = ("stem", "width", "height", "scale", "seed", "sampler", "steps")
 ARCHITECTURE = tuple(field.name for field in dataclasses.fields(InfDiTConfig))
@@ -133,13 +137,14 @@ def make_parser() -> argparse.ArgumentParser:
     add = parser.add_argument_group("sampling (default: what the weights ask for)").add_argument
     add("--fast", action="store_true", help="the quick preset of the weights")
     add("--sampler", choices=SAMPLERS)
-    add("--num-steps", type=_at_least(1), metavar="N")
+    add("--num-steps", type=_at_least(1, MAX_STEPS), metavar="N")
     add("--sigma-max", type=_positive, metavar="X", help="first noise level")
     add("--sigma-min", type=_positive, metavar="X", help="last noise level before 0")
     add("--strength", type=_share, metavar="0..1", help="less stays closer to the input (default 1)")
     add("--init-noise", action=argparse.BooleanOptionalAction, help="start from the upsampled input plus noise (the "
         "default), or from noise alone")  # fmt: skip
-    add("--color-fix", choices=COLOR_FIXES, help="what is taken over from the input afterwards")
+    add("--color-fix", choices=COLOR_FIXES, help="what is taken over from the input: colours in the end, or in "
+        "every network call (backprojection) whatever it resolves")  # fmt: skip
     add("--seed", type=_seed, metavar="N", help="the same number gives the same picture (default: a random one, told)")
     add("--from-picture", metavar="FILE", help="repeat the settings stored in an earlier output; flags outweigh them")
 
@@ -254,6 +259,8 @@ def _check(args: argparse.Namespace) -> None:
     for name in ("output", "out_dir", "network", "clip_model", "from_picture", "input_path"):
         if getattr(args, name) == "":  # "$VARIABLE" of a shell, not set
             raise ValueError(f"{_flag(name)}: the name is empty: give one, or leave the flag out")
+    if args.output and os.path.isdir(args.output):
+        raise ValueError(f"-o {args.output}: is a folder, and -o names the one output file: use --out-dir for a folder")
     if args.output and Path(args.output).suffix.lower() not in WRITE_FORMATS:
         raise ValueError(f"-o {args.output}: must be a name that ends in one of {', '.join(WRITE_FORMATS)}")
     check_template(args.name, NAME_FIELDS)
@@ -287,9 +294,9 @@ def _number(text: str) -> float:
 
 def _scale(text: str) -> float:
     value = _number(text)
-    if not 1 <= value < math.inf:  # NaN, too
+    if not 1 <= value <= MAX_SCALE:  # NaN, too
         hint = ": to make a picture smaller, use an image editor" if 0 < value < 1 else ", like 4 or 2.5"
-        raise argparse.ArgumentTypeError(f"scale {text} must be a number of at least 1{hint}")
+        raise argparse.ArgumentTypeError(f"scale {text} must be a number of at least 1 and at most {MAX_SCALE:g}{hint}")
     return value
 
 
@@ -307,10 +314,12 @@ def _share(text: str) -> float:
     return value
 
 
-def _at_least(least: int) -> Callable[[str], int]:
+def _at_least(least: int, most: int | None = None) -> Callable[[str], int]:
     def integer(text: str) -> int:
         if not re.fullmatch(r"[+-]?\d{1,18}", text) or int(text) < least:
             raise argparse.ArgumentTypeError(f"{text} must be an integer of at least {least}")
+        if most is not None and int(text) > most:
+            raise argparse.ArgumentTypeError(f"{text} must be an integer of at most {most}")
         return int(text)
 
     return integer

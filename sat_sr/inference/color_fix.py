@@ -1,11 +1,11 @@
-"""Taking over from the input what upsampling must not change.
+"""Taking over from the input what upsampling must not change, when the picture is done.
 
-Every fix adds to the output a smooth part of its difference to the input: `output + L(input - output)`, L a low-pass.
+A fix adds to the output a smooth part of its difference to the input: `output + L(input - output)`, L a low-pass.
 
-mean            L keeps the mean of each channel
-wavelet         L keeps the coarsest band of an undecimated wavelet transform of 5 levels (structures above 32 pixels)
-backprojection  L = upsample(downsample(·)): whatever the input resolves; the output, downsampled, is then the input
-                (Irani and Peleg 1991)
+mean     L keeps the mean of each channel
+wavelet  L keeps the coarsest band of an undecimated wavelet transform of 5 levels (structures above 32 pixels)
+
+`backprojection`, which takes over whatever the input resolves, does so in every network call and has a file of its own.
 """
 
 from __future__ import annotations
@@ -13,16 +13,17 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from sat_sr.diffusion.resize import resize_columns, resize_region
+from sat_sr.diffusion.resize import resize_columns
 
 COLOR_FIXES = ("none", "mean", "wavelet", "backprojection")
 WAVELET_LEVELS = 5
 STRIP = 256  # columns
-BACKPROJECTIONS = 2  # bicubic down and up is not quite a projection: the second pass takes what the first left
 
 
 def fix_colors(output: torch.Tensor, image: torch.Tensor, fix: str) -> torch.Tensor:
-    """Apply one of COLOR_FIXES. output (B, 3, H, W) and image (B, 3, h, w) in [-1, 1]; returns output, overwritten.
+    """Apply what COLOR_FIXES has for the end. output (B, 3, H, W) and image (B, 3, h, w) in [-1, 1].
+
+    Returns output, overwritten; untouched for "none" and "backprojection".
 
     A large picture exists once: everything is done in strips, beside what is as high or as wide as the input.
     """
@@ -30,14 +31,7 @@ def fix_colors(output: torch.Tensor, image: torch.Tensor, fix: str) -> torch.Ten
         return output.add_(image.mean((-2, -1), keepdim=True) - output.mean((-2, -1), keepdim=True))
     if fix == "wavelet":
         return _exchange_coarsest_band(output, image)
-    if fix == "backprojection":
-        size, small = output.shape[-2:], image.shape[-2:]
-        for _ in range(BACKPROJECTIONS):
-            lost = resize_columns(image - resize_region(output, small), size)
-            for strip in _strips(size[1]):
-                output[..., strip] += lost(strip.start, strip.stop)
-        return output
-    if fix == "none":
+    if fix in ("none", "backprojection"):
         return output
     raise ValueError(f"unknown color fix {fix!r}: choose one of {', '.join(COLOR_FIXES)}")
 

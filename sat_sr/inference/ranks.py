@@ -10,7 +10,8 @@ rank. A rank needs from the one before only its lowest line of keys and values, 
 Layer-major, a rank is one layer behind the rank before. Nothing in a sampler looks at the whole picture, so rank 0 goes
 on to the next network call without waiting for the others: the pipeline fills once a picture, not once a call.
 Block-major hands over the lines of all layers when a call is done: a rank is one call behind, and again nobody waits
-for a whole picture. The orders may be mixed: what is sent is the same.
+for a whole picture. The orders may be mixed: what is sent is the same. The exception is back-projection, which compares
+the whole picture with the input in every call: there ranks wait for one another.
 
     ranks = join(settings, device, rank, world)                                    # before the model is built
     plan = make_plan(..., part=ranks.part(grid))
@@ -21,9 +22,10 @@ for a whole picture. The orders may be mixed: what is sent is the same.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -83,9 +85,19 @@ def _difference(everyone: list[str]) -> str | None:
     return None
 
 
+@contextlib.contextmanager
+def _connected(rank: int | None = None) -> Iterator[None]:
+    """What torch.distributed says when a rank, or one of all, has gone: a ConnectionError of one sentence."""
+    try:
+        yield
+    except RuntimeError as error:
+        who = "another rank" if rank is None else f"rank {rank}"
+        raise ConnectionError(f"{who} has left in the middle of the picture: what it said is the reason") from error
+
+
 @dataclass(frozen=True)
 class Ranks:
-    """This process among those that share a picture."""
+    """This process among those that share a picture. What is exchanged raises ConnectionError when a rank is gone."""
 
     rank: int
     world: int
@@ -121,8 +133,9 @@ class Ranks:
         axis, parts = (3 if schedule.by_columns else 2), self._parts(schedule.grid)
         canvas = None
         if self.rank:
-            for strip in part.split(block, axis):
-                dist.send(strip.contiguous(), dst=0)
+            with _connected(0):
+                for strip in part.split(block, axis):
+                    dist.send(strip.contiguous(), dst=0)
         else:
             size = [*part.shape[:2], *(side * block for side in schedule.grid)]
             canvas = part.new_empty(size)
@@ -131,16 +144,26 @@ class Ranks:
             for source, positions in enumerate(parts[1:], 1):
                 for position in positions:
                     strip = strips[position].new_empty(strips[position].shape)
-                    dist.recv(strip, src=source)
+                    with _connected(source):
+                        dist.recv(strip, src=source)
                     strips[position].copy_(strip)
-        dist.barrier()  # who leaves early takes his connections with him
+        with _connected():
+            dist.barrier()  # who leaves early takes his connections with him
         return canvas
+
+    def total(self, share: torch.Tensor) -> torch.Tensor:
+        """The sum of the ranks' shares, a tensor on the host of one shape: in place, and in all of them."""
+        if self.world > 1:
+            with _connected():
+                dist.all_reduce(share)
+        return share
 
     def agree(self, number: int) -> int:
         """The number that rank 0 has; 0 <= number < 2**63."""
         numbers = torch.tensor([number])
         if self.world > 1:
-            dist.broadcast(numbers, src=0)
+            with _connected():
+                dist.broadcast(numbers, src=0)
         return int(numbers)
 
     def share(self, picture: torch.Tensor | None, size: tuple[int, int], batch: int = 1) -> torch.Tensor:
@@ -148,14 +171,16 @@ class Ranks:
         if picture is None:
             picture = torch.empty(batch, 3, *size)
         if self.world > 1:
-            dist.broadcast(picture := picture.contiguous(), src=0)
+            with _connected():
+                dist.broadcast(picture := picture.contiguous(), src=0)
         return picture
 
 
 class Handover:
     """Hands the lowest line of keys and values of each layer to the next rank, and takes that of the rank before.
 
-    A line is asked for one layer ahead, and sent while the next layer is computed.
+    A line is asked for one layer ahead, and sent while the next layer is computed. All raise ConnectionError when the
+    rank before or behind is gone.
     """
 
     def __init__(self, rank: int, world: int):
@@ -168,27 +193,31 @@ class Handover:
         self._free(layer, lines)
         if self._before is None:
             return
-        arriving = self._arriving.pop(layer, None) or self._ask(layer, lines)
-        if len(lines) > 1 and layer + 1 < layers:
-            self._free(layer + 1, lines)
-            self._arriving[layer + 1] = self._ask(layer + 1, lines)
-        arriving.wait()
+        with _connected(self._before):
+            arriving = self._arriving.pop(layer, None) or self._ask(layer, lines)
+            if len(lines) > 1 and layer + 1 < layers:
+                self._free(layer + 1, lines)
+                self._arriving[layer + 1] = self._ask(layer + 1, lines)
+            arriving.wait()
 
     def send(self, layer: int, lines: list[torch.Tensor]) -> None:
         if self._behind is not None:
             index = layer % len(lines)
-            self._sending[index] = dist.isend(lines[index], dst=self._behind)
+            with _connected(self._behind):
+                self._sending[index] = dist.isend(lines[index], dst=self._behind)
 
     def finish(self) -> None:
         """Wait until everything that was sent has left: before the lines are given back, or it never arrives."""
-        for sending in self._sending.values():
-            sending.wait()
+        with _connected(self._behind):
+            for sending in self._sending.values():
+                sending.wait()
         self._sending.clear()
 
     def _free(self, layer: int, lines: list[torch.Tensor]) -> None:
         """Wait until what was sent of this line has left."""
         if sending := self._sending.pop(layer % len(lines), None):
-            sending.wait()
+            with _connected(self._behind):
+                sending.wait()
 
     def _ask(self, layer: int, lines: list[torch.Tensor]) -> dist.Work:
         return dist.irecv(lines[layer % len(lines)], src=self._before)

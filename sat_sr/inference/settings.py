@@ -24,7 +24,7 @@ class SamplingSettings:
     init_noise   start from the upsampled input plus noise; False: from noise alone
     strength     0..1: at 1 sampling starts at sigma_max; below, at a noise level in between (geometrically) and so
                  stays closer to the input; at 0 it starts at sigma_min
-    color_fix    name in COLOR_FIXES: what is taken over from the input afterwards
+    color_fix    name in COLOR_FIXES: what is taken over from the input, afterwards or (backprojection) in every call
 
     Raises ValueError when a value breaks its rule.
     """

@@ -24,6 +24,7 @@ from PIL import Image
 from sat_sr.checkpoint import DEFAULT_CLIP, Checkpoint, checkpoint_hash, load, load_image_encoder, load_model
 from sat_sr.config import InfDiTConfig
 from sat_sr.diffusion.samplers import SAMPLERS
+from sat_sr.inference.backprojection import Backprojection
 from sat_sr.inference.canvas import Canvas
 from sat_sr.inference.color_fix import fix_colors
 from sat_sr.inference.memory import Plan, flops, make_plan
@@ -304,14 +305,17 @@ class Upscaler:
             neighbours=neighbours,
             compiled=self.compiled,
         )
+        denoise = denoiser
+        if settings.color_fix == "backprojection":
+            denoise = Backprojection(denoiser, image, canvas, *here, total=ranks.total)
         try:
-            sample = SAMPLERS[settings.sampler](denoiser, start(), sigmas, callback=preview if callback else None)
+            sample = SAMPLERS[settings.sampler](denoise, start(), sigmas, callback=preview if callback else None)
         except FloatingPointError as error:
             step = (denoiser.calls - 1) * settings.num_steps // settings.network_calls + 1
             raise FloatingPointError(f"{error}, step {step} of {settings.num_steps}") from error
         if neighbours:
             neighbours.finish()
-        denoiser = lr_upsampled = None  # the first of several ranks needs the room for the others' parts
+        denoise = denoiser = lr_upsampled = None  # the first of several ranks needs the room for the others' parts
         sample = ranks.gather(sample, schedule, block)
         if sample is None:
             return None

@@ -5,19 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from scipy.ndimage import convolve1d, gaussian_filter
+from scipy.ndimage import convolve1d
 
 from sat_sr.diffusion import resize as resize_module
-from sat_sr.diffusion.resize import resize
 from sat_sr.inference import color_fix
 from sat_sr.inference.color_fix import COLOR_FIXES, fix_colors
-
-
-def smooth(height, width, seed=0):
-    """A picture without steps: noise of a wide spectrum, blurred by 1.5 pixels; within ±0.9."""
-    noise = np.random.default_rng(seed).standard_normal((3, height, width))
-    blurred = gaussian_filter(noise, (0, 1.5, 1.5), mode="nearest")
-    return torch.from_numpy(0.9 * blurred / np.abs(blurred).max())[None].float()
 
 
 @pytest.mark.parametrize("fix", COLOR_FIXES)
@@ -31,7 +23,8 @@ def test_a_faithful_output_is_left_alone(fix, source, target):
 
 def test_none_is_nothing():
     output = torch.randn(2, 3, 8, 8)
-    assert torch.equal(fix_colors(output, torch.zeros(2, 3, 2, 2), "none"), output)
+    before = output.clone()
+    assert torch.equal(fix_colors(output, torch.zeros(2, 3, 2, 2), "none"), before)
 
 
 def test_mean_moves_each_channel_of_each_picture():
@@ -62,32 +55,6 @@ def test_wavelet_is_the_a_trous_transform(size):
             low = convolve1d(low, kernel, axis=axis, mode="nearest")
     expected = output.double().numpy() + low
     np.testing.assert_allclose(fix_colors(output, image, "wavelet"), expected, rtol=0, atol=2e-6)
-
-
-@pytest.mark.parametrize("scale", [2, 4, 3.7])
-def test_backprojection_makes_the_output_consistent(scale):
-    image = smooth(48, 40)
-    size = (round(48 * scale), round(40 * scale))
-    wrong = resize(image, size) + 0.5 * smooth(*size, seed=1)
-    fixed = fix_colors(wrong.clone(), image, "backprojection")
-
-    def psnr(x):
-        return 10 * np.log10(4 / (resize(x, (48, 40)) - image).square().mean().item())
-
-    assert psnr(wrong) < 31 and psnr(fixed) >= 45
-
-
-def test_backprojection_keeps_what_the_input_cannot_know():
-    """Structure that disappears in the downscaled output is not touched."""
-    image = smooth(32, 32)
-    checkers = torch.ones(128, 128)
-    checkers[::2, ::2] = checkers[1::2, 1::2] = -1
-    upsampled = fix_colors(resize(image, (128, 128)), image, "backprojection")
-    fixed = fix_colors(resize(image, (128, 128)) + 0.1 * checkers, image, "backprojection")
-    inside = np.s_[..., 8:-8, 8:-8]
-    torch.testing.assert_close(
-        (fixed - upsampled)[inside], 0.1 * checkers.expand(1, 3, -1, -1)[inside], rtol=0, atol=2e-3
-    )
 
 
 @pytest.mark.parametrize("fix", COLOR_FIXES)

@@ -17,6 +17,9 @@ from safetensors.torch import load_file
 from sat_sr.checkpoint import save_safetensors
 from sat_sr.config import InfDiTConfig
 from sat_sr.diffusion.edm import denoise
+from sat_sr.diffusion.resize import resize
+from sat_sr.inference.backprojection import Backprojection
+from sat_sr.inference.canvas import Canvas
 from sat_sr.inference.memory import make_plan
 from sat_sr.inference.noise import position_noise
 from sat_sr.inference.settings import SamplingSettings
@@ -136,6 +139,18 @@ def test_color_fix_is_applied(upscaler):
     fixed = upscaler(image, color_fix="mean", strength=0.6)
     torch.testing.assert_close(fixed.mean((-2, -1)), image.mean((-2, -1)), rtol=0, atol=0.01)
     assert (upscaler(image, strength=0.6).mean((-2, -1)) - image.mean((-2, -1))).abs().max() > 0.03
+
+
+def test_backprojection_acts_in_every_call(upscaler):
+    """Not just on the result: the network answers to what has been taken over before."""
+    image = tensor_picture() / 4
+    plain, inside = (upscaler(image, color_fix=fix) for fix in ("none", "backprojection"))
+    canvas = Canvas.of((7, 9), CONFIG.image_block_size, scale=4)
+    uncropped = F.pad(plain, (0, canvas.size[1] - 36, 0, canvas.size[0] - 28))
+    afterwards = canvas.crop(Backprojection(lambda x, sigma: uncropped, image, canvas)(uncropped, 1.0))
+    wrong = [(resize(picture, (7, 9)) - image).abs().mean() for picture in (plain, inside)]
+    assert wrong[1] < 0.2 * wrong[0]
+    assert (inside - afterwards).abs().mean() > 0.01
 
 
 def test_bfloat16_is_close(make_model, upscaler):

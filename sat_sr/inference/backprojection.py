@@ -1,0 +1,64 @@
+"""Denoised pictures that reduce to the input: what the input resolves is taken from it in every network call.
+
+A denoised picture D, reduced to the size of the input y, should be y. What is missing is enlarged and added:
+D + U(y - A D), with A the reduction and U the enlargement (back-projection, Irani and Peleg 1991). Done in every call
+and not just in the end, the sampler never leaves the pictures that reduce to the input, and the network invents only
+what lies in the null space of A (DDNM, arXiv 2212.00490). The last step of every sampler is a denoised picture, so the
+output is one of them, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from sat_sr.diffusion.resize import STRIP, resize_columns, resize_part
+from sat_sr.diffusion.samplers import Denoise
+from sat_sr.inference.canvas import Canvas
+
+PASSES = 2  # U is not quite the inverse of A: the second pass takes what the first left
+
+
+class Backprojection:
+    """A denoiser whose pictures reduce to the input.
+
+    denoise        D(x; sigma) over the canvas, or over a part of it
+    image          (B, 3, h, w) in [-1, 1], the input
+    canvas         geometry; beyond the target the canvas is left alone
+    rows, columns  the part of the canvas that `denoise` computes
+    total          sums what the ranks that share the picture have, in place and for all of them
+    """
+
+    def __init__(
+        self,
+        denoise: Denoise,
+        image: torch.Tensor,
+        canvas: Canvas,
+        rows: slice = slice(None),
+        columns: slice = slice(None),
+        total: Callable[[torch.Tensor], torch.Tensor] = lambda part: part,
+    ):
+        self.denoise, self.image, self.target, self.total = denoise, image, canvas.target, total
+        self.rows, self.columns = (
+            slice(*where.indices(length)[:2]) for where, length in zip((rows, columns), canvas.target, strict=True)
+        )
+
+    def __call__(self, x: torch.Tensor, sigma: float) -> torch.Tensor:
+        denoised = self.denoise(x, sigma)
+        inside = denoised[..., : self._length(self.rows), : self._length(self.columns)]
+        for _ in range(PASSES):
+            self._add_missing(inside)
+        return denoised
+
+    def _add_missing(self, inside: torch.Tensor) -> None:
+        """D + U(y - A D) in place, in strips, beside pictures that are as high or as wide as the input."""
+        reduced = self.total(resize_part(inside, self.target, self.image.shape[-2:], self.rows, self.columns))
+        missing = resize_columns(self.image - reduced, self.target, self.rows, self.columns)
+        for left in range(0, inside.shape[-1], STRIP):
+            right = min(left + STRIP, inside.shape[-1])
+            inside[..., left:right] += missing(left, right)
+
+    @staticmethod
+    def _length(place: slice) -> int:
+        return place.stop - place.start
