@@ -10,14 +10,24 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from sat_sr.inference.arguments import parse_arguments
-from sat_sr.inference.console import Console
-from sat_sr.inference.find_network import CannotRun
-from sat_sr.inference.picture import PictureError
-from sat_sr.inference.rank import Rank
-from sat_sr.inference.run import Run
-
 EXIT_USAGE = 2
+
+try:
+    from sat_sr.inference.arguments import parse_arguments
+    from sat_sr.inference.console import Console
+    from sat_sr.inference.find_network import CannotRun
+    from sat_sr.inference.picture import PictureError
+    from sat_sr.inference.rank import Rank
+    from sat_sr.inference.run import Run
+except ModuleNotFoundError as error:
+    if __name__ != "__main__":
+        raise
+    print(
+        f"error: {sys.executable} has no module {error.name}: run `bash generate_sr_big_cli.sh`, which sets everything "
+        "up, or install with `pip install .`",
+        file=sys.stderr,
+    )
+    sys.exit(EXIT_USAGE)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

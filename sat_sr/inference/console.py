@@ -13,13 +13,16 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from itertools import accumulate
 from typing import Any, TextIO
 
 from tqdm import tqdm
 
-_BAR = "{desc} {percentage:3.0f} %|{bar}| {elapsed} < {remaining} left"
-_LIST_BAR = "{n_fmt} of {total_fmt} pictures |{bar}| {elapsed} < {remaining} left"
+from sat_sr.inference.time_left import TimeLeft
+
+_BAR = "{desc} {percentage:3.0f} %|{bar}| {elapsed} < {left} left"
+_LIST_BAR = "{desc} |{bar}| {elapsed} < {left} left"
 _BAR_COLUMNS = 40  # of a picture's bar, without the name
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))}
 _LOG_SECONDS = 60  # between two lines about progress where no terminal shows a bar
@@ -38,6 +41,7 @@ class Console:
         self.quiet, self.json, self.prefix = quiet, json, prefix
         self.bars = bars and not (quiet or json)
         self._said: set[str] = set()
+        self._list: _ListBar | None = None
 
     def line(self, text: str) -> None:
         """For the user to read while it runs."""
@@ -85,39 +89,109 @@ class Console:
             stream.flush()
 
     @contextlib.contextmanager
-    def list_progress(self, pictures: int) -> Iterator[Callable[[], None]]:
-        """A bar for the list; yields what to call after each picture."""
-        show = self.bars and pictures > 1 and sys.stderr.isatty()
-        with tqdm(total=pictures, bar_format=_LIST_BAR, smoothing=0, position=1, disable=not show, leave=False) as bar:
-            yield bar.update
+    def list_progress(self, pictures: int, costs: Iterable[float]) -> Iterator[Callable[[], None]]:
+        """A bar for the list; yields what to call after each picture.
+
+        costs   of each picture, in any unit: 0 for what is not computed. Looked at only if there is a bar
+        """
+        if not (self.bars and pictures > 1 and sys.stderr.isatty()):
+            yield lambda: None
+            return
+        with _ListBar(list(costs)) as self._list:
+            try:
+                yield self._list.next
+            finally:
+                self._list = None
 
     @contextlib.contextmanager
     def picture_progress(self, name: str) -> Iterator[Callable[[float], None]]:
-        """A bar for one picture; yields what to call with the finished share, 0..1.
-
-        The time left follows from the mean speed so far: all network calls cost the same.
-        """
+        """A bar for one picture; yields what to call with the finished share, 0..1."""
         if not self.bars:
             yield lambda share: None
         elif sys.stderr.isatty():
+            if self._list:
+                self._list.start()
             desc = _printable(_short(name), sys.stderr)
-            with tqdm(total=1.0, desc=desc, bar_format=_BAR, smoothing=0, position=0, leave=False) as bar:
-                yield lambda share: bar.update(share - bar.n)
+            with _Bar(total=1.0, desc=desc, bar_format=_BAR, position=0, leave=False) as bar:
+                bar.start()
+                yield lambda share: self._show(bar, share)
         else:
             yield self._log_progress(name)
 
+    def _show(self, bar: _Bar, share: float) -> None:
+        bar.show(share)
+        if self._list:
+            self._list.show(share)
+
     def _log_progress(self, name: str) -> Callable[[float], None]:
         """Signs of life in log files."""
-        start = last = time.monotonic()
+        time_left, last = TimeLeft(), time.monotonic()
 
         def report(share: float) -> None:
             nonlocal last
-            now = time.monotonic()
-            if now - last >= _LOG_SECONDS and share > 0:
-                last = now
-                self.line(f"{name}: {share:.0%}, {tqdm.format_interval(time_left(now - start, share))} left")
+            left = time_left.at(share)
+            if time.monotonic() - last >= _LOG_SECONDS:
+                last = time.monotonic()
+                self.line(f"{name}: {share:.0%}, {_interval(left)} left")
 
         return report
+
+
+class _Bar(tqdm):
+    """tqdm's, with a time left of our own: {left}."""
+
+    time_left: TimeLeft | None = None
+    left: float | None = None
+
+    def start(self) -> None:
+        """The work begins; until then no time passes for the time left."""
+        self.time_left = self.time_left or TimeLeft()
+
+    def show(self, done: float) -> None:
+        self.left = self.time_left.at(done / self.total) if self.time_left and self.total else None
+        self.update(done - self.n)
+
+    @property
+    def format_dict(self) -> dict[str, Any]:
+        return {**super().format_dict, "left": _interval(self.left)}
+
+
+class _ListBar:
+    """Pictures done, and the share of the work on all of them: a large one takes longer than a small one.
+
+    costs   of each picture
+    """
+
+    def __init__(self, costs: list[float]) -> None:
+        self._costs, self._before, self._done = costs, [0.0, *accumulate(costs)], 0
+        self._bar = _Bar(total=self._before[-1], desc=self._desc(), bar_format=_LIST_BAR, position=1, leave=False)
+
+    def __enter__(self) -> _ListBar:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._bar.close()
+
+    def start(self) -> None:
+        """The first picture that is computed begins: reading lists and loading weights is behind."""
+        self._bar.start()
+
+    def show(self, share: float) -> None:
+        """`share` (0..1) of the present picture is done."""
+        self._bar.show(self._before[self._done] + share * self._costs[self._done])
+
+    def next(self) -> None:
+        self._done += 1
+        self._bar.set_description_str(self._desc(), refresh=False)
+        self._bar.show(self._before[self._done])
+        self._bar.refresh()
+
+    def _desc(self) -> str:
+        return f"{self._done} of {len(self._costs)} pictures"
+
+
+def _interval(seconds: float | None) -> str:
+    return "?" if seconds is None else tqdm.format_interval(seconds)
 
 
 def _short(name: str) -> str:
@@ -141,7 +215,3 @@ def _reader_may_leave(stream: TextIO) -> Iterator[None]:
         with open(os.devnull, "wb") as nowhere:
             os.dup2(nowhere.fileno(), stream.fileno())
 
-
-def time_left(elapsed: float, share: float) -> float:
-    """Seconds that the rest takes when `share` (0..1, above 0) took `elapsed`."""
-    return elapsed * (1 - share) / share

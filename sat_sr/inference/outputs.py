@@ -168,6 +168,8 @@ def check_template(template: str, fields: Sequence[str]) -> bool:
             raise ValueError(f"no field {{{unknown[0]}}} is known here, only {known}")
         if any("{" in (spec or "") for _, _, spec, _ in parts):
             raise ValueError("a format may not hold fields")
+        if any(re.search(r"\d{4}", spec or "") for _, _, spec, _ in parts):  # {stem:>9999999999} fills the memory
+            raise ValueError("a format may not be wider than 999")
     except ValueError as error:
         message = f"the name {template!r} is no template ({error}): write it like {DEFAULT_TEMPLATE!r}"
         raise ValueError(message) from error

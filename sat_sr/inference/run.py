@@ -177,7 +177,8 @@ class Run:
                 require_writable(folder)
             except PictureError as error:
                 raise CannotRun(str(error)) from error
-        with self.console.list_progress(len(outputs)) as advance:
+        costs = (0 if output.error or output.skip else worker.cost(output.entry) for output in outputs)
+        with self.console.list_progress(len(outputs), costs) as advance:
             for output in outputs:
                 self._do(worker, output)
                 advance()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import logging
+import math
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -34,6 +35,7 @@ from sat_sr.model.attention_kernels import choose_kernel
 # What is free is not all ours: other programs breathe, allocators waste.
 USABLE = 0.9
 DEFAULT_BLOCK_BATCH = 4
+DEVICES = ("cpu", "cuda", "mps")
 
 
 class Worker:
@@ -53,6 +55,8 @@ class Worker:
         self.checkpoint = load(network)
         self.config = self.checkpoint.config
         self.device = resolve_device(args.device)
+        if self.device.type not in DEVICES:  # torch knows more than are tried here
+            raise ValueError(f"device {args.device!r} is not used: use --device auto, cpu, cuda or mps")
         if self.device == torch.device("cuda"):
             self.device = torch.device("cuda", local_rank % torch.cuda.device_count())
         by_device = torch.bfloat16 if self.device.type == "cuda" else torch.float32
@@ -117,20 +121,40 @@ class Worker:
         except ValueError as error:
             raise PictureError(f"{entry.name}: {error}") from error
 
+    def cost(self, entry: Entry) -> int:
+        """Pixels that the network computes for an entry, from its header; 0 when it cannot be done."""
+        try:
+            trimmed = self.trim.of(entry.size())
+            sizes = passes(trimmed, self.args.target.of(trimmed))
+        except (ValueError, OSError):
+            return 0
+        return sum(math.prod(self._canvas(size)) for size in sizes)
+
     def plan(self, source: Size) -> Work:
         """How a picture of size `source` is done. ValueError or MemoryError when it cannot be."""
         trimmed = self.trim.of(source)
         target = self.args.target.of(trimmed)
+        sizes = passes(trimmed, target)
         jobs, size = [], trimmed
-        for after in passes(trimmed, target):
-            jobs.append(self._job(size, after))
+        for number, after in enumerate(sizes, start=1):
+            try:
+                jobs.append(self._job(size, after))
+            except MemoryError as error:
+                if len(sizes) == 1:
+                    raise
+                raise MemoryError(f"pass {number} of {len(sizes)}, to {error}") from error
             size = after
         return Work(source, trimmed, target, tuple(jobs))
+
+    def _canvas(self, size: Size) -> Size:
+        """Whole blocks."""
+        block = self.config.image_block_size
+        return -(-size[0] // block) * block, -(-size[1] // block) * block
 
     def _job(self, source: Size, target: Size) -> Job:
         # Canvases live on the host; where that is the device, they leave the network less.
         usable = self.args.memory or self._free()
-        canvas = tuple(-(-side // self.config.image_block_size) * self.config.image_block_size for side in target)
+        canvas = self._canvas(target)
         sharers, share, first = self._sharers(canvas), 1.0, True
         if sharers:
             grid = tuple(side // self.config.image_block_size for side in reversed(canvas))

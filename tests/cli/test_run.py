@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import itertools
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -21,7 +19,7 @@ from PIL import Image
 
 from sat_sr.inference import worker
 from sat_sr.inference.arguments import SETTLED, make_parser
-from sat_sr.inference.console import Console, time_left
+from sat_sr.inference.console import Console
 from sat_sr.inference.rank import Rank
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -461,48 +459,6 @@ def test_ranks_that_cannot_be(cli, picture, monkeypatch, environment):
         monkeypatch.setenv(name, value)
     outcome = cli(picture("a.png"))
     assert outcome.code == 2 and f"RANK={environment['RANK']}" in outcome.err.replace("'", "")
-
-
-def test_progress_grows_evenly_to_the_end(cli, picture, monkeypatch):
-    """The time left is elapsed · (1 - share) / share: right when shares are of equal work, over passes as well."""
-    shares = []
-
-    @contextlib.contextmanager
-    def record(self, name):
-        yield shares.append
-
-    monkeypatch.setattr("sat_sr.inference.console.Console.picture_progress", record)
-    assert cli(picture("a.png", (12, 12)), "--infer_sr_scale", "8", "--inference_type", "ar").code == 0
-    # 3x3 blocks, then 6x6, two network calls each; one report a block.
-    assert np.allclose(shares, np.arange(1, 2 * (9 + 36) + 1) / 90)
-    assert time_left(elapsed=30.0, share=0.25) == 90.0
-
-
-def test_bars_show_list_picture_and_time_left(monkeypatch):
-    class Terminal(io.StringIO):
-        def isatty(self):
-            return True
-
-    monkeypatch.setattr("sys.stderr", terminal := Terminal())
-    console = Console()
-    with console.list_progress(2) as advance:
-        with console.picture_progress("a.png") as progress:
-            time.sleep(0.15)  # tqdm redraws ten times a second
-            progress(0.5)
-        advance()
-    assert re.search(r"a\.png  50 %\|.*\| 00:00 < 00:00 left", terminal.getvalue())
-    assert re.search(r"1 of 2 pictures \|", terminal.getvalue()) or "0 of 2 pictures" in terminal.getvalue()
-
-    monkeypatch.setenv("COLUMNS", "60")
-    with console.picture_progress("folder/" * 20 + "name.png") as progress:
-        time.sleep(0.15)
-        progress(0.25)
-    assert re.search(r"…\S*/name\.png  25 %\|.*\| 00:00 < 00:00 left", terminal.getvalue()), "cut, to leave room"
-
-    monkeypatch.setattr("sys.stderr", log := io.StringIO())
-    with console.list_progress(2), console.picture_progress("a.png") as progress:
-        progress(0.5)
-    assert log.getvalue() == "", "no bars in a log file"
 
 
 def test_a_terminal_obeys_no_file_name(cli, picture, monkeypatch):
