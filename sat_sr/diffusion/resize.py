@@ -1,4 +1,7 @@
-"""The one resize of the method: antialiased bicubic, and the two conditions made with it."""
+"""The one resize of the method: antialiased bicubic, and the two conditions made with it.
+
+Besides, what back-projection needs: the resize of a picture whose parts are in several hands, and Lanczos enlargement.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ import torch.nn.functional as F
 from sat_sr.config import LR_FACTOR
 
 STRIP = 256  # rows or columns taken at a time
+LANCZOS_LOBES = 3
 
 
 def resize(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
@@ -113,6 +117,28 @@ def resize_part(
     for left in range(0, size[1], STRIP):
         strip = among_zeros(half[..., left : left + STRIP], -2, rows)
         resized[..., left : left + STRIP] = _resize_axis(strip, -2, size[0], None)
+    return resized
+
+
+def lanczos(image: torch.Tensor, axis: int, length: int, wanted: slice = slice(None)) -> torch.Tensor:
+    """Resize one axis of a picture (B, c, h, w) to `length` by Lanczos-3, and keep the `wanted` part of it.
+
+    Antialiased; at the edges the kernel is cut and what remains is weighted up. As Pillow's `Resampling.LANCZOS`.
+    """
+    ratio = image.shape[axis] / length
+    stretch = max(1.0, ratio)
+    centre = (torch.arange(length, dtype=torch.float64)[wanted] + 0.5) * ratio - 0.5
+    reach = math.ceil(LANCZOS_LOBES * stretch)
+    position = centre.floor().long()[:, None] + torch.arange(-reach, reach + 1)
+    distance = (position - centre[:, None]) / stretch
+    weight = torch.sinc(distance) * torch.sinc(distance / LANCZOS_LOBES) * (distance.abs() < LANCZOS_LOBES)
+    weight *= (position >= 0) & (position < image.shape[axis])
+    weight = (weight / weight.sum(1, keepdim=True)).to(image.dtype)
+    position = position.clamp(0, image.shape[axis] - 1)
+    shape = [-1, 1] if axis == -2 else [-1]
+    resized = 0
+    for tap in range(position.shape[1]):
+        resized = image.index_select(axis, position[:, tap]).mul_(weight[:, tap].view(shape)).add_(resized)
     return resized
 
 

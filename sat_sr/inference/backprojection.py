@@ -13,11 +13,13 @@ from collections.abc import Callable
 
 import torch
 
-from sat_sr.diffusion.resize import STRIP, resize_columns, resize_part
+from sat_sr.diffusion.resize import STRIP, lanczos, resize_part
 from sat_sr.diffusion.samplers import Denoise
 from sat_sr.inference.canvas import Canvas
 
 PASSES = 2  # U is not quite the inverse of A: the second pass takes what the first left
+# A is the bicubic resize that the network's conditions are made with. U is Lanczos: bicubic enlargement is steeper
+# halfway between the samples than at them, which leaves a grid.
 
 
 class Backprojection:
@@ -54,10 +56,10 @@ class Backprojection:
     def _add_missing(self, inside: torch.Tensor) -> None:
         """D + U(y - A D) in place, in strips, beside pictures that are as high or as wide as the input."""
         reduced = self.total(resize_part(inside, self.target, self.image.shape[-2:], self.rows, self.columns))
-        missing = resize_columns(self.image - reduced, self.target, self.rows, self.columns)
+        missing = lanczos(self.image - reduced, -1, self.target[1], self.columns)
         for left in range(0, inside.shape[-1], STRIP):
-            right = min(left + STRIP, inside.shape[-1])
-            inside[..., left:right] += missing(left, right)
+            strip = slice(left, left + STRIP)
+            inside[..., strip] += lanczos(missing[..., strip], -2, self.target[0], self.rows)
 
     @staticmethod
     def _length(place: slice) -> int:

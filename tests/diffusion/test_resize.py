@@ -74,6 +74,16 @@ def test_a_region_has_the_bits_of_the_whole(sizes, scaled, monkeypatch):
             assert torch.equal(region, whole[..., rows, columns]), (rows, columns)
 
 
+@pytest.mark.parametrize("size", [(96, 128), (61, 90), (24, 32), (13, 30), (1, 1)])
+def test_lanczos_is_pillows(size):
+    image = picture(24, 32)
+    part = slice(size[1] // 3, None)
+    resized = resize_module.lanczos(resize_module.lanczos(image, -1, size[1], part), -2, size[0])
+    for channel in range(3):
+        expected = Image.fromarray(image[0, channel].numpy()).resize(size[::-1], Image.Resampling.LANCZOS)
+        np.testing.assert_allclose(resized[0, channel], np.asarray(expected)[:, part], rtol=0, atol=2e-6)
+
+
 def test_a_single_column_is_a_resize_too():
     """PyTorch 2.13 makes something else of pictures of one column."""
     row = torch.rand(1, 3, 1, 14)
