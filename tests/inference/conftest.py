@@ -31,11 +31,12 @@ class LiveBytes(TorchDispatchMode):
     """Counts the bytes of all tensors that are made inside and still alive.
 
     limit  what a machine has: an operation whose result goes beyond fails as if memory had run out
+    meta   count tensors without memory, which stand for others, instead of those with memory
     """
 
-    def __init__(self, limit: float = float("inf")):
+    def __init__(self, limit: float = float("inf"), meta: bool = False):
         super().__init__()
-        self.limit, self.now, self.peak = limit, 0, 0
+        self.limit, self.now, self.peak, self.meta = limit, 0, 0, meta
         self._known: set[int] = set()
 
     def forget(self, storage: torch.UntypedStorage) -> None:
@@ -52,7 +53,7 @@ class LiveBytes(TorchDispatchMode):
         inputs = {t.untyped_storage()._cdata for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)}
         result = function(*args, **(kwargs or {}))
         for tensor in tree_leaves(result):
-            if not isinstance(tensor, torch.Tensor) or tensor.device.type == "meta":
+            if not isinstance(tensor, torch.Tensor) or (tensor.device.type == "meta") != self.meta:
                 continue
             storage = tensor.untyped_storage()
             if storage._cdata in inputs or storage._cdata in self._known:
