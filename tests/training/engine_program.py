@@ -1,0 +1,245 @@
+"""One rank of the engine tests: what the trainer computes, saves and tells, for the test to compare, as JSON.
+
+    RANK=… WORLD_SIZE=… python engine_program.py FOLDER FLAGS…
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import itertools
+import json
+import os
+import shutil
+import struct
+import sys
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from PIL import Image
+from rank_tools import FOLDER, RANKS, build, digest, summary, train, weights, write
+from tensorboardX.proto.event_pb2 import Event
+
+from sat_sr.diffusion.edm import edm_loss
+from sat_sr.model.inf_dit import InfDiT
+from sat_sr.training import state
+from sat_sr.training import trainer as trainer_module
+
+# What the plain loop below knows by itself: the flags of its run, and what they mean.
+RECIPE = ["--lr=0.001", "--weight-decay=0.1", "--clip-grad=0.1", "--ema-decay=0.5", "--warmup=0.5", "--random-position"]
+LEARNING_RATES = [0.001 * share for share in (1 / 3, 2 / 3, 1, 1, 2 / 3, 1 / 3)]  # of the 6 steps
+
+
+def follow_by_plain_pytorch(report, name, *flags):
+    """The same samples and noise through a loop of PyTorch's own parts, one sample at a time, without an engine."""
+    seen = []
+
+    def recorded(engine, **inputs):
+        seen.append({key: value for key, value in inputs.items() if key != "norm"})
+        return edm_loss(engine, **inputs)
+
+    trainer_module.edm_loss = recorded
+    try:
+        trainer = build(f"plain-{name}", *RECIPE, *flags)
+        before = weights(trainer)
+        model = InfDiT(trainer.settings.model)
+        model.load_state_dict(trainer.engine.module.state_dict())
+        trainer.run()
+    finally:
+        trainer_module.edm_loss = edm_loss
+    of_ranks = [None] * RANKS.world_size
+    dist.all_gather_object(of_ranks, seen)
+
+    trained = [p for n, p in model.named_parameters() if "position_embeddings." not in n and ".k_layer_norm." not in n]
+    matrices, vectors = [p for p in trained if p.ndim > 1], [p for p in trained if p.ndim == 1]
+    optimizer = torch.optim.AdamW(
+        [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}],
+        betas=(0.9, 0.999), eps=1e-8, foreach=False,
+    )  # fmt: skip
+    averages = {n: p.detach().double() for n, p in model.named_parameters()}
+    norms, losses = [], []
+    for step, rate in enumerate(LEARNING_RATES):
+        micro_batches = [batch for batches in of_ranks for batch in batches[2 * step : 2 * step + 2]]
+        samples = [(batch, at) for batch in micro_batches for at in range(len(batch["sigma"]))]
+        assert len(samples) == 4 * RANKS.world_size
+        loss = 0.0
+        for batch, at in samples:
+            one = {k: v if k == "position_offset" else v[at : at + 1] for k, v in batch.items()}
+            share = edm_loss(model, **one).mean() / len(samples)
+            share.backward()
+            loss += share.item()
+        losses.append(loss)
+        norms.append(torch.nn.utils.clip_grad_norm_(trained, 0.1).item())
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.step()
+        optimizer.zero_grad()
+        decay = min(0.5, (2 + step) / (11 + step))  # of update 1, 2, …
+        averages = {n: decay * averages[n] + (1 - decay) * p.detach() for n, p in model.named_parameters()}
+
+    plain, averaged = dict(model.named_parameters()), dict(state.gather_ema(trainer.engine))
+    report[f"plain {name}"] = {
+        "moved": max((plain[n] - w).abs().max().item() for n, w in before.items()),
+        "weights": max((plain[n] - w).abs().max().item() for n, w in weights(trainer).items()),
+        "average": max((averages[n] - w).abs().max().item() for n, w in averaged.items()),
+        "norms": norms,
+        "engine's norms": [step["grad_norm"] for step in trainer.steps],
+        "losses": losses,
+    }
+    if RANKS.rank == 0:
+        lines = (FOLDER / f"plain-{name}" / "log.jsonl").read_text().splitlines()
+        report[f"plain {name}"]["engine's losses"] = [json.loads(line)["loss"] for line in lines]
+
+
+class Crash(BaseException):
+    """As final as a power cut: nothing in the project catches it."""
+
+
+class Crashes:
+    """After `arm`, that many changes to a folder's files still happen; the next, and all after it, do not."""
+
+    CHANGES = ("open", "torch.save", "os.rename", "os.remove", "os.rmdir", "os.mkdir")
+
+    def __init__(self):
+        self.left = None
+        self.folder = ""
+        sys.addaudithook(self._hear)
+        save = torch.save  # writes from C++, of which Python hears nothing
+
+        def audited(content, path, *arguments, **options):
+            sys.audit("torch.save", str(path))
+            return save(content, path, *arguments, **options)
+
+        torch.save = audited
+
+    def arm(self, folder, operations):
+        self.folder, self.left = str(folder), operations
+
+    def disarm(self):
+        self.left = None
+
+    def _hear(self, event, arguments):
+        if self.left is None or event not in self.CHANGES:
+            return
+        if event == "open" and not arguments[2] & (os.O_WRONLY | os.O_RDWR):
+            return
+        # rmtree names what it removes by its name inside the folder that it has open.
+        if not str(arguments[0]).startswith(self.folder) and event not in ("os.remove", "os.rmdir"):
+            return
+        if self.left <= 0:
+            raise Crash
+        self.left -= 1
+
+
+def names(folder):
+    """Of all but logs and the tools that DeepSpeed leaves there."""
+    return sorted(path.name for path in folder.iterdir() if path.suffix not in (".jsonl", ".py"))
+
+
+def crash_between_any_two_steps(report):
+    flags = ["--save-interval", "2", "--keep-last", "1"]
+    trainer = build("crash", *flags)
+    known = {}
+    for step in (2, 4):
+        trainer.train_step()
+        trainer.train_step()
+        known[step] = [digest(weights(trainer)), digest(dict(state.gather_ema(trainer.engine)))]
+        if step == 2:
+            trainer._save()
+    template = trainer.folder
+    crashes = Crashes()
+    report["crashes"] = []
+    for operations in itertools.count():
+        name = f"crash-{operations}"
+        trainer.folder = Path(shutil.copytree(template, FOLDER / name))
+        crashes.arm(trainer.folder, operations)
+        try:
+            trainer._save()
+            crashed = False
+        except Crash:
+            crashed = True
+        finally:
+            crashes.disarm()
+        left = names(trainer.folder)
+        latest = state.find_latest(trainer.folder).name
+        resumed = build(name, *flags)
+        found = [digest(weights(resumed)), digest(dict(state.gather_ema(resumed.engine)))]
+        resumed.step = 6
+        resumed._save()
+        report["crashes"].append(
+            {
+                "crashed": crashed,
+                "left": left,
+                "latest": latest,
+                "resumed": next((step for step, digests in known.items() if digests == found), None),
+                "position": resumed.batches.position() == trainer.batches.position(),
+                "cleaned": names(resumed.folder),
+            }
+        )
+        shutil.rmtree(trainer.folder)
+        if not crashed:
+            return
+
+
+def resume_with(report, name, *flags):
+    """As the uninterrupted run, with other ways to make the batches."""
+    report[f"{name} whole"] = summary(*train(f"{name}-whole", *flags))
+    report[f"{name} 3+3"] = summary(*train(f"{name}-3", *flags, stops=(3, None)))
+
+
+def tell(report):
+    """Everything that a run says, stopped and resumed, on a shard with two pictures to remark on."""
+    shard = FOLDER / "mixed.tar"
+    rng = np.random.default_rng(0)
+    with tarfile.open(shard, "w") as tar:
+        for name, shape in (("a", (40, 48, 3)), ("b", (48, 40, 3)), ("grey", (40, 40)), ("small", (31, 40, 3))):
+            data = io.BytesIO()
+            Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8)).save(data, format="PNG")
+            member = tarfile.TarInfo(f"{name}.png")
+            member.size = data.tell()
+            data.seek(0)
+            tar.addfile(member, data)
+    flags = ["--train-data", str(shard), "--valid-data", str(shard), "--log-interval", "2", "--eval-interval", "3"]
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        train("told", *flags, stops=(4, None))
+    folder = FOLDER / "told"
+    report["said"] = said.getvalue().splitlines()
+    report["records"] = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    report["events"] = [read_events(path) for path in sorted((folder / "tensorboard").iterdir())]
+    report["pictures"] = sorted(path.name for path in (folder / "pictures").iterdir())
+
+
+def read_events(path):
+    """TensorBoard's file as [kind or tag, step, value]; a record is its length, a checksum, itself, a checksum."""
+    data, at, events = path.read_bytes(), 0, []
+    while at < len(data):
+        (length,) = struct.unpack("<Q", data[at : at + 8])
+        event = Event.FromString(data[at + 12 : at + 12 + length])
+        at += 16 + length
+        if event.HasField("session_log"):
+            events.append(["start", event.step, None])
+        for value in event.summary.value:
+            size = [value.image.height, value.image.width]
+            events.append([value.tag, event.step, size if value.HasField("image") else value.simple_value])
+    return events
+
+
+def main() -> None:
+    report = {}
+    follow_by_plain_pytorch(report, "zero1")
+    follow_by_plain_pytorch(report, "stage0", "--zero-stage=0")
+    if RANKS.world_size == 1:
+        resume_with(report, "workers", "--num-workers=2", "--augment=full", "--lr-dropout=0.5", "--cache-mb=1")
+        resume_with(report, "device", "--degrade-on-device", "--lr-dropout=0.5")
+        tell(report)
+        crash_between_any_two_steps(report)
+    write(report)
+    dist.barrier()
+    os._exit(0)
+
+
+main()

@@ -1,0 +1,95 @@
+"""What the trainer computes, saves and tells: against a plain loop, through crashes, line by line."""
+
+import math
+import re
+from pathlib import Path
+
+import pytest
+
+PROGRAM = Path(__file__).parent / "engine_program.py"
+
+
+@pytest.fixture(scope="module")
+def reports(tmp_path_factory, tiny_flags, run_ranks):
+    """{world size: [report of each rank]}"""
+    flags = [*tiny_flags, "--train-iters", "6", "--micro-batch-size", "2", "--gradient-accumulation-steps", "2"]
+    return run_ranks(PROGRAM, {size: tmp_path_factory.mktemp(f"engine{size}") for size in (1, 2)}, flags)
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+@pytest.mark.parametrize("engine", ["zero1", "stage0"])
+def test_training_is_that_of_a_plain_loop_over_single_samples(reports, world_size, engine):
+    """Batches, accumulation, ranks, clipping, warm-up and decay of the rate, AdamW, its weight decay, the average."""
+    first = reports[world_size][0][f"plain {engine}"]
+    for report in reports[world_size]:
+        found = report[f"plain {engine}"]
+        assert found["moved"] > 1e-3
+        assert found["weights"] < 1e-5 and found["average"] < 1e-5
+        assert found["engine's norms"] == pytest.approx(found["norms"], rel=1e-4)
+        assert min(found["norms"]) > 0.1  # clipped
+        assert found["losses"] == first["losses"]
+    assert first["engine's losses"] == pytest.approx(first["losses"], rel=1e-5)
+
+
+@pytest.mark.parametrize("batches", ["workers", "device"])
+def test_batches_of_workers_and_of_the_device_are_resumed_exactly_too(reports, batches):
+    (report,) = reports[1]
+    whole, resumed = report[f"{batches} whole"], report[f"{batches} 3+3"]
+    assert len(whole["steps"]) == 6 and len({step["samples"] for step in whole["steps"]}) == 6
+    assert whole == resumed
+
+
+def test_a_crash_between_any_two_changes_of_a_save_leaves_a_checkpoint_that_is_resumed(reports):
+    (report,) = reports[1]
+    *crashes, whole = report["crashes"]
+    assert all(crash["crashed"] for crash in crashes) and not whole["crashed"]
+    assert len(crashes) > 15
+    steps = [int(crash["latest"]) for crash in report["crashes"]]
+    assert steps == sorted(steps) and set(steps) == {2, 4} and steps[-2] == 4  # old ones go after `latest` is switched
+    for crash, step in zip(report["crashes"], steps, strict=True):
+        assert crash["resumed"] == step, crash  # weights and average are those of that step
+        assert crash["position"] == (step == 4)
+        assert crash["cleaned"] == ["6", "config.json", "latest", "tensorboard"], crash
+    assert {"tmp-4"} <= {name for crash in crashes for name in crash["left"]}
+
+
+def test_what_a_run_says(reports):
+    (report,) = reports[1]
+    said = "\n".join(line.partition(" ")[2] for line in report["said"])  # without the time of day
+    number = r"[\d.]+"
+    lines = re.findall(
+        rf"^step (\d)/6 \| loss ({number}) \| grad norm ({number}) \| lr ({number}e-\d\d) \| {number} samples/s \| "
+        rf"data {number} forward {number} backward {number} step {number} s \| {number} GiB \| \d+ s left$",
+        said,
+        re.MULTILINE,
+    )
+    records = {kind: [r for r in report["records"] if r["kind"] == kind] for kind in ("train", "valid")}
+    assert [record["step"] for record in records["train"]] == [int(line[0]) for line in lines] == [2, 4, 6]
+    for (_, loss, norm, rate), record in zip(lines, records["train"], strict=True):
+        assert (loss, norm, rate) == (f"{record['loss']:.4f}", f"{record['grad_norm']:.3f}", f"{record['lr']:.2e}")
+    assert [record["lr"] for record in records["train"]] == pytest.approx([1e-3, 0.6e-3, 0.2e-3])
+    assert [record["step"] for record in records["valid"]] == [3, 6]
+    for record in records["valid"]:
+        told = f"step {record['step']} | validation loss {record['loss']:.4f} | PSNR of samples {record['psnr']:.2f} dB"
+        assert told in said.splitlines()
+    assert re.search(r"^data so far, of rank 0: .*\d+ too small", said, re.MULTILINE)
+    assert re.search(r"^data so far, of rank 0: .*\d+ converted: grey", said, re.MULTILINE)
+    assert len(re.findall(r"^saved .*/told/[46] in \d+ s$", said, re.MULTILINE)) == 2
+    assert "stopped by a signal, saved at step 4: run the same command again to go on" in said
+    assert re.search(r"^resuming .*/told at step 4$", said, re.MULTILINE)
+    assert report["pictures"] == ["00000003.png", "00000006.png"]
+
+
+def test_tensorboard_is_told_the_same(reports):
+    (report,) = reports[1]
+    first, second = report["events"]
+    assert first[0] == ["start", 1, None] and second[0] == ["start", 5, None]  # hides what came after the checkpoint
+    events = {(tag, step): value for tag, step, value in first + second if tag != "start"}
+    wanted = {}
+    for record in report["records"]:
+        kind, step = record.pop("kind"), record.pop("step")
+        wanted |= {(f"{kind}/{name}", step): value for name, value in record.items()}
+    pictures = {key: events.pop(key) for key in list(events) if key[0] == "valid/samples"}
+    assert set(events) == set(wanted) and len(wanted) == 3 * 9 + 2 * 7
+    assert all(math.isclose(events[key], value, rel_tol=1e-6) for key, value in wanted.items())  # float32 there
+    assert pictures == {("valid/samples", step): [2 * 32, 4 * 32] for step in (3, 6)}
