@@ -76,11 +76,13 @@ def test_clip_from_the_hub_cache_asks_no_network(no_network, tower):
     check_tower(load_clip("someone/tiny-clip"))
 
 
-def test_clip_offline_says_what_to_fetch_and_where_to_put_it(no_network, monkeypatch):
+@pytest.mark.parametrize("source", [["nobody/no-such-clip"], []], ids=["named", "default"])
+def test_clip_offline_says_what_to_fetch_and_where_to_put_it(no_network, monkeypatch, source):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(FileNotFoundError) as error:
-        load_clip("nobody/no-such-clip")
-    for part in ("open_clip_pytorch_model.bin", "https://huggingface.co/nobody/no-such-clip", "--clip-model"):
+        load_clip(*source)
+    repository = source[0] if source else "laion/CLIP-ViT-L-14-DataComp.XL-s13B-b90K"  # the release's
+    for part in ("open_clip_pytorch_model.bin", f"https://huggingface.co/{repository}", "--clip-model"):
         assert part in str(error.value)
 
 

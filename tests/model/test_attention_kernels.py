@@ -127,3 +127,21 @@ def test_kernels_that_cannot_run_name_what_is_missing():
         choose_kernel("flex", cpu, torch.float32, 80)
     with pytest.raises(ValueError, match=r"unknown attention kernel 'fast'.*sdpa, merge, flash, flex"):
         choose_kernel("fast", cpu, torch.float32, 80)
+
+
+@pytest.mark.parametrize(
+    ("name", "device", "dtype", "head_dim", "lacks"),
+    [
+        ("merge", "mps", torch.float32, 80, "stock attention on mps gives no log-sum-exp; available here: sdpa$"),
+        ("merge", "cuda", torch.bfloat16, 36, "a head dim that is a multiple of 8, the model's is 36; available"),
+        ("flash", "cpu", torch.float32, 80, "a CUDA device, this is cpu; available here: sdpa, merge$"),
+        ("flash", "cuda", torch.bfloat16, 80, "the package flash-attn, which is not installed; available"),
+        ("cudnn", "cuda", torch.float32, 80, "bfloat16 or float16 and a head dim .* this is torch.float32 and 80"),
+    ],
+)  # fmt: skip
+def test_what_a_kernel_needs(monkeypatch, name, device, dtype, head_dim, lacks):
+    monkeypatch.setattr(attention_kernels.importlib.util, "find_spec", lambda package: None)
+    monkeypatch.setattr(torch.backends.cudnn, "is_available", lambda: True)
+    with pytest.raises(ValueError, match=f"kernel '{name}' needs {lacks}"):
+        choose_kernel(name, torch.device(device), dtype, head_dim)
+    assert choose_kernel("auto", torch.device(device), dtype, head_dim)[0] in ("merge", "sdpa")
