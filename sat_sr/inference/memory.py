@@ -34,6 +34,8 @@ BUSY_TOKENS = {"cuda": 16384, "mps": 4096, "cpu": 1024}
 FLOPS_PER_BYTE = 20_000
 # Copies beside the computation are not free: they share the memory, and the first and last of a call are waited for.
 OFFLOAD_SLOWDOWN = {"none": 1.0, "state": 1.1, "all": 1.15}
+# What is free is not all ours: other programs breathe, allocators waste.
+USABLE = 0.9
 # Canvas-sized float32 pictures alive at once: the upsampled condition, and what `diffusion.samplers` keeps.
 CANVASES = {"heun": 4, "euler": 4, "dpmpp_2m": 5, "unipc": 6}
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -27,7 +27,7 @@ from sat_sr.diffusion.samplers import SAMPLERS
 from sat_sr.inference.backprojection import Backprojection
 from sat_sr.inference.canvas import Canvas
 from sat_sr.inference.color_fix import fix_colors
-from sat_sr.inference.memory import Plan, flops, make_plan
+from sat_sr.inference.memory import USABLE, Plan, canvas_bytes, flops, free_bytes, make_plan, parameter_count
 from sat_sr.inference.noise import position_noise
 from sat_sr.inference.ranks import Ranks
 from sat_sr.inference.settings import SamplingSettings
@@ -217,7 +217,7 @@ class Upscaler:
         seed       0 <= seed < 2**64; the noise depends on it and the place in the picture only
         mode       "auto", "full", "ar2" (with block_batch) or "ar": the same picture in different memory
         offload    what lives on the host instead of the device: "none", "state", "all", or "auto" (as little as fits)
-        memory     bytes of device memory that may be used, weights included
+        memory     bytes of device memory that may be used, weights included; None: what is free
         callback   called after each step with (step, steps, current picture (B, 3, H, W) in [-1, 1])
         settings   fields of SamplingSettings; what is not given is the checkpoint's default
 
@@ -240,14 +240,26 @@ class Upscaler:
         return restore(self.run(tensor, job, seed=seed, callback=callback))
 
     def prepare(self, source: tuple[int, int], **choices) -> Job:
-        """`make_job` for this model on its device. source (height, width)."""
+        """`make_job` for this model on its device, by default in what is free there. source (height, width)."""
         if self.model is None:
             raise ValueError("this upscaler is closed and has given its weights back: make a new one")
-        return make_job(
-            self.model.config,
-            tuple(source),
-            **{"settings": self.defaults, "device": self.device, "dtype": self.model.dtype, **choices},
-        )
+        defaults = {"settings": self.defaults, "device": self.device, "dtype": self.model.dtype, "memory": None}
+        choices = {**defaults, **choices}
+        if choices["memory"] is None:
+            choices["memory"] = self._usable(source, choices)
+        return make_job(self.model.config, tuple(source), **choices)
+
+    def _usable(self, source: tuple[int, int], choices: Mapping) -> int:
+        """Bytes that the network may take, weights included: of what is free, and what it holds already."""
+        config, device = self.model.config, self.device
+        if device.type == "cuda":
+            return int((free_bytes(device) + torch.cuda.memory_reserved(device)) * USABLE)
+        # The device's memory is the host's, where the pictures are, too.
+        size = {side: choices.get(side) for side in ("scale", "target")}
+        canvas = Canvas.of(source, config.image_block_size, **size).size
+        pictures = canvas_bytes(canvas, choices.get("batch", 1), choices["settings"].sampler)
+        held = parameter_count(config) * self.model.dtype.itemsize
+        return max(int((free_bytes(device) + held) * USABLE) - pictures, 0)
 
     @torch.no_grad()  # not inference_mode: what comes back may be trained with
     def run(

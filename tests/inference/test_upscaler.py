@@ -18,9 +18,10 @@ from sat_sr.checkpoint import save_safetensors
 from sat_sr.config import InfDiTConfig
 from sat_sr.diffusion.edm import denoise
 from sat_sr.diffusion.resize import resize
+from sat_sr.inference import upscaler as upscaler_module
 from sat_sr.inference.backprojection import Backprojection
 from sat_sr.inference.canvas import Canvas
-from sat_sr.inference.memory import make_plan
+from sat_sr.inference.memory import make_plan, parameter_count
 from sat_sr.inference.noise import position_noise
 from sat_sr.inference.settings import SamplingSettings
 from sat_sr.inference.upscaler import Upscaler, default_settings, make_job, resolve_device
@@ -93,6 +94,24 @@ def test_little_memory_gives_the_same_picture(upscaler, whole):
     torch.testing.assert_close(picture, whole, rtol=0, atol=1e-4)
     with pytest.raises(MemoryError, match=r"canvas 80x48 in mode auto needs about .* raise --memory"):
         upscaler(tensor_picture(13, 21), 3.3, memory=least // 4)
+
+
+def test_what_is_free_is_the_default_memory(upscaler, whole, monkeypatch):
+    """On a CPU the pictures take their part of it: four canvases of 48 x 80 and the LR condition."""
+    weights, pictures = parameter_count(CONFIG) * 4, (4 + 1 / 16) * 3 * 48 * 80 * 4
+    least = min(make_plan(CONFIG, (48, 80), mode=mode, kernel="sdpa").device_bytes for mode in ("ar", "full"))
+
+    def free(network):
+        count = math.ceil((network + pictures) / 0.9 - weights)
+        monkeypatch.setattr(upscaler_module, "free_bytes", lambda device: count)
+
+    free(least)
+    assert upscaler.prepare((13, 21), scale=3.3, settings=SETTINGS).plan.device_bytes <= least
+    picture = upscaler(tensor_picture(13, 21), 3.3, seed=5, sampler="heun")
+    torch.testing.assert_close(picture, whole, rtol=0, atol=1e-4)
+    free(least // 2)
+    with pytest.raises(MemoryError, match=r"canvas 80x48 in mode auto needs about .* raise --memory"):
+        upscaler(tensor_picture(13, 21), 3.3)
 
 
 def test_seeds(upscaler):
