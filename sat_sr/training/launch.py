@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 from sat_sr.checkpoint import load
+from sat_sr.data.degradation import SMALLEST_SIDE, parse_degradation
 from sat_sr.data.shards import expand_shards
 from sat_sr.model.layout import mismatch, parameter_shapes
 from sat_sr.training.logs import say, warn
@@ -134,10 +135,16 @@ def _use_cuda(device: str, ranks: Ranks) -> bool:
 
 
 def _introduce(settings: argparse.Namespace, recipe: Recipe, ranks: Ranks, use_cuda: bool) -> None:
-    """What will run, before anything slow happens; with --dry-run, in full. Raises ValueError for unmatched shards."""
+    """What will run, before anything slow happens; with --dry-run, in full. Raises ValueError for impossible data."""
     for spec in (settings.train_data, settings.valid_data):
         if spec:
             expand_shards(spec)
+    mixture, side = parse_degradation(settings.degradation), settings.model.image_size
+    if side < SMALLEST_SIDE and any(config.stages for _, config in mixture):
+        raise ValueError(
+            f"--image-size {side} with --degradation {settings.degradation}: crops of at least {SMALLEST_SIDE} pixels "
+            "are wanted; smaller ones can only be degraded clean"
+        )
     for note in settings.notes:
         say(note)
     if recipe.precision == "fp32" and recipe.asked_bf16:

@@ -192,7 +192,7 @@ def test_ranks_from_torchrun_from_slurm_and_alone(monkeypatch, tmp_path):
 
 def run(*arguments):
     command = [sys.executable, "train_text2image_sr.py", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
 
 
 def test_shards_that_match_nothing_end_the_program_with_one_sentence(tmp_path):
@@ -200,6 +200,22 @@ def test_shards_that_match_nothing_end_the_program_with_one_sentence(tmp_path):
     assert result.returncode == 1
     assert result.stderr.splitlines() == [f"error: shards '{tmp_path}/*.tar': nothing matches"]
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        (["--degradation", "harsh"], "unknown degradation 'harsh' in 'harsh': known are strong, mild, clean"),
+        (["--degradation", "clean,mild", "--image-size", "32"], "--image-size 32 with --degradation clean,mild: crop"),
+    ],
+)
+def test_a_degradation_that_cannot_be_is_named_before_anything_starts(monkeypatch, capsys, flags, words):
+    from sat_sr.training import launch
+
+    ended = []
+    monkeypatch.setattr(launch.os, "_exit", ended.append)
+    launch.launch(parse_arguments(["--dry-run", "--device", "cpu", *flags]))
+    assert ended == [1] and f"error: {words}" in capsys.readouterr().err
 
 
 def test_pictures_that_are_all_too_small_end_the_program_with_one_sentence(shards, tmp_path):
