@@ -16,7 +16,7 @@ from PIL import Image, TiffImagePlugin
 
 from sat_sr.inference.color import cmyk_to_srgb, lab_to_srgb
 from sat_sr.inference.deep_tiff import TIFF_HEADERS, decode_deep_tiff, exif_of, open_deep_tiff
-from sat_sr.inference.metadata import SETTINGS_KEY, parse_exif, settings_of
+from sat_sr.inference.metadata import SETTINGS_KEY, is_damaged_exif, parse_exif, settings_of
 from sat_sr.inference.picture import READ_FORMATS, Decoded, PictureError, check_size
 
 _PPM_HEADER = re.compile(rb"P[36]\s+(?:#[^\n]*\n\s*)*\d+\s+\d+\s+(?P<maximum>\d{1,5})\s")
@@ -42,9 +42,10 @@ def decode(file: BinaryIO, name: str, max_pixels: int, notes: list[str]) -> Deco
     check_size(image.size, name, max_pixels)
     if getattr(image, "is_animated", False):
         notes.append("more than one picture in the file (animation, pages): only the first is used")
-    exif, orientation = parse_exif(image.getexif(), notes, is_tiff=image.format == "TIFF")
-    if not image.info.get("exif", b"Exif\0\0II").removeprefix(b"Exif\0\0").startswith((b"II", b"MM")):
-        notes.append("EXIF data does not parse: left out")  # Pillow makes an empty one of it
+    stored = image.getexif()
+    if (raw := image.info.get("exif")) and is_damaged_exif(raw, stored):
+        notes.append("EXIF data does not parse: left out")
+    exif, orientation = parse_exif(stored, notes, is_tiff=image.format == "TIFF")
     head = _head(file, 4096)
     depth = _bits_lost(head, image.format)
     if depth:

@@ -55,6 +55,20 @@ def parse_exif(exif: Image.Exif, notes: list[str], *, is_tiff: bool = False) -> 
     return exif_bytes, orientation
 
 
+def is_damaged_exif(raw: bytes, exif: Image.Exif) -> bool:
+    """Whether `exif`, which Pillow made of `raw`, is empty because raw does not parse: Pillow says nothing then."""
+    tiff = raw.removeprefix(b"Exif\0\0")
+    order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
+    if order is None:
+        return True
+    try:
+        (start,) = struct.unpack_from(f"{order}I", tiff, 4)
+        (entries,) = struct.unpack_from(f"{order}H", tiff, start)
+    except struct.error:
+        return True
+    return entries > 0 and not len(exif)
+
+
 def upright_xmp(xmp: Any) -> bytes | None:
     """XMP packet with its own orientation entry, if any, set to 1."""
     if isinstance(xmp, str):

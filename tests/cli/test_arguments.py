@@ -81,10 +81,12 @@ def test_a_contradicted_flag_of_the_release_is_told():
         ("--infer_sr_scale 0", "scale 0 must be a number of at least 1"),
         ("--infer_sr_scale nan", "scale nan must be a number of at least 1"),
         ("--infer_sr_scale inf", "scale inf must be a number of at least 1"),
+        ("--infer_sr_scale 1e308", "scale 1e308 must be a number of at least 1 and at most 1e+06"),
         ("--infer_sr_scale 0.5", "to make a picture smaller, use an image editor"),
         ("--infer_sr_scale four", "'four' is no number"),
         ("--block_batch 0", "0 must be an integer of at least 1"),
         ("--num-steps 2.5", "2.5 must be an integer"),
+        ("--num-steps 1000000000", "1000000000 must be an integer of at most 10000"),
         ("--memory 0", "write it like 8GiB"),
         ("--memory 0.3", "argument --memory: '0.3' is no amount of memory: write it like 8GiB"),
         ("--seed -1", "seed -1 must be an integer between 0 and 2**64 - 1"),
@@ -95,6 +97,7 @@ def test_a_contradicted_flag_of_the_release_is_told():
         ("--quality 101", "must lie between 1 and 100"),
         ("-o a.bmp", "must be a name that ends in one of .png"),
         ("-o .png", "must be a name that ends in one of .png"),
+        ("-o tests", "-o tests: is a folder, and -o names the one output file: use --out-dir for a folder"),
         ("--out-dir=", "--out-dir: the name is empty"),
         ("--output=", "--output: the name is empty"),
         ("--from-picture=", "--from-picture: the name is empty"),
@@ -104,6 +107,7 @@ def test_a_contradicted_flag_of_the_release_is_told():
         ("--quiet --json", "exclude one another"),
         ("--name {stem.__class__}", "no field {stem.__class__} is known here"),
         ("--name x.png", "has a suffix"),
+        ("--name {stem:>9999999999}", "a format may not be wider than 999"),
         ("--input-type cli a.png", "--input-type cli asks for the pictures"),
         ("--input-type txt --input-path list", "the name of a list ends in .txt"),
         ("--input-type datapath_dir", "name the data with --input-path"),
@@ -112,7 +116,8 @@ def test_a_contradicted_flag_of_the_release_is_told():
         ("--scale 4", "unrecognized arguments: --scale"),
     ],
 )
-def test_wrong_use_has_its_sentence_and_exit_code_2(command, sentence, capsys):
+def test_wrong_use_has_its_sentence_and_exit_code_2(command, sentence, capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
     with pytest.raises(SystemExit) as end:
         parse_arguments(command.split())
     assert end.value.code == 2

@@ -291,6 +291,25 @@ def test_settings_in_the_picture_repeat_it(cli, picture, network):
     assert outcome.code == 2 and "bare.png carries no settings of this program" in outcome.err
 
 
+@pytest.mark.parametrize("name", ["first.png", "first.tif", "first.jpg", "first.webp"])
+def test_every_format_carries_what_repeats_the_picture(cli, picture, network, name):
+    from sat_sr.checkpoint import checkpoint_hash
+    from sat_sr.inference.image_io import read_settings
+
+    path = picture("a.png")
+    flags = ["--size", "17x16", "--sampler", "heun", "--num-steps", 2, "--inference_type", "ar2", "--block_batch", 2]
+    assert cli(path, *flags, "--seed", "11", "-o", name).code == 0
+    stored = read_settings(name)
+    told = {"checkpoint": checkpoint_hash(network), "seed": 11, "sampler": "heun", "num_steps": 2, "size": [17, 16],
+            "inference_type": "ar2", "block_batch": 2}  # fmt: skip
+    assert stored.items() >= {**told, "version": stored["version"]}.items()
+    again = f"again{Path(name).suffix}"
+    assert cli(path, "--from-picture", name, "-o", again).code == 0
+    assert Path(again).read_bytes() == Path(name).read_bytes()
+    cli(path, *flags, "--no-metadata", "-o", name, "--overwrite")
+    assert read_settings(name) is None
+
+
 def test_weights_other_than_those_of_the_picture_are_told(cli, picture, network, monkeypatch):
     path = picture("a.png")
     cli(path, "-o", "first.png")
@@ -306,6 +325,8 @@ def test_json_is_one_object_a_picture_and_nothing_else(cli, picture):
     assert (done["mode"], done["num_steps"], done["output"]) == ("auto", 2, "samples/a_sr.png")
     assert done["seconds"] > 0 and done["peak_memory_bytes"] > 1 << 26
     assert failed["status"] == "failed" and "not there" in failed["error"]
+    (skipped,) = map(json.loads, cli("a.png", "--json", "--skip-existing").out.splitlines())
+    assert skipped == {"status": "skipped", "input": "a.png", "output": "samples/a_sr.png"}
 
 
 def test_json_has_the_notes_of_reading_and_writing(cli):
@@ -512,21 +533,7 @@ def test_a_second_control_c_ends_at_once(program):
 
 def test_a_killed_run_leaves_no_half_picture_and_continues(cli, picture):
     pictures = [picture(f"{name}.png") for name in "abc"]
-    child = os.fork()
-    if not child:  # dies, or hangs until it is killed, when the second picture is written but not renamed yet
-        try:
-            torch.set_num_threads(1)  # the threads of OpenMP did not survive the fork
-            syncs = itertools.count()
-            os.fsync = lambda file: None if next(syncs) != 2 else time.sleep(600)  # each file and its folder are synced
-            cli(*pictures, "--seed", "1")
-        finally:
-            os._exit(1)
-    try:
-        wait_until(lambda: Path("samples/a_sr.png").exists() and list(Path("samples").glob(".sat-sr-*")))
-        time.sleep(0.1)
-    finally:
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
+    assert end_while_writing(cli, pictures, signal.SIGKILL) == -signal.SIGKILL
     assert len(list(Path("samples").glob(".sat-sr-*"))) == 1, "the half-written picture"
     assert [path.name for path in Path("samples").glob("*.png")] == ["a_sr.png"]
     written = os.stat("samples/a_sr.png").st_mtime_ns
@@ -536,6 +543,33 @@ def test_a_killed_run_leaves_no_half_picture_and_continues(cli, picture):
     assert sorted(os.listdir("samples")) == ["a_sr.png", "b_sr.png", "c_sr.png"], "leftovers are swept"
     assert os.stat("samples/a_sr.png").st_mtime_ns == written
     assert size_of("samples/b_sr.png") == (24, 20)
+
+
+def end_while_writing(cli, pictures, number: signal.Signals) -> int:
+    """Exit code of a process of its own that gets a signal when its second picture is written but not renamed yet."""
+    child = os.fork()
+    if not child:
+        code = 1
+        try:
+            torch.set_num_threads(1)  # the threads of OpenMP did not survive the fork
+            syncs = itertools.count()
+            os.fsync = lambda file: None if next(syncs) != 2 else time.sleep(600)  # each file and its folder are synced
+            code = cli(*pictures, "--seed", "1").code
+        finally:
+            os._exit(code)
+    try:
+        wait_until(lambda: Path("samples/a_sr.png").exists() and list(Path("samples").glob(".sat-sr-*")))
+        time.sleep(0.1)
+    finally:
+        os.kill(child, number)
+        status = os.waitpid(child, 0)[1]
+    return os.waitstatus_to_exitcode(status)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_while_a_picture_is_written_leaves_no_part_of_it(cli, picture, number, code):
+    assert end_while_writing(cli, [picture(f"{name}.png") for name in "abc"], number) == code
+    assert os.listdir("samples") == ["a_sr.png"]
 
 
 def wait_until(condition) -> None:

@@ -426,6 +426,7 @@ def test_png_texts_and_color_chunks_are_carried_to_png(tmp_path):
 @pytest.mark.parametrize(
     ("options", "word"),
     [({"icc_profile": b"garbage"}, "ICC"), ({"exif": b"Exif\0\0garbage garbage"}, "EXIF"),
+     ({"exif": b"Exif\0\0MM\0*garbage garbage"}, "EXIF"), ({"exif": b"Exif\0\0II*\0\x08\0\0\0\x05\0short"}, "EXIF"),
      ({"icc_profile": cmyk_profile(np.zeros((16, 3)))}, "CMYK"),
      ({"exif": b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x63\0\0\0\0\0\0\0"}, "orientation 99")],
 )  # fmt: skip
@@ -435,6 +436,13 @@ def test_metadata_that_makes_no_sense_is_noted_and_left_out(tmp_path, options, w
     assert any(word in note for note in picture.notes) and picture.icc is None
     write_picture(tmp_path / "out.jpg", picture.rgb, picture)
     assert "icc_profile" not in Image.open(tmp_path / "out.jpg").info
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "avif"])
+def test_exif_without_entries_is_no_damage(tmp_path, suffix):
+    path = tmp_path / f"in.{suffix}"
+    Image.new("RGB", (8, 8), "red").save(path, exif=b"Exif\0\0II*\0\x08\0\0\0\0\0\0\0\0\0")
+    assert read_picture(path).notes == []
 
 
 def test_depth_that_is_lost_on_reading_is_noted(tmp_path):

@@ -1,0 +1,57 @@
+"""What is asked of devices that no test machine has."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from sat_sr.config import InfDiTConfig
+from sat_sr.inference.settings import SamplingSettings
+from sat_sr.inference.upscaler import Upscaler, make_job, resolve_device
+
+
+@pytest.mark.parametrize(
+    ("cuda", "mps", "expected"), [(True, True, "cuda"), (False, True, "mps"), (False, False, "cpu")]
+)
+def test_auto_is_cuda_else_mps_else_the_cpu(monkeypatch, cuda, mps, expected):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    assert resolve_device("auto") == torch.device(expected)
+
+
+@pytest.mark.parametrize("mode", ["auto", "full", "ar2", "ar"])
+def test_a_picture_is_planned_for_mps(mode):
+    job = make_job(InfDiTConfig.preset("mini"), (64, 96), scale=4, mode=mode, device="mps", memory=4 << 30)
+    assert job.plan.device == "mps" and job.plan.kernel == "sdpa"
+
+
+class NoDouble(TorchDispatchMode):
+    """MPS has no float64: no operation may give one."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        double = [t for t in tree_leaves(result) if isinstance(t, torch.Tensor) and t.dtype == torch.float64]
+        assert not double, f"{function} gave float64"
+        return result
+
+
+@pytest.mark.parametrize("mode", ["full", "ar"])
+def test_network_calls_need_no_float64(make_model, monkeypatch, mode):
+    from sat_sr.inference.denoiser import Denoiser
+
+    config = InfDiTConfig(
+        num_layers=2, hidden_size=32, num_attention_heads=2, image_block_size=16, image_size=64, vector_dim=0
+    )
+    original, calls = Denoiser.__call__, []
+
+    def watched(self, x, sigma):
+        calls.append(sigma)
+        with NoDouble():
+            return original(self, x, sigma)
+
+    monkeypatch.setattr(Denoiser, "__call__", watched)
+    upscaler = Upscaler(make_model(config), defaults=SamplingSettings(sampler="euler", num_steps=2))
+    assert upscaler(torch.zeros(3, 7, 9), 4, mode=mode).isfinite().all()
+    assert len(calls) == 2
