@@ -11,7 +11,7 @@ import torch
 
 from sat_sr.diffusion.edm import denoise
 from sat_sr.diffusion.samplers import heun
-from sat_sr.inference.denoiser import Denoiser
+from sat_sr.inference.denoiser import Denoiser, is_out_of_memory
 from sat_sr.inference.memory import Plan, make_plan
 from sat_sr.inference.schedule import Schedule
 from sat_sr.model import adaln
@@ -149,6 +149,24 @@ def test_out_of_memory_with_no_smaller_plan(model, make_inputs, live_bytes):
     denoiser = Denoiser(model, plan_of((2, 2), (1, 1), "block"), *conditions)
     with live_bytes(limit=x.nbytes * 2), pytest.raises(MemoryError, match=r"network call 1 .* no smaller plan"):
         denoiser(x, SIGMA)
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (MemoryError(), True),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), True),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("MPS backend out of memory (MPS allocated: 8.00 GB, max allowed: 9.07 GB)"), True),
+        (RuntimeError("std::bad_alloc"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasGemmEx`"), False),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied (4x3 and 4x3)"), False),
+    ],
+    ids=str,
+)
+def test_errors_that_say_that_memory_ran_out(error, expected):
+    assert is_out_of_memory(error) == expected
 
 
 def test_other_errors_are_not_taken_for_memory(model, make_inputs, monkeypatch):
