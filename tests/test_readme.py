@@ -187,6 +187,18 @@ def check_installation(site: Path) -> None:
     )  # fmt: skip
     assert {path.name for path in (site / "installed/bin").iterdir()} >= {"sat-sr", "sat-sr-train"}
     assert (site / "installed/generate_sr_big.py").exists() and (site / "installed/sat_sr/inference/run.py").exists()
+    for name in ("sat-sr", "sat-sr-train"):
+        result = subprocess.run(
+            [sys.executable, site / "installed/bin" / name, "--help"], cwd=site, capture_output=True, text=True,
+            env=os.environ | {"PYTHONPATH": str(site / "installed")}, timeout=120, check=True,
+        )  # fmt: skip
+        assert result.stdout.startswith("usage: ")
+    (metadata,) = (site / "installed").glob("sat_sr-*.dist-info/METADATA")
+    fields = [line.partition(": ")[::2] for line in metadata.read_text().partition("\n\n")[0].splitlines()]
+    assert ("Requires-Python", ">=3.10") in fields
+    assert {value for field, value in fields if field == "Provides-Extra"} == {"train", "eval", "dev"}
+    required = {re.split(r"[^\w-]", value)[0] for field, value in fields if field == "Requires-Dist"}
+    assert "torch" in required and not required & {"torchvision", "flash-attn", "flash_attn", "apex"}
 
 
 @pytest.mark.parametrize("file", ["README.md", "docs/api.md"])

@@ -179,6 +179,15 @@ def test_help_and_errors_come_before_torch():
         assert "AssertionError" not in result.stderr
 
 
+def test_a_python_without_what_it_needs_is_told_the_two_commands():
+    result = subprocess.run(
+        [sys.executable, "-S", "generate_sr_big.py", "a.png"], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )  # -S: without installed packages
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "run `bash generate_sr_big_cli.sh`" in result.stderr and "`pip install .`" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
 def test_help_is_grouped_and_fits_80_columns(monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     text = make_parser().format_help()

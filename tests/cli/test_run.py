@@ -14,8 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 import torch
-from PIL import Image
+from PIL import ExifTags, Image, ImageCms
 
 from sat_sr.inference import worker
 from sat_sr.inference.arguments import SETTLED, make_parser
@@ -94,6 +95,40 @@ def test_sixteen_bits_and_alpha_stay(cli):
     assert glass.mode == "RGBA"
     expected = Image.fromarray(rgba).getchannel("A").resize((12, 10), Image.Resampling.LANCZOS)
     assert np.abs(np.asarray(glass.getchannel("A")).astype(int) - np.asarray(expected)).max() <= 1
+
+
+def test_what_a_file_is_stays_what_it_is(cli):
+    colours = np.arange(5 * 6 * 3).reshape(5, 6, 3).astype(np.uint16) * 700
+    tifffile.imwrite("deep.tif", colours, photometric="rgb", resolution=(300, 300), metadata=None)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation], exif[ExifTags.Base.Make] = 6, "Maker"
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    Image.new("RGB", (6, 4), "red").save("turned.jpg", exif=exif, dpi=(100, 150), icc_profile=profile)
+    palette = Image.new("P", (6, 5), 1)
+    palette.putpalette([0, 0, 0, 250, 100, 50])
+    palette.putpixel((0, 0), 0)
+    palette.save("palette.png", transparency=0)
+    Image.new("CMYK", (6, 5), (0, 255, 255, 0)).save("inks.jpg")
+    Image.new("LA", (6, 5), (80, 255)).save("grey.png")
+    names = ["deep.tif", "turned.jpg", "palette.png", "inks.jpg", "grey.png"]
+    outcome = cli(*names, "--format", "keep", "--infer_sr_scale", "2", "--strength", "0")
+    assert outcome.code == 0
+
+    deep = tifffile.imread("samples/deep_sr.tif")
+    assert deep.dtype == np.uint16 and deep.shape == (10, 12, 3) and len(np.unique(deep % 256)) > 50
+    with Image.open("samples/deep_sr.tif") as image:
+        assert image.info["dpi"] == (600, 600)
+    with Image.open("samples/turned_sr.jpg") as image:
+        assert (image.size, image.info["icc_profile"]) == ((8, 12), profile)
+        assert image.info["dpi"] == (300, 200), "turned like the picture, twice as many"
+        assert (image.getexif()[ExifTags.Base.Orientation], image.getexif()[ExifTags.Base.Make]) == (1, "Maker")
+    with Image.open("samples/palette_sr.png") as image:
+        assert image.mode == "RGBA" and image.getpixel((0, 0))[3] < 30 and image.getpixel((11, 9))[3] == 255
+        assert np.abs(np.array(image.getpixel((11, 9))[:3]) - (250, 100, 50)).max() < 30
+    with Image.open("samples/inks_sr.jpg") as image:
+        assert image.mode == "RGB" and np.abs(np.array(image.getpixel((6, 5))) - (255, 0, 0)).max() < 30
+    assert Image.open("samples/grey_sr.png").mode == "LA"
+    assert "CMYK without a profile" in outcome.err and "palette colours" in outcome.err
 
 
 def test_every_kind_of_input(cli, picture, monkeypatch, tmp_path):
@@ -629,6 +664,7 @@ def test_sampling_flags_change_the_picture(cli, picture, flag, other):
     ("flags", "sentence"),
     [
         (["--device", "tpu"], "device 'tpu'"),
+        (["--device", "meta"], "device 'meta' is not used: use --device auto, cpu, cuda or mps"),
         (["--device", "cuda:7"], "device 'cuda:7' is not available"),
         (["--kernel", "flash"], "kernel 'flash' needs"),
         (["--offload", "all"], "offload 'all': device cpu has no memory of its own"),
