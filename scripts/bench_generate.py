@@ -6,8 +6,10 @@
     python scripts/bench_generate.py --preset mini --canvas 512x512 --mode full,auto --against mini.json
 
 Weights are random. "of peak" is the share of the matrix products that the same machine does in the same minute (large
-ones, measured before and after each case). Memory is what a call takes beside the weights and the canvas: predicted,
-and measured: on CUDA what PyTorch allocated, elsewhere how much the process grew in the first call.
+ones, measured before and after each case). "of stock" sets against the call what PyTorch's own kernels need for its
+matrix products and attentions alone, on the shapes of the plan's groups and with nothing around them. Memory is what a
+call takes beside the weights and the canvas: predicted, and measured: on CUDA what PyTorch allocated, elsewhere how
+much the process grew in the first call.
 """
 
 from __future__ import annotations
@@ -165,6 +167,7 @@ def run_case(args, model, device, size: tuple[int, int], mode: str, budget: int 
     synchronize = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     peaks, seconds = [matrix_peak(device, model.dtype, clock, synchronize)], []
     weights = weight_bytes(config, model.dtype.itemsize, plan.offload)
+    stock = [stock_seconds(config, plan, device, model.dtype, clock, synchronize)]
     with grown(device) as memory:
         denoised = denoiser(x, 1.0)
     measured = memory() - (weights if device.type == "cuda" else denoised.nbytes)
@@ -174,6 +177,7 @@ def run_case(args, model, device, size: tuple[int, int], mode: str, budget: int 
         synchronize()
         seconds.append(clock() - start)
     peaks.append(matrix_peak(device, model.dtype, clock, synchronize))
+    stock.append(stock_seconds(config, plan, device, model.dtype, clock, synchronize))
     return {
         "canvas": list(size),
         "mode": mode,
@@ -187,6 +191,8 @@ def run_case(args, model, device, size: tuple[int, int], mode: str, budget: int 
         "gflops": work / statistics.median(seconds) / 1e9,
         "peak_gflops": peaks,
         "share": work / statistics.median(seconds) / 1e9 / statistics.mean(peaks),
+        "stock_seconds": stock,
+        "of_stock": statistics.mean(stock) / statistics.median(seconds),
         "weights_mib": weights / MIB,
         "predicted_mib": (plan.device_bytes - weights) / MIB,
         "measured_mib": measured / MIB,
@@ -206,6 +212,43 @@ def matrix_peak(device, dtype, clock: Callable[[], float], synchronize: Callable
         synchronize()
         best = min(best, clock() - start)
     return 2 * side**3 / best / 1e9
+
+
+def stock_seconds(config: InfDiTConfig, plan, device, dtype, clock, synchronize) -> float:
+    """Seconds of a call's matrix products and attentions by stock kernels, group by group, with nothing around them."""
+    import torch
+    import torch.nn.functional as F
+
+    c, heads, dim, p = config.hidden_size, config.num_attention_heads, config.head_dim, config.patch_size
+    blocks, tokens, lr_tokens = math.prod(plan.schedule.group), config.tokens_per_block, config.lr_features_per_side**2
+
+    def linear(n_in: int, n_out: int, rows: int = blocks * tokens) -> Callable[[], object]:
+        sizes = (rows, n_in), (n_out, n_in), n_out
+        x, weight, bias = (torch.randn(size, device=device, dtype=dtype) for size in sizes)
+        return lambda: F.linear(x, weight, bias)
+
+    def attention(keys: int) -> Callable[[], object]:
+        q, k, v = (torch.randn(blocks, heads, n, dim, device=device, dtype=dtype) for n in (tokens, keys, keys))
+        return lambda: F.scaled_dot_product_attention(q, k, v)
+
+    layer = [linear(c, 3 * c), attention(4 * tokens), linear(c, c), linear(c, 4 * c), linear(4 * c, c)]
+    features = blocks * lr_tokens
+    cross = [linear(12, c, features), linear(c, 2 * c, features), linear(c, c), attention(9 * lr_tokens), linear(c, c)]
+    ends = [linear(6 * p * p, c), linear(c, 3 * p * p)]
+
+    def seconds(kernels: list[Callable[[], object]]) -> float:
+        runs = []
+        for _ in range(5):
+            start = clock()
+            for kernel in kernels:
+                kernel()
+            synchronize()
+            runs.append(clock() - start)
+        return statistics.median(runs)
+
+    with torch.no_grad():
+        a_group = config.num_layers * seconds(layer) + seconds(cross) + seconds(ends)
+    return a_group * plan.schedule.blocks / blocks
 
 
 class grown:
@@ -260,7 +303,8 @@ def table(report: dict, earlier: dict | None) -> Iterator[str]:
     )
     yield f"`{report['command']}`"
     yield ""
-    heads = ["canvas", "mode", "plan", "kernel", "s a call", "GFLOP/s", "of peak", "MiB predicted", "MiB measured"]
+    heads = ["canvas", "mode", "plan", "kernel", "s a call", "GFLOP/s", "of peak", "of stock"]
+    heads += ["MiB predicted", "MiB measured"]
     heads += ["speed", "memory"] if earlier else []
     yield "| " + " | ".join(heads) + " |"
     yield "|" + "|".join("---" if i < 4 else "---:" for i in range(len(heads))) + "|"
@@ -269,7 +313,7 @@ def table(report: dict, earlier: dict | None) -> Iterator[str]:
         height, width = case["canvas"]
         plan = case["plan"] + ("" if case["offload"] == "none" else f", {case['offload']} on the host")
         cells = [f"{height}×{width}", case["mode"], plan, case["kernel"] + (" compiled" if case["compiled"] else "")]
-        cells += [f"{case['seconds']:.3g}", f"{case['gflops']:.0f}", f"{case['share']:.0%}"]
+        cells += [f"{case['seconds']:.3g}", f"{case['gflops']:.0f}", f"{case['share']:.0%}", f"{case['of_stock']:.0%}"]
         cells += [f"{case['predicted_mib']:.0f}", f"{case['measured_mib']:.0f}"]
         if earlier:
             then = before.get(key(case))
