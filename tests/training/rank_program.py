@@ -212,6 +212,8 @@ def start_from_weights_with_clip(report):
     tuned = build("tuned", *clip, "--load", str(FOLDER / "clip" / "6" / "ema.safetensors"))
     report["tuned step"], report["tuned weights"] = tuned.step, digest(weights(tuned))
     report["tuned ema"] = digest(dict(state.gather_ema(tuned.engine)))
+    official = build("tuned-official", *clip, "--load", str(FOLDER / "clip" / "6" / "mp_rank_00_model_states.pt"))
+    report["official tuned"] = [official.step, digest(weights(official)) == digest(weights(trainer))]
 
 
 def resume_with_a_tower_of_its_own(report):

@@ -108,6 +108,7 @@ def test_the_clip_embedding_conditions_and_averaged_weights_start_a_fine_tuning(
     assert report["clip learnt"] > 1e-4  # was zero
     assert report["tuned step"] == 0
     assert report["tuned weights"] == report["tuned ema"] == report["clip weights"]
+    assert report["official tuned"] == [0, True]  # a .pt of the official layout gives the weights as they are in it
     assert report["tower kept"] and report["held open"] == []  # NFS removes no folder with an open file
 
 
