@@ -25,6 +25,7 @@ from sat_sr.diffusion.edm import precondition
 from sat_sr.inference.frontier import Frontiers, HostFrontiers, Neighbours
 from sat_sr.inference.hidden_state import HiddenState, HostHiddenState
 from sat_sr.inference.memory import Plan
+from sat_sr.inference.out_of_memory import is_out_of_memory
 from sat_sr.inference.schedule import Group
 from sat_sr.inference.transfer import make_transfer
 from sat_sr.inference.weights import DeviceWeights, HostWeights
@@ -211,10 +212,3 @@ class Denoiser:
     def _progress(self, done: int, total: int) -> None:
         if self.on_progress:
             self.on_progress(done, total)
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether an error says that memory ran out. PyTorch has a type of its own for its allocator of accelerators only:
-    libraries that find no room for their workspace (cuBLAS, cuDNN) and the CPU say it in words."""
-    signs = ("DefaultCPUAllocator", "out of memory", "STATUS_ALLOC_FAILED", "bad_alloc")
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(sign in str(error) for sign in signs)

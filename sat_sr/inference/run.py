@@ -264,7 +264,7 @@ class Run:
     @contextlib.contextmanager
     def _failures(self, entry: Entry) -> Iterator[None]:
         """What can go wrong with a picture is told and does not stop the others; what is our mistake does."""
-        from sat_sr.inference.worker import is_out_of_memory
+        from sat_sr.inference.out_of_memory import is_out_of_memory
 
         try:
             yield

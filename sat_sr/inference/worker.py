@@ -23,7 +23,8 @@ from sat_sr.inference.byte_sizes import format_bytes
 from sat_sr.inference.find_network import CannotRun
 from sat_sr.inference.image_io import Picture, PictureError, check_output, resize_alpha, write_picture
 from sat_sr.inference.inputs import Entry
-from sat_sr.inference.memory import canvas_bytes, free_bytes, parameter_count
+from sat_sr.inference.memory import USABLE, canvas_bytes, free_bytes, parameter_count
+from sat_sr.inference.out_of_memory import is_out_of_memory
 from sat_sr.inference.picture import WRITE_FORMATS
 from sat_sr.inference.ranks import Ranks
 from sat_sr.inference.settings import SamplingSettings
@@ -32,8 +33,6 @@ from sat_sr.inference.upscaler import Job, Upscaler, default_settings, make_job,
 from sat_sr.inference.work import Work, dtype_name
 from sat_sr.model.attention_kernels import choose_kernel
 
-# What is free is not all ours: other programs breathe, allocators waste.
-USABLE = 0.9
 DEFAULT_BLOCK_BATCH = 4
 DEVICES = ("cpu", "cuda", "mps")
 
@@ -286,8 +285,3 @@ def _import_sat_quietly() -> None:
         import sat  # noqa: F401
     finally:
         logging.disable(logging.NOTSET)
-
-
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """PyTorch has a type of its own for accelerators only."""
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
