@@ -149,28 +149,31 @@ class Denoiser:
     def _block_major(self, emb: torch.Tensor, embed: Callable, decode: Callable) -> None:
         adaln, layers = self.model.mixins["adaln_layer"], range(self.model.config.num_layers)
         modulation = cache(lambda layer: adaln.modulation(layer, emb))
-        for done, group in enumerate(self.plan.schedule.groups(), 1):
+        done = 0
+        for group in self.plan.schedule.groups():
             context, hidden = self._context(group), embed(group)
             for layer in layers:
                 self._weights.use(layer)
                 extend = self._frontiers.extend(layer, group)
                 hidden = adaln.layer(layer, hidden, modulation(layer), extend, context)
             decode(group, hidden)
-            self._progress(done, self.plan.schedule.num_groups)
+            done += group.blocks  # not groups: the last of a band is smaller
+            self._progress(done, self.plan.schedule.blocks)
 
     def _layer_major(self, emb: torch.Tensor, embed: Callable, decode: Callable) -> None:
         adaln, layers = self.model.mixins["adaln_layer"], range(self.model.config.num_layers)
-        groups = list(self.plan.schedule.groups())
+        groups, done = list(self.plan.schedule.groups()), 0
         for group in groups:
             self._hidden.store(group, embed(group))
         for layer in layers:
             self._weights.use(layer)
             modulation = adaln.modulation(layer, emb)
-            for done, group in enumerate(groups, 1):
+            for group in groups:
                 context, hidden = self._context(group, with_lr=layer == 0), self._hidden.load(group)
                 extend = self._frontiers.extend(layer, group)
                 self._hidden.store(group, adaln.layer(layer, hidden, modulation, extend, context))
-                self._progress(layer * len(groups) + done, len(layers) * len(groups))
+                done += group.blocks
+                self._progress(done, len(layers) * self.plan.schedule.blocks)
         for group in groups:
             decode(group, self._hidden.load(group))
 
