@@ -14,7 +14,9 @@ from sat_sr.diffusion.resize import resize
 
 ORIGINAL_PROB = 0.7
 FLIP_PROB = 0.3
-AUGMENTATIONS = ("release", "full")
+AUGMENTATIONS = ("release", "full", "tone")
+TONE_PROB = 0.5
+LEAST_CONTRAST = 0.25
 
 
 def training_crop(image: torch.Tensor, size: int, generator: torch.Generator, augment: str = "release") -> torch.Tensor:
@@ -22,16 +24,17 @@ def training_crop(image: torch.Tensor, size: int, generator: torch.Generator, au
 
     image     (3,H,W) uint8, no side below `size`
     augment   "release": the rules above; "full": mirrored and turned to one of the 8 orientations as well, for small
-              sets of pictures without an up and down
+              sets of pictures without an up and down; "tone": and half of them in other contrasts (`draw_tone`)
     returns   (3,S,S) uint8
     """
     original = _coin(ORIGINAL_PROB, generator)
     if not original:
         image = _shorter_side(image, size)
     image = _random_square(image, size, generator)
-    if augment == "full":
-        return orient(image, _below(8, generator))
-    return image.flip(-1) if original and _coin(FLIP_PROB, generator) else image
+    if augment == "release":
+        return image.flip(-1) if original and _coin(FLIP_PROB, generator) else image
+    image = orient(image, _below(8, generator))
+    return tone(image, *draw_tone(generator)) if augment == "tone" else image
 
 
 def paired_crop(
@@ -46,10 +49,13 @@ def paired_crop(
     """
     small = size // LR_FACTOR
     top, left = _below(lr.shape[-2] - small + 1, generator), _below(lr.shape[-1] - small + 1, generator)
-    turn = _below(8, generator) if augment == "full" else int(_coin(FLIP_PROB, generator))
-    return orient(_square(image, top * LR_FACTOR, left * LR_FACTOR, size), turn), orient(
-        _square(lr, top, left, small), turn
-    )
+    turn = int(_coin(FLIP_PROB, generator)) if augment == "release" else _below(8, generator)
+    pair = _square(image, top * LR_FACTOR, left * LR_FACTOR, size), _square(lr, top, left, small)
+    pair = tuple(orient(square, turn) for square in pair)
+    if augment != "tone":
+        return pair
+    look = draw_tone(generator)
+    return tuple(tone(square, *look) for square in pair)
 
 
 def center_crop(image: torch.Tensor, size: int) -> torch.Tensor:
@@ -76,6 +82,23 @@ def orient(image: torch.Tensor, turn: int) -> torch.Tensor:
     if turn & 2:
         image = image.flip(-2)
     return image.transpose(-1, -2) if turn & 4 else image
+
+
+def draw_tone(generator: torch.Generator) -> tuple[float, float]:
+    """Contrast and offset for `tone`, so that 0..255 stays within 0..255: (1, 0) for half of the crops.
+
+    What a photograph's dark and flat places look like follows from its exposure; a model that has seen few of them
+    leaves a grain there.
+    """
+    changed = _coin(TONE_PROB, generator)
+    lowest, offset = torch.rand(2, generator=generator).tolist()
+    contrast = LEAST_CONTRAST ** (1 - lowest) if changed else 1.0  # uniform in its logarithm
+    return contrast, offset * 255 * (1 - contrast)
+
+
+def tone(image: torch.Tensor, contrast: float, offset: float) -> torch.Tensor:
+    """contrast · image + offset, in levels: uint8 as it came."""
+    return image if contrast == 1 else image.float().mul_(contrast).add_(offset).round_().to(torch.uint8)
 
 
 def _shorter_side(image: torch.Tensor, size: int) -> torch.Tensor:

@@ -62,7 +62,7 @@ def training_stream(
     seed, rank   of this process: with another rank comes another stream
     num_workers  processes that read and degrade; 0: this one does. A batch comes from one of them, in turn
     lr_dropout   probability that the LR inputs are noise
-    augment      "release" or "full", see `training_crop`
+    augment      "release", "full" or "tone", see `training_crop`
     cache_bytes  decoded pictures that each worker keeps, for small sets; changes nothing but the time it takes
 
     Raises ValueError for a spec that matches nothing and for arguments out of range; UnusableData, which is one, while

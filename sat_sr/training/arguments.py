@@ -78,7 +78,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--num-workers", type=int, default=2, help="processes that read and degrade, each rank (default %(default)s)")
     add("--degradation", default="strong", help="strong, mild, clean, or a mixture such as strong:0.7,clean:0.3")
     add("--degrade-on-device", action="store_true", help="degrade whole batches on the GPU, not in the workers")
-    add("--augment", choices=("release", "full"), default="release", help="full: all eight flips and rotations")
+    add(
+        "--augment",
+        choices=("release", "full", "tone"),
+        default="release",
+        help="full: all eight flips and rotations; tone: half of the crops in other contrasts, too",
+    )
     add("--cache-mb", type=int, default=0, help="decoded pictures that each worker keeps, for small sets")
     add("--lr-dropout", type=float, default=0.07, help="share of samples whose low resolution is noise (%(default)s)")
 

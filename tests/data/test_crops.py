@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy.stats import binomtest
 
-from sat_sr.data.crops import center_crop, center_pair, orient, paired_crop, training_crop
+from sat_sr.data.crops import LEAST_CONTRAST, TONE_PROB, center_crop, center_pair, orient, paired_crop, training_crop
 from sat_sr.diffusion.resize import resize
 
 SIZE = 8
@@ -69,7 +69,7 @@ def test_full_augmentation_gives_all_eight_orientations():
     assert {orient(image, turn).contiguous().numpy().tobytes() for turn in range(8)} == seen
 
 
-@pytest.mark.parametrize("augment", ["release", "full"])
+@pytest.mark.parametrize("augment", ["release", "full", "tone"])
 def test_a_pairs_crops_stay_aligned(augment):
     lr = coordinates(12, 15)
     image = lr.repeat_interleave(4, dim=-2).repeat_interleave(4, dim=-1)  # each pixel says which LR pixel it covers
@@ -77,8 +77,32 @@ def test_a_pairs_crops_stay_aligned(augment):
     for generator in generators(60):
         target, low = paired_crop(image, lr, 16, generator, augment)
         assert torch.equal(target, low.repeat_interleave(4, dim=-2).repeat_interleave(4, dim=-1))
-        places.add(int(low[0].min()))
-    assert places == set(range(9))
+        if int(low[0].max()) - int(low[0].min()) == 3:  # else the crop's contrast was changed
+            places.add(int(low[0].min()))
+    assert places >= set(range(9))
+
+
+def test_tone_is_one_straight_line_a_crop_and_never_clips():
+    image = torch.linspace(0, 255, SIZE * SIZE).round().to(torch.uint8).reshape(1, SIZE, SIZE).repeat(3, 1, 1)
+    contrasts, ends = [], []
+    for generator in generators(400):
+        values = training_crop(image, SIZE, generator, "tone").flatten().sort().values.double()
+        slope, start = torch.linalg.lstsq(
+            torch.stack([image.flatten().sort().values.double(), torch.ones(values.numel(), dtype=torch.double)], 1),
+            values[:, None],
+        ).solution.flatten()
+        line = image.flatten().sort().values * slope + start
+        assert (values - line).abs().max() <= 0.75  # rounding, and what it moves the fit by
+        contrasts.append(float(slope))
+        ends.append((float(values[0]), float(values[-1])))
+    kept = sum(abs(contrast - 1) < 1e-6 for contrast in contrasts)
+    assert binomtest(kept, len(contrasts), 1 - TONE_PROB).pvalue > 1e-3
+    changed = [contrast for contrast in contrasts if abs(contrast - 1) >= 1e-6]
+    assert min(changed) == pytest.approx(LEAST_CONTRAST, abs=0.03)
+    assert max(changed) == pytest.approx(1, abs=0.03)
+    assert min(low for low, _ in ends) == 0
+    assert max(low for low, _ in ends) > 100  # bright, pale crops
+    assert min(high for _, high in ends) < 100  # dark ones
 
 
 def test_center_crops_are_in_the_middle_and_aligned():
