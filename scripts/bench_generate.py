@@ -109,8 +109,8 @@ def measure(args: argparse.Namespace) -> Iterator[dict]:
     import torch
 
     from sat_sr.inference.byte_sizes import parse_bytes
+    from sat_sr.inference.devices import resolve_device
     from sat_sr.inference.memory import parameter_count
-    from sat_sr.inference.upscaler import resolve_device
 
     if args.threads:
         torch.set_num_threads(args.threads)

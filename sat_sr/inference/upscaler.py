@@ -11,108 +11,23 @@ memory (`memory`, `denoiser`).
 from __future__ import annotations
 
 import gc
-import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
-import numpy as np
 import torch
-from PIL import Image
 
 from sat_sr.checkpoint import DEFAULT_CLIP, Checkpoint, checkpoint_hash, load, load_image_encoder, load_model
-from sat_sr.config import InfDiTConfig
 from sat_sr.diffusion.samplers import SAMPLERS
 from sat_sr.inference.backprojection import Backprojection
 from sat_sr.inference.canvas import Canvas
 from sat_sr.inference.color_fix import fix_colors
-from sat_sr.inference.memory import USABLE, Plan, canvas_bytes, flops, free_bytes, make_plan, parameter_count
+from sat_sr.inference.devices import resolve_device
+from sat_sr.inference.job import Job, make_job
+from sat_sr.inference.memory import USABLE, canvas_bytes, free_bytes, parameter_count
 from sat_sr.inference.noise import position_noise
+from sat_sr.inference.pixels import Pixels, to_tensor
 from sat_sr.inference.ranks import Ranks
 from sat_sr.inference.settings import SamplingSettings
-from sat_sr.model.attention_kernels import choose_kernel
-
-logger = logging.getLogger(__name__)
-
-Picture = TypeVar("Picture", Image.Image, np.ndarray, torch.Tensor)
-
-
-@dataclass(frozen=True)
-class Job:
-    """All that is decided about a picture before it is computed: what `--estimate` prints.
-
-    canvas    geometry
-    plan      schedule, kernel, predicted memory
-    settings  sampler and its settings
-    flops     of the whole run
-    """
-
-    canvas: Canvas
-    plan: Plan
-    settings: SamplingSettings
-    flops: int
-
-
-def make_job(
-    config: InfDiTConfig,
-    source: tuple[int, int],
-    *,
-    scale: float | None = None,
-    target: tuple[int, int] | None = None,
-    settings: SamplingSettings | None = None,
-    mode: str = "auto",
-    block_batch: int = 1,
-    offload: str = "auto",
-    memory: int | None = None,
-    batch: int = 1,
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
-    kernel: str = "auto",
-    ranks: Ranks | None = None,
-) -> Job:
-    """Decide how a picture of source (height, width) is computed, or this rank's part of it. Needs no weights.
-
-    Raises ValueError for settings that cannot be, MemoryError when nothing fits `memory` bytes.
-    """
-    settings, device = settings or SamplingSettings(), torch.device(device)
-    block = config.image_block_size
-    canvas = Canvas.of(source, block, scale=scale, target=target)
-    grid = (canvas.size[0] // block, canvas.size[1] // block)
-    plan = make_plan(
-        config,
-        canvas.size,
-        mode=mode,
-        block_batch=block_batch,
-        offload=offload,
-        budget=memory,
-        batch=batch,
-        device=str(device),
-        dtype=dtype,
-        kernel=choose_kernel(kernel, device, dtype, config.head_dim, config.tokens_per_block)[0],
-        sampler=settings.sampler,
-        part=ranks.part(grid) if ranks else None,
-    )
-    return Job(canvas, plan, settings, settings.network_calls * batch * flops(config, grid))
-
-
-def resolve_device(name: str) -> torch.device:
-    """'auto' -> CUDA, else MPS, else the CPU; anything else as torch takes it.
-
-    Raises ValueError for a device that is not there.
-    """
-    if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f"device {name!r}: write auto, cpu, cuda, cuda:1 or mps") from error
-    available = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}.get(device.type)
-    if available and not available():
-        raise ValueError(f"device {name!r} is not available on this machine: use --device auto or cpu")
-    return device
 
 
 class Upscaler:
@@ -195,7 +110,7 @@ class Upscaler:
 
     def __call__(
         self,
-        image: Picture,
+        image: Pixels,
         scale: float | None = None,
         *,
         size: tuple[int, int] | None = None,
@@ -207,7 +122,7 @@ class Upscaler:
         kernel: str = "auto",
         callback: Callable[[int, int, torch.Tensor], None] | None = None,
         **settings,
-    ) -> Picture:
+    ) -> Pixels:
         """Upscale one picture or a batch of equal size; the same kind comes back.
 
         image      PIL image (RGB, L or RGBA; others become RGB); numpy (h, w, 3) uint8, uint16 or float in [0, 1];
@@ -351,70 +266,3 @@ def _height_width(size: tuple[int, int]) -> tuple[int, int]:
     if not isinstance(size, Sequence) or len(size) != 2:
         raise ValueError(f"size={size!r}: must be (width, height) of the output")
     return size[1], size[0]
-
-
-def to_tensor(image: Picture) -> tuple[torch.Tensor, Callable[[torch.Tensor], Picture]]:
-    """Any accepted picture as (B, 3, h, w) float32 in [-1, 1], and the way back to its kind.
-
-    Raises TypeError or ValueError that says what was given and what is wanted.
-    """
-    if isinstance(image, Image.Image):
-        return _from_pil(image)
-    if isinstance(image, np.ndarray):
-        return _from_numpy(image)
-    if not isinstance(image, torch.Tensor):
-        raise TypeError(f"image is a {type(image).__name__}: give a PIL image, a numpy array or a tensor")
-    if image.ndim not in (3, 4) or image.shape[-3] != 3 or not image.is_floating_point() or 0 in image.shape:
-        raise ValueError(
-            f"tensor of shape {tuple(image.shape)}, {image.dtype}: must be (3, h, w) or (B, 3, h, w), float in [-1, 1]"
-        )
-    low, high = image.aminmax()
-    if not (low >= -1.0001 and high <= 1.0001):  # also false for NaN
-        raise ValueError(f"tensor with values from {low:.4g} to {high:.4g}: must lie in [-1, 1]")
-    batch = image.detach().float().cpu().reshape(-1, *image.shape[-3:])
-
-    def restore(output: torch.Tensor) -> torch.Tensor:
-        output = output.to(image.device, image.dtype).contiguous()
-        return output if image.ndim == 4 else output[0]
-
-    return batch, restore
-
-
-def _from_numpy(image: np.ndarray) -> tuple[torch.Tensor, Callable[[torch.Tensor], np.ndarray]]:
-    levels = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535}.get(image.dtype)
-    if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape or not (levels or image.dtype.kind == "f"):
-        raise ValueError(
-            f"array of shape {image.shape}, {image.dtype}: must be (h, w, 3), uint8, uint16 or float in [0, 1]"
-        )
-    values = torch.from_numpy(image.astype(np.float32)) / (levels or 1)
-    if not bool(((values >= 0) & (values <= 1)).all()):
-        raise ValueError(f"array with values from {image.min()} to {image.max()}: floats must lie in [0, 1]")
-
-    def restore(output: torch.Tensor) -> np.ndarray:
-        values = (output[0].permute(1, 2, 0) + 1).div_(2)
-        if levels:
-            return values.mul_(levels).round_().numpy().astype(image.dtype)
-        return values.numpy().astype(image.dtype)
-
-    return (values * 2 - 1).permute(2, 0, 1)[None].contiguous(), restore
-
-
-def _from_pil(image: Image.Image) -> tuple[torch.Tensor, Callable[[torch.Tensor], Image.Image]]:
-    """RGB as it is, L and RGBA restored afterwards (alpha by Lanczos), other modes of 8 bits as RGB."""
-    if image.mode.startswith(("I", "F")):  # PIL's conversion to RGB would clip at 255
-        raise ValueError(
-            f"a PIL picture of mode {image.mode}: give a numpy array (h, w, 3), uint16 or float in [0, 1], "
-            "or read the file with image_io"
-        )
-    if image.mode not in ("RGB", "L", "RGBA"):
-        logger.warning("a picture of mode %s is upscaled as RGB; read files with image_io to keep more", image.mode)
-    mode = image.mode if image.mode in ("L", "RGBA") else "RGB"
-    tensor, from_array = _from_numpy(np.asarray(image.convert("RGB")))
-
-    def restore(output: torch.Tensor) -> Image.Image:
-        picture = Image.fromarray(from_array(output))
-        if mode == "RGBA":
-            picture.putalpha(image.getchannel("A").resize(picture.size, Image.Resampling.LANCZOS))
-        return picture.convert(mode)
-
-    return tensor, restore

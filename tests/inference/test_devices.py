@@ -8,8 +8,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from sat_sr.config import InfDiTConfig
+from sat_sr.inference.devices import resolve_device
+from sat_sr.inference.job import make_job
 from sat_sr.inference.settings import SamplingSettings
-from sat_sr.inference.upscaler import Upscaler, make_job, resolve_device
+from sat_sr.inference.upscaler import Upscaler
 
 
 @pytest.mark.parametrize(

@@ -21,10 +21,12 @@ from sat_sr.diffusion.resize import resize
 from sat_sr.inference import upscaler as upscaler_module
 from sat_sr.inference.backprojection import Backprojection
 from sat_sr.inference.canvas import Canvas
+from sat_sr.inference.devices import resolve_device
+from sat_sr.inference.job import make_job
 from sat_sr.inference.memory import make_plan, parameter_count
 from sat_sr.inference.noise import position_noise
 from sat_sr.inference.settings import SamplingSettings
-from sat_sr.inference.upscaler import Upscaler, default_settings, make_job, resolve_device
+from sat_sr.inference.upscaler import Upscaler, default_settings
 
 CONFIG = InfDiTConfig(
     num_layers=2, hidden_size=32, num_attention_heads=2, image_block_size=16, image_size=64, vector_dim=0

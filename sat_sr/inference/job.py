@@ -1,0 +1,72 @@
+"""What is decided about a picture before it is computed. Needs no weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from sat_sr.config import InfDiTConfig
+from sat_sr.inference.canvas import Canvas
+from sat_sr.inference.memory import Plan, flops, make_plan
+from sat_sr.inference.ranks import Ranks
+from sat_sr.inference.settings import SamplingSettings
+from sat_sr.model.attention_kernels import choose_kernel
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that is decided about a picture before it is computed: what `--estimate` prints.
+
+    canvas    geometry
+    plan      schedule, kernel, predicted memory
+    settings  sampler and its settings
+    flops     of the whole run
+    """
+
+    canvas: Canvas
+    plan: Plan
+    settings: SamplingSettings
+    flops: int
+
+
+def make_job(
+    config: InfDiTConfig,
+    source: tuple[int, int],
+    *,
+    scale: float | None = None,
+    target: tuple[int, int] | None = None,
+    settings: SamplingSettings | None = None,
+    mode: str = "auto",
+    block_batch: int = 1,
+    offload: str = "auto",
+    memory: int | None = None,
+    batch: int = 1,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    kernel: str = "auto",
+    ranks: Ranks | None = None,
+) -> Job:
+    """Decide how a picture of source (height, width) is computed, or this rank's part of it. Needs no weights.
+
+    Raises ValueError for settings that cannot be, MemoryError when nothing fits `memory` bytes.
+    """
+    settings, device = settings or SamplingSettings(), torch.device(device)
+    block = config.image_block_size
+    canvas = Canvas.of(source, block, scale=scale, target=target)
+    grid = (canvas.size[0] // block, canvas.size[1] // block)
+    plan = make_plan(
+        config,
+        canvas.size,
+        mode=mode,
+        block_batch=block_batch,
+        offload=offload,
+        budget=memory,
+        batch=batch,
+        device=str(device),
+        dtype=dtype,
+        kernel=choose_kernel(kernel, device, dtype, config.head_dim, config.tokens_per_block)[0],
+        sampler=settings.sampler,
+        part=ranks.part(grid) if ranks else None,
+    )
+    return Job(canvas, plan, settings, settings.network_calls * batch * flops(config, grid))
