@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import io
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -94,6 +96,22 @@ def test_pictures_become_samples_that_name_their_source(run, photos, tmp_path):
     for part in ("narrow.png", "broken.jpg", "notes.txt", "1 grey", "1 CMYK", "1 16-bit", "1 rotated by EXIF"):
         assert part in said
     assert "6 samples in 1 shards" in said
+
+
+def test_a_bar_counts_the_pictures_on_a_terminal_only(run, photos, tmp_path, monkeypatch):
+    """Whatever becomes of them: of the eight, one is narrow and one broken."""
+    said, _ = run("make_shards", photos, tmp_path / "quiet", "--min-side=64", "--jobs=1")
+    assert "packing" not in said
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    run("make_shards", photos, tmp_path / "shown", "--min-side=64", "--jobs=1")
+    first, *_, last, end = re.split("[\r\n]+", terminal.getvalue().strip("\r"))
+    assert first.startswith("packing:   0%") and "| 0/8 [" in first
+    assert last.startswith("packing: 100%") and "| 8/8 [" in last and not end
 
 
 def test_shards_are_filled_to_their_size_and_reproducible_with_any_number_of_jobs(run, photos, tmp_path):
