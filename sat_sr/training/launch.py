@@ -91,10 +91,18 @@ def _sentence(error: Exception, settings: argparse.Namespace) -> str | None:
 def _resolve_model(settings: argparse.Namespace) -> list[str]:
     """Sets `settings.model` from --load where no flag says anything about sizes; else checks that both agree.
 
+    A run that goes on needs no --load: it is set to None, and the file may be gone.
     Returns what the user should know. Raises ValueError when the weights do not fit the flags.
     """
     if not settings.load:
         return []
+    folder = Path(settings.save or "", settings.experiment_name or "")
+    if settings.save and (folder / "latest").exists():
+        note = f"--load {settings.load} is not read: {folder} goes on from its last checkpoint"
+        settings.load = None
+        if settings.model is None:
+            settings.model = load(folder).config
+        return [note]
     checkpoint = load(settings.load)
     notes = checkpoint.report()
     if settings.model is None:
@@ -155,9 +163,12 @@ def _introduce(settings: argparse.Namespace, recipe: Recipe, ranks: Ranks, use_c
         f"{ranks.world_size} rank(s) from {ranks.source}, {'CUDA' if use_cuda else 'CPU'}, {recipe.precision}, ZeRO "
         f"stage {recipe.zero_stage} | model of {total:,} parameters"
     )
+    rates = f"{settings.optimizer} lr {recipe.lr:g}"
+    if settings.optimizer == "muon":
+        rates = f"muon lr {settings.muon_lr:g} for matrices, adamw lr {recipe.lr:g} for the rest"
     say(
         f"batch {recipe.batch} = {recipe.micro_batch} x {recipe.accumulation} accumulation x {ranks.world_size} rank(s)"
-        f" | {settings.optimizer} lr {recipe.lr:g}, weight decay {recipe.weight_decay:g}, clipping {recipe.clip_grad:g}"
+        f" | {rates}, weight decay {recipe.weight_decay:g}, clipping {recipe.clip_grad:g}"
         f" | {settings.train_iters} steps"
     )
     if settings.dry_run:

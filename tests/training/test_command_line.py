@@ -8,8 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from sat_sr.checkpoint import save_safetensors
 from sat_sr.config import InfDiTConfig
+from sat_sr.model.layout import parameter_shapes
 from sat_sr.training.arguments import parse_arguments
 from sat_sr.training.ranks import find_ranks
 from sat_sr.training.recipe import read_deepspeed_config, settle
@@ -216,6 +219,41 @@ def test_a_degradation_that_cannot_be_is_named_before_anything_starts(monkeypatc
     monkeypatch.setattr(launch.os, "_exit", ended.append)
     launch.launch(parse_arguments(["--dry-run", "--device", "cpu", *flags]))
     assert ended == [1] and f"error: {words}" in capsys.readouterr().err
+
+
+def dry_run(monkeypatch, capsys, *flags):
+    """What a dry run in this process says before its settings, and the settings."""
+    from sat_sr.training import launch
+
+    monkeypatch.setattr(launch.os, "_exit", lambda code: pytest.fail(capsys.readouterr().err))
+    assert launch.launch(parse_arguments(["--dry-run", "--device", "cpu", *flags])) == 0
+    said, settings = capsys.readouterr().out.split("{\n", 1)
+    return said, json.loads("{" + settings)
+
+
+def test_both_rates_of_muon_are_told(monkeypatch, capsys):
+    flags = ["--optimizer", "muon", "--zero-stage", "0", "--muon-lr", "0.012", "--lr", "2e-3"]
+    said, _ = dry_run(monkeypatch, capsys, *flags)
+    assert "| muon lr 0.012 for matrices, adamw lr 0.002 for the rest, weight decay" in said
+    said, _ = dry_run(monkeypatch, capsys, "--lr", "2e-3")
+    assert "| adamw lr 0.002, weight decay" in said and "muon" not in said
+
+
+def test_a_run_that_goes_on_does_not_open_what_it_was_started_from(monkeypatch, capsys, tmp_path):
+    config = InfDiTConfig(
+        num_layers=1, hidden_size=32, num_attention_heads=2, image_block_size=16, image_size=64, vector_dim=0
+    )
+    weights = tmp_path / "runs" / "mine" / "7" / "ema.safetensors"
+    weights.parent.mkdir(parents=True)
+    save_safetensors(weights, {name: torch.zeros(shape) for name, shape in parameter_shapes(config).items()}, config)
+    flags = ["--degradation", "clean", "--load", "moved.pt", "--save", str(tmp_path / "runs")]
+    with pytest.raises(pytest.fail.Exception, match=r"error: moved.pt: no such checkpoint"):
+        dry_run(monkeypatch, capsys, *flags, "--experiment-name", "mine")  # there is no checkpoint to go on from yet
+    (tmp_path / "runs" / "mine" / "latest").write_text("7")
+    said, settings = dry_run(monkeypatch, capsys, *flags, "--experiment-name", "mine")
+    assert said.count("moved.pt") == 1
+    assert f"--load moved.pt is not read: {tmp_path / 'runs' / 'mine'} goes on from its last checkpoint" in said
+    assert settings["model"] == config.to_dict() and settings["load"] is None
 
 
 def test_pictures_that_are_all_too_small_end_the_program_with_one_sentence(shards, tmp_path):
