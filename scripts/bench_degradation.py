@@ -40,7 +40,8 @@ def main() -> None:
 
     import torch
 
-    from sat_sr.data.degradation import degrade, parse_degradation, sample_params
+    from sat_sr.data.degradation import degrade
+    from sat_sr.data.degradation_law import parse_degradation, sample_params
 
     torch.set_num_threads(args.threads)
     generator = torch.Generator(args.device).manual_seed(args.seed)

@@ -35,7 +35,8 @@ def write_sheet(args: argparse.Namespace) -> None:
     import torch.nn.functional as F
     from PIL import Image
 
-    from sat_sr.data.degradation import degrade, parse_degradation, sample_params
+    from sat_sr.data.degradation import degrade
+    from sat_sr.data.degradation_law import parse_degradation, sample_params
     from sat_sr.diffusion.resize import resize
 
     if args.output.suffix.lower() not in Image.registered_extensions():

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from sat_sr.data.degradation import Mixture, degrade, sample_params
+from sat_sr.data.degradation import degrade
+from sat_sr.data.degradation_law import Mixture, sample_params
 from sat_sr.diffusion.resize import lr_conditions
 
 

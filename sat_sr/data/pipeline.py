@@ -20,7 +20,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from sat_sr.config import LR_FACTOR
 from sat_sr.data.conditions import drop_lr, make_conditions
 from sat_sr.data.crops import AUGMENTATIONS, center_crop, center_pair, paired_crop, training_crop
-from sat_sr.data.degradation import Mixture, parse_degradation
+from sat_sr.data.degradation_law import Mixture, parse_degradation
 from sat_sr.data.samples import Picture, Unusable, decode, read_shard
 from sat_sr.data.shards import expand_shards
 from sat_sr.data.workers import UnusableData, load_batches

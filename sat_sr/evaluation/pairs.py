@@ -12,7 +12,8 @@ import torch
 from PIL import Image, UnidentifiedImageError
 
 from sat_sr.config import LR_FACTOR
-from sat_sr.data.degradation import degrade, parse_degradation, sample_params
+from sat_sr.data.degradation import degrade
+from sat_sr.data.degradation_law import parse_degradation, sample_params
 from sat_sr.data.pictures import find_pictures, to_rgb
 from sat_sr.evaluation.metrics import LEAST_SIDE, downscale
 

@@ -10,7 +10,7 @@ from itertools import islice
 import torch
 
 from sat_sr.data.conditions import make_conditions
-from sat_sr.data.degradation import parse_degradation
+from sat_sr.data.degradation_law import parse_degradation
 from sat_sr.data.pipeline import collate, training_stream, validation_samples
 from sat_sr.training.noise import mix_seed
 

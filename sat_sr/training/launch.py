@@ -17,7 +17,8 @@ from pathlib import Path
 import torch
 
 from sat_sr.checkpoint import load
-from sat_sr.data.degradation import SMALLEST_SIDE, parse_degradation
+from sat_sr.data.degradation import SMALLEST_SIDE
+from sat_sr.data.degradation_law import parse_degradation
 from sat_sr.data.shards import expand_shards
 from sat_sr.model.layout import mismatch, parameter_shapes
 from sat_sr.training.logs import say, warn

@@ -15,15 +15,14 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from sat_sr.data.degradation import (
+from sat_sr.data.camera_noise import gaussian_noise, poisson_noise
+from sat_sr.data.degradation import degrade
+from sat_sr.data.degradation_law import (
     KERNEL_SIZES,
     PRESETS,
     DegradationParams,
     StageParams,
-    degrade,
-    gaussian_noise,
     parse_degradation,
-    poisson_noise,
     sample_params,
 )
 from sat_sr.data.kernels import kernel_from_parameters

@@ -23,7 +23,7 @@ import torch
 from PIL import Image
 
 from sat_sr.data.conditions import drop_lr, make_conditions
-from sat_sr.data.degradation import parse_degradation
+from sat_sr.data.degradation_law import parse_degradation
 from sat_sr.data.pipeline import collate, read_pictures, training_stream, validation_samples
 from sat_sr.data.workers import UnusableData
 from sat_sr.diffusion.resize import resize
