@@ -48,6 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
     compared.add_argument("--sigma-max", type=float)
     compared.add_argument("--sigma-min", type=float)
     compared.add_argument("--color-fix", help="none, mean, wavelet or backprojection")
+    compared.add_argument("--grid-shift", type=int, metavar="PX", help="of the grid of blocks in every second call")
     compared.add_argument(
         "--setting",
         action="append",
@@ -82,7 +83,7 @@ def settings_of(args: argparse.Namespace) -> list[dict]:
     """The options as a base, --setting and --grid over it; that of --converged comes first."""
     from sat_sr.evaluation.settings import combine, parse_setting, read_grid
 
-    options = ("sampler", "num_steps", "sigma_max", "sigma_min", "color_fix")
+    options = ("sampler", "num_steps", "sigma_max", "sigma_min", "color_fix", "grid_shift")
     base = {key: value for key in options if (value := getattr(args, key)) is not None}
     if args.seed:
         base["seed"] = args.seed

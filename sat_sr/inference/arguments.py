@@ -63,8 +63,8 @@ SETTLED: dict[str, object] = {
 }
 
 # What --from-picture repeats: settings stored in pictures -> flags. Whatever else a file says is not looked at.
-REPEATED = ("seed", "sampler", "num_steps", "sigma_min", "sigma_max", "init_noise", "strength", "color_fix", "dtype",
-            "inference_type", "block_batch", "lr_size", "crop_size", "round")  # fmt: skip
+REPEATED = ("seed", "sampler", "num_steps", "sigma_min", "sigma_max", "init_noise", "strength", "color_fix", "grid_shift",
+            "dtype", "inference_type", "block_batch", "lr_size", "crop_size", "round")  # fmt: skip
 
 
 def parse_arguments(argv: list[str], stored: Mapping[str, Any] | None = None) -> argparse.Namespace:
@@ -145,6 +145,8 @@ def make_parser() -> argparse.ArgumentParser:
         "default), or from noise alone")  # fmt: skip
     add("--color-fix", choices=COLOR_FIXES, help="what is taken over from the input: colours in the end, or in "
         "every network call (backprojection) whatever it resolves")  # fmt: skip
+    add("--grid-shift", type=_at_least(0), metavar="PX", help="move the grid of blocks in every second network call, so "
+        "that its lines do not show; 0: never")  # fmt: skip
     add("--seed", type=_seed, metavar="N", help="the same number gives the same picture (default: a random one, told)")
     add("--from-picture", metavar="FILE", help="repeat the settings stored in an earlier output; flags outweigh them")
 

@@ -1,10 +1,10 @@
 """Denoised pictures that reduce to the input: what the input resolves is taken from it in every network call.
 
 A denoised picture D, reduced to the size of the input y, should be y. What is missing is enlarged and added:
-D + U(y - A D), with A the reduction and U the enlargement (back-projection, Irani and Peleg 1991). Done in every call
-and not just in the end, the sampler never leaves the pictures that reduce to the input, and the network invents only
-what lies in the null space of A (DDNM, arXiv 2212.00490). The last step of every sampler is a denoised picture, so the
-output is one of them, too.
+D + U(y - A D), with A the reduction and U the enlargement (back-projection, Irani and Peleg 1991). Done in the calls
+and not just in the end, the sampler stays with the pictures that reduce to the input, and the network invents only what
+lies in the null space of A (DDNM, arXiv 2212.00490). In the last calls, at little noise, it is left out: the picture is
+settled, what is missing there is mostly rounding, and U would print its own pattern on it.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from sat_sr.diffusion.resize import STRIP, lanczos, resize_part
 from sat_sr.diffusion.samplers import Denoise
 from sat_sr.inference.canvas import Canvas
 
+LEAST_SIGMA = 0.1
 PASSES = 2  # U is not quite the inverse of A: the second pass takes what the first left
 # A is the bicubic resize that the network's conditions are made with. U is Lanczos: bicubic enlargement is steeper
 # halfway between the samples than at them, which leaves a grid.
@@ -29,6 +30,7 @@ class Backprojection:
     image          (B, 3, h, w) in [-1, 1], the input
     canvas         geometry; beyond the target the canvas is left alone
     rows, columns  the part of the canvas that `denoise` computes
+    before         rows and columns of it that another part begins with, too: they count there
     total          sums what the ranks that share the picture have, in place and for all of them
     """
 
@@ -39,15 +41,23 @@ class Backprojection:
         canvas: Canvas,
         rows: slice = slice(None),
         columns: slice = slice(None),
+        before: tuple[int, int] = (0, 0),
         total: Callable[[torch.Tensor], torch.Tensor] = lambda part: part,
     ):
         self.denoise, self.image, self.target, self.total = denoise, image, canvas.target, total
         self.rows, self.columns = (
             slice(*where.indices(length)[:2]) for where, length in zip((rows, columns), canvas.target, strict=True)
         )
+        self.down, self.right = before
+        self.own = [
+            slice(min(where.start + more, where.stop), where.stop)
+            for where, more in zip((self.rows, self.columns), before, strict=True)
+        ]
 
     def __call__(self, x: torch.Tensor, sigma: float) -> torch.Tensor:
         denoised = self.denoise(x, sigma)
+        if sigma < LEAST_SIGMA:
+            return denoised
         inside = denoised[..., : self._length(self.rows), : self._length(self.columns)]
         for _ in range(PASSES):
             self._add_missing(inside)
@@ -55,7 +65,8 @@ class Backprojection:
 
     def _add_missing(self, inside: torch.Tensor) -> None:
         """D + U(y - A D) in place, in strips, beside pictures that are as high or as wide as the input."""
-        reduced = self.total(resize_part(inside, self.target, self.image.shape[-2:], self.rows, self.columns))
+        own = inside[..., self.down :, self.right :]
+        reduced = self.total(resize_part(own, self.target, self.image.shape[-2:], *self.own))
         missing = lanczos(self.image - reduced, -1, self.target[1], self.columns)
         for left in range(0, inside.shape[-1], STRIP):
             strip = slice(left, left + STRIP)

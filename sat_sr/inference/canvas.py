@@ -25,7 +25,7 @@ class Canvas:
 
     source  of the input picture
     target  of the output picture
-    size    of the canvas: the target rounded up to whole blocks
+    size    of the canvas: the target, and a margin if there is to be one, rounded up to whole blocks
     """
 
     source: tuple[int, int]
@@ -40,8 +40,11 @@ class Canvas:
         *,
         scale: float | None = None,
         target: tuple[int, int] | None = None,
+        margin: int = 0,
     ) -> Canvas:
         """The canvas for a scale or a target size (height, width); exactly one of them.
+
+        margin  pixels that the canvas has at least to the right and below of the target
 
         Raises ValueError for a scale or size that cannot be.
         """
@@ -58,7 +61,7 @@ class Canvas:
                 f"target size {target[1]}x{target[0]} for a picture of {source[1]}x{source[0]}: "
                 f"each side must be above {MIN_SCALE} of the picture's"
             )
-        size = tuple(-(-side // block) * block for side in target)
+        size = tuple(-(-(side + margin) // block) * block for side in target)
         return cls(tuple(source), tuple(target), size)
 
     @property

@@ -26,6 +26,7 @@ from sat_sr.inference.frontier import Frontiers, HostFrontiers, Neighbours
 from sat_sr.inference.hidden_state import HiddenState, HostHiddenState
 from sat_sr.inference.memory import Plan
 from sat_sr.inference.out_of_memory import is_out_of_memory
+from sat_sr.inference.placement import Placement, shifted_lr
 from sat_sr.inference.schedule import Group
 from sat_sr.inference.transfer import make_transfer
 from sat_sr.inference.weights import DeviceWeights, HostWeights
@@ -42,12 +43,16 @@ class Denoiser:
     model           the network; its weights are moved to where the plan wants them
     plan            schedule, kernel and places
     lr              (B, 3, H/4, W/4) float32, of the whole canvas
-    lr_upsampled    (B, 3, H, W) float32 in [-1, 1], of the part
+    lr_upsampled    (B, 3, H, W) float32 in [-1, 1], of the part and what it shares
     clip_embedding  (B, V), when the model has a CLIP input
     on_progress     called with (work done, work of one call) after each piece of a call
     neighbours      the processes that compute the other parts
     compiled        run what is around attention compiled (torch.compile), in groups of full size: one graph for all
                     canvases; smaller groups at the end of a band run as ever
+    shift           pixels, less than a block: how far in on the grid the picture lies in every second call
+                    (`placement`); the canvas has as large a margin
+    before          pixel rows and columns of the part before that x, lr_upsampled and what is returned begin with:
+                    `shift` across the walk where neighbours compute a part before, else none
 
     When memory runs out in a call it is computed again by the next of the plan's fallbacks, with a warning: the groups
     do not change the picture. `plan` is the plan in use.
@@ -67,14 +72,20 @@ class Denoiser:
         *,
         neighbours: Neighbours | None = None,
         compiled: bool = False,
+        shift: int = 0,
+        before: tuple[int, int] = (0, 0),
     ):
         b, schedule = model.config.image_block_size, plan.schedule
         canvas = lr.new_empty(len(lr), 3, schedule.grid[0] * b, schedule.grid[1] * b, device="meta")
         model.check_inputs(canvas, lr, clip_embedding)
-        part = (len(lr), 3, schedule.extent[0] * b, schedule.extent[1] * b)
+        part = (len(lr), 3, *(blocks * b + more for blocks, more in zip(schedule.extent, before, strict=True)))
         if tuple(lr_upsampled.shape) != part:
             raise ValueError(f"lr_upsampled has shape {tuple(lr_upsampled.shape)}: the plan is made for {part}")
-        self.model, self.plan, self.lr, self.lr_upsampled = model, plan, lr, lr_upsampled
+        self.model, self.plan, self.lr_upsampled = model, plan, lr_upsampled
+        self.shift = shift
+        # The grid's two places, and the LR condition as it lies on each.
+        self._placements = [Placement(place - before[0], place - before[1]) for place in (0, shift)]
+        self._lrs = [lr, shifted_lr(lr, shift) if shift else lr]
         self.device = torch.device(plan.device)
         self.clip_embedding = None if clip_embedding is None else clip_embedding.to(self.device, model.dtype)
         self.on_progress, self.neighbours, self.compiled = on_progress, neighbours, compiled
@@ -107,7 +118,7 @@ class Denoiser:
         else:
             self._weights = DeviceWeights(self.model, self.device)
 
-        batch, tokens = len(self.lr), config.tokens_per_block
+        batch, tokens = len(self.lr_upsampled), config.tokens_per_block
         keys = (config.num_layers, (batch, config.num_attention_heads, tokens, config.head_dim))
         # On the host goes what grows with the picture: the hidden state, or the frontiers.
         if schedule.order == "block" and plan.offload != "none":
@@ -127,10 +138,13 @@ class Denoiser:
         emb = self.model.condition(scale.c_noise.to(self.device), self.clip_embedding)
         c_in, c_skip, c_out = float(scale.c_in[0]), float(scale.c_skip[0]), float(scale.c_out[0])
         denoised = torch.empty_like(x)
+        shifted = bool(self.shift) and self.calls % 2 == 0
+        place, self._lr = self._placements[shifted], self._lrs[shifted]
 
         def embed(group: Group) -> torch.Tensor:
             at = self._pixels(group)
-            images = torch.cat([x[at].to(self.device), self.lr_upsampled[at].to(self.device)], dim=1).mul_(c_in)
+            windows = [place.read(picture, *at).to(self.device) for picture in (x, self.lr_upsampled)]
+            images = torch.cat(windows, dim=1).mul_(c_in)
             return self.model.mixins["patch_embed"].embed(images.to(self.model.dtype))
 
         def decode(group: Group, hidden: torch.Tensor) -> None:
@@ -140,10 +154,18 @@ class Denoiser:
                 raise FloatingPointError(
                     f"the network gave NaN or infinity in {group} at network call {self.calls}, sigma {sigma:.4g}"
                 )
-            torch.add(output.mul_(c_out), x[at], alpha=c_skip, out=denoised[at])
+            place.write(denoised, *at, output.mul_(c_out).add_(place.read(x, *at), alpha=c_skip))
 
         run = self._block_major if self.plan.schedule.order == "block" else self._layer_major
         run(emb, embed, decode)
+        if shifted:
+            # The grid ends before the margin does. What stands there no block of the picture sees in the next call.
+            for dim in (-2, -1):
+                pictures = (p.narrow(dim, p.shape[dim] - self.shift, self.shift) for p in (denoised, self.lr_upsampled))
+                next(pictures).copy_(next(pictures))
+        if self.shift and self.neighbours:
+            across = -1 if self.plan.schedule.by_columns else -2
+            self.neighbours.share(denoised, across, self.shift, back=shifted)
         return denoised
 
     def _block_major(self, emb: torch.Tensor, embed: Callable, decode: Callable) -> None:
@@ -180,17 +202,17 @@ class Denoiser:
     def _context(self, group: Group, with_lr: bool = True) -> GroupContext:
         lr = None
         if with_lr:
-            lr = group_lr(self.lr, group.rows, group.cols, self.plan.schedule.grid)
+            lr = group_lr(self._lr, group.rows, group.cols, self.plan.schedule.grid)
             lr = lr.to(self.device, self.model.dtype)
         full_size = (len(group.rows), len(group.cols)) == self.plan.schedule.group
         rotary = self.model.rotary(group.rows, group.cols)
         return GroupContext(rotary, lr, self.plan.kernel, compiled=self.compiled and full_size)
 
-    def _pixels(self, group: Group) -> tuple:
-        """Index of the group's pixels in the part's canvas (B, 3, H, W)."""
+    def _pixels(self, group: Group) -> tuple[slice, slice]:
+        """Pixel rows and columns of a group on the part's grid."""
         b, (top, left) = self.model.config.image_block_size, self.plan.schedule.origin
         rows = slice((group.rows.start - top) * b, (group.rows.stop - top) * b)
-        return ..., rows, slice((group.cols.start - left) * b, (group.cols.stop - left) * b)
+        return rows, slice((group.cols.start - left) * b, (group.cols.stop - left) * b)
 
     def _step_down(self, reason: str) -> None:
         """Take the next smaller plan."""

@@ -41,6 +41,12 @@ class Neighbours(Protocol):
     def send(self, layer: int, lines: list[torch.Tensor]) -> None:
         """Hand the line of this layer to the part behind, if there is one."""
 
+    def share(self, picture: torch.Tensor, dim: int, pixels: int, *, back: bool) -> None:
+        """Make equal what two parts share: the last `pixels` rows (columns) of one are the first of the next.
+
+        back  the part behind has computed them, else the part before
+        """
+
 
 class Halo(NamedTuple):
     """What is kept for a group, (blocks, 2, B, h, L, d) each, 2 for keys and values; no blocks at the border.

@@ -10,8 +10,9 @@ rank. A rank needs from the one before only its lowest line of keys and values, 
 Layer-major, a rank is one layer behind the rank before. Nothing in a sampler looks at the whole picture, so rank 0 goes
 on to the next network call without waiting for the others: the pipeline fills once a picture, not once a call.
 Block-major hands over the lines of all layers when a call is done: a rank is one call behind, and again nobody waits
-for a whole picture. The orders may be mixed: what is sent is the same. The exception is back-projection, which compares
-the whole picture with the input in every call: there ranks wait for one another.
+for a whole picture. The orders may be mixed: what is sent is the same. The exceptions are back-projection, which
+compares the whole picture with the input in every call, and a grid that shifts, where the part behind computes some
+pixels of the part before: there ranks wait for one another.
 
     ranks = join(settings, device, rank, world)                                    # before the model is built
     plan = make_plan(..., part=ranks.part(grid))
@@ -35,6 +36,7 @@ import torch.distributed as dist
 from sat_sr.inference.schedule import Schedule
 
 MEETING = timedelta(minutes=5)  # ranks start together; model files may come from a slow disk
+SHARED = 1  # tag of messages that are no lines of keys and values
 EXCHANGE = timedelta(hours=2)  # the last rank waits for the first line while all others compute theirs
 
 
@@ -108,6 +110,10 @@ class Ranks:
         Raises ValueError when there are more ranks than block rows.
         """
         return self._parts(grid)[self.rank]
+
+    def shared(self, shift: int) -> int:
+        """Pixels that this rank's part of a picture has in common with the one before, for a Denoiser that shifts."""
+        return shift if self.rank else 0
 
     def _parts(self, grid: tuple[int, int]) -> list[range]:
         side = max(grid)
@@ -205,6 +211,24 @@ class Handover:
             index = layer % len(lines)
             with _connected(self._behind):
                 self._sending[index] = dist.isend(lines[index], dst=self._behind)
+
+    def share(self, picture: torch.Tensor, dim: int, pixels: int, *, back: bool) -> None:
+        first, last = picture.narrow(dim, 0, pixels), picture.narrow(dim, picture.shape[dim] - pixels, pixels)
+        (given, receiver), (wanted, sender) = (last, self._behind), (first, self._before)
+        if back:
+            (given, receiver), (wanted, sender) = (first, self._before), (last, self._behind)
+        leaving = arriving = None
+        if receiver is not None:
+            with _connected(receiver):
+                leaving = dist.isend(given.contiguous(), dst=receiver, tag=SHARED)
+        if sender is not None:
+            arriving = torch.empty_like(wanted, memory_format=torch.contiguous_format)
+            with _connected(sender):
+                dist.recv(arriving, src=sender, tag=SHARED)
+            wanted.copy_(arriving)
+        if leaving:
+            with _connected(receiver):
+                leaving.wait()
 
     def finish(self) -> None:
         """Wait until everything that was sent has left: before the lines are given back, or it never arrives."""

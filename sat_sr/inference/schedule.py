@@ -123,10 +123,17 @@ class Schedule:
         """Blocks of the part."""
         return math.prod(self.extent)
 
-    def pixels(self, block: int) -> tuple:
-        """Index of the part in a canvas (B, 3, H, W) with blocks of that many pixels a side."""
-        rows, cols = (slice(s * block, e * block) for s, e in zip(self.origin, self.end, strict=True))
-        return ..., rows, cols
+    def across(self, length: int) -> tuple[int, int]:
+        """A length across the bands as rows and columns."""
+        return (0, length) if self.by_columns else (length, 0)
+
+    def pixels(self, block: int, before: tuple[int, int] = (0, 0)) -> tuple:
+        """Index of the part in a canvas (B, 3, H, W) with blocks of that many pixels a side.
+
+        before  pixel rows and columns of the part before that come with it
+        """
+        places = zip(self.origin, self.end, before, strict=True)
+        return ..., *(slice(start * block - more, end * block) for start, end, more in places)
 
     def __str__(self) -> str:
         name = "layer-major" if self.order == "layer" else "block-major"

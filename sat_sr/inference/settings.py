@@ -25,6 +25,8 @@ class SamplingSettings:
     strength     0..1: at 1 sampling starts at sigma_max; below, at a noise level in between (geometrically) and so
                  stays closer to the input; at 0 it starts at sigma_min
     color_fix    name in COLOR_FIXES: what is taken over from the input, afterwards or (backprojection) in every call
+    grid_shift   pixels, less than the model's blocks: how far the grid of blocks is moved in every second network call,
+                 that its lines do not show (`placement`); 0: never
 
     Raises ValueError when a value breaks its rule.
     """
@@ -36,6 +38,7 @@ class SamplingSettings:
     init_noise: bool = True
     strength: float = 1.0
     color_fix: str = "none"
+    grid_shift: int = 0
 
     def __post_init__(self) -> None:
         if self.sampler not in SAMPLERS:
@@ -44,6 +47,8 @@ class SamplingSettings:
             raise ValueError(f"unknown color fix {self.color_fix!r}: choose one of {', '.join(COLOR_FIXES)}")
         if isinstance(self.num_steps, bool) or not isinstance(self.num_steps, int) or self.num_steps < 1:
             raise ValueError(f"num_steps={self.num_steps!r}: must be an integer of at least 1")
+        if isinstance(self.grid_shift, bool) or not isinstance(self.grid_shift, int) or self.grid_shift < 0:
+            raise ValueError(f"grid_shift={self.grid_shift!r}: must be an integer number of pixels, 0 for none")
         if not 0 < self.sigma_min <= self.sigma_max < math.inf:
             raise ValueError(
                 f"sigma_min={self.sigma_min}, sigma_max={self.sigma_max}: must be 0 < sigma_min <= sigma_max"
@@ -80,4 +85,5 @@ class SamplingSettings:
         sigmas = self.sigmas()
         text = f"{self.sampler}, {len(sigmas) - 1} steps ({self.network_calls} network calls), sigma "
         text += f"{float(sigmas[0]):.4g} to {self.sigma_min:g}"
-        return text + (f", color fix {self.color_fix}" if self.color_fix != "none" else "")
+        text += f", color fix {self.color_fix}" if self.color_fix != "none" else ""
+        return text + (f", grid shifted by {self.grid_shift} px" if self.grid_shift else "")

@@ -171,7 +171,7 @@ class Upscaler:
             return int((free_bytes(device) + torch.cuda.memory_reserved(device)) * USABLE)
         # The device's memory is the host's, where the pictures are, too.
         size = {side: choices.get(side) for side in ("scale", "target")}
-        canvas = Canvas.of(source, config.image_block_size, **size).size
+        canvas = Canvas.of(source, config.image_block_size, **size, margin=choices["settings"].grid_shift).size
         pictures = canvas_bytes(canvas, choices.get("batch", 1), choices["settings"].sampler)
         held = parameter_count(config) * self.model.dtype.itemsize
         return max(int((free_bytes(device) + held) * USABLE) - pictures, 0)
@@ -198,7 +198,9 @@ class Upscaler:
 
         settings, canvas, schedule = job.settings, job.canvas, job.plan.schedule
         block, ranks = self.model.config.image_block_size, ranks or Ranks(0, 1)
-        _, *here = schedule.pixels(block)  # rows and columns: all of the canvas, or this rank's part
+        # Rows and columns: all of the canvas, or this rank's part and what a shifted grid shares with the one before.
+        before = schedule.across(ranks.shared(settings.grid_shift))
+        _, *here = schedule.pixels(block, before)
         lr, lr_upsampled = canvas.conditions(image, *here)
         embedding = self.clip(lr) if self.clip is not None else None
         sigmas = settings.sigmas()
@@ -231,10 +233,12 @@ class Upscaler:
             report if on_progress else None,
             neighbours=neighbours,
             compiled=self.compiled,
+            shift=settings.grid_shift,
+            before=before,
         )
         denoise = denoiser
         if settings.color_fix == "backprojection":
-            denoise = Backprojection(denoiser, image, canvas, *here, total=ranks.total)
+            denoise = Backprojection(denoiser, image, canvas, *here, before=before, total=ranks.total)
         try:
             sample = SAMPLERS[settings.sampler](denoise, start(), sigmas, callback=preview if callback else None)
         except FloatingPointError as error:
@@ -243,7 +247,7 @@ class Upscaler:
         if neighbours:
             neighbours.finish()
         denoise = denoiser = lr_upsampled = None  # the first of several ranks needs the room for the others' parts
-        sample = ranks.gather(sample, schedule, block)
+        sample = ranks.gather(sample[..., before[0] :, before[1] :], schedule, block)
         if sample is None:
             return None
         return fix_colors(canvas.crop(sample).clamp_(-1, 1), image, settings.color_fix).clamp_(-1, 1)

@@ -20,6 +20,7 @@ from sat_sr import __version__
 from sat_sr.checkpoint import DEFAULT_CLIP, checkpoint_hash, load
 from sat_sr.diffusion.resize import resize
 from sat_sr.inference.byte_sizes import format_bytes
+from sat_sr.inference.canvas import Canvas
 from sat_sr.inference.devices import resolve_device
 from sat_sr.inference.find_network import CannotRun
 from sat_sr.inference.image_io import Picture, PictureError, check_output, resize_alpha, write_picture
@@ -148,9 +149,8 @@ class Worker:
         return Work(source, trimmed, target, tuple(jobs))
 
     def _canvas(self, size: Size) -> Size:
-        """Whole blocks."""
-        block = self.config.image_block_size
-        return -(-size[0] // block) * block, -(-size[1] // block) * block
+        """Whole blocks, with room for the grid to shift."""
+        return Canvas.of(size, self.config.image_block_size, target=size, margin=self.settings.grid_shift).size
 
     def _job(self, source: Size, target: Size) -> Job:
         # Canvases live on the host; where that is the device, they leave the network less.

@@ -11,15 +11,15 @@ import sys
 import traceback
 from collections.abc import Callable
 
-# (grid, order of the ranks in turn, offload, back-projection): high and wide, both orders, mixed, the state on the
-# device and the host, with and without a look at the whole picture in every call.
+# (grid, order of the ranks in turn, offload, back-projection, shift of the grid): high and wide, both orders, mixed, the
+# state on the device and the host, with and without a look at the whole picture in every call.
 CASES = [
-    ((3, 2), ("layer",), "none", True),
-    ((2, 5), ("layer",), "state", False),
-    ((3, 2), ("block",), "state", False),
-    ((2, 5), ("block",), "none", True),
-    ((3, 2), ("layer", "block"), "none", False),
-    ((2, 5), ("block", "layer"), "state", True),
+    ((3, 2), ("layer",), "none", True, 0),
+    ((2, 5), ("layer",), "state", False, 6),
+    ((3, 2), ("block",), "state", False, 0),
+    ((2, 5), ("block",), "none", True, 0),
+    ((3, 2), ("layer", "block"), "none", False, 4),
+    ((2, 5), ("block", "layer"), "state", True, 5),
 ]
 
 
@@ -70,18 +70,21 @@ def pictures(rank: int, world: int, path: str) -> None:
     for parameter in model.parameters():
         parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.25)
     made = {}
-    for grid, orders, offload, backprojection in CASES:
+    for grid, orders, offload, backprojection, shift in CASES:
         schedule = Schedule(grid, (2, 2), orders[rank % len(orders)], ranks.part(grid))
-        plan, here = Plan(schedule, "merge", "cpu", offload, 0, 0), schedule.pixels(8)
+        before = schedule.across(ranks.shared(shift))
+        plan, here = Plan(schedule, "merge", "cpu", offload, 0, 0), schedule.pixels(8, before)
         lr = torch.rand(1, 3, grid[0] * 2, grid[1] * 2, generator=torch.Generator().manual_seed(1))
         lr_upsampled = torch.nn.functional.interpolate(lr, scale_factor=4)
         x = lr_upsampled + 3 * torch.randn(lr_upsampled.shape, generator=torch.Generator().manual_seed(2))
-        denoiser = Denoiser(model, plan, lr, lr_upsampled[here], neighbours=ranks.neighbours())
+        shifts = {"shift": shift, "before": before}
+        denoiser = Denoiser(model, plan, lr, lr_upsampled[here], neighbours=ranks.neighbours(), **shifts)
         denoise = denoiser
         if backprojection:
-            canvas = Canvas.of(tuple(lr.shape[-2:]), 8, scale=3.9)  # the last block row and column reach beyond it
-            denoise = Backprojection(denoiser, lr, canvas, *here[1:], total=ranks.total)
-        part = heun(denoise, x[here], karras_sigmas(3, sigma_max=3.0))
+            # The last block row and column reach beyond it, all of them where the grid shifts.
+            canvas = Canvas.of(tuple(lr.shape[-2:]), 8, scale=3.2 if shift else 3.9)
+            denoise = Backprojection(denoiser, lr, canvas, *here[1:], before=before, total=ranks.total)
+        part = heun(denoise, x[here], karras_sigmas(3, sigma_max=3.0))[..., before[0] :, before[1] :]
         made[f"{grid} {orders} {offload}"] = ranks.gather(part, schedule, 8)
     if rank == 0:
         torch.save(made, path)

@@ -1,0 +1,80 @@
+"""The grid of blocks in two places: what is computed is the network on the picture laid there, mirrored before it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from sat_sr.diffusion.edm import denoise
+from sat_sr.inference.denoiser import Denoiser
+from sat_sr.inference.memory import Plan
+from sat_sr.inference.placement import Placement, shifted_lr
+from sat_sr.inference.schedule import Schedule
+
+SIGMA = 1.7
+
+
+@pytest.fixture(scope="module")
+def model(make_model):
+    return make_model()
+
+
+def laid(picture, shift):
+    """The picture moved right and down by `shift`, mirrored before it by numpy, cut to its size."""
+    padded = np.pad(picture.numpy(), [(0, 0), (0, 0), (shift, 0), (shift, 0)], mode="reflect")
+    return torch.from_numpy(padded[..., : picture.shape[-2], : picture.shape[-1]].copy())
+
+
+@pytest.mark.parametrize("order", ["layer", "block"])
+@pytest.mark.parametrize("grid", [(3, 2), (2, 4)], ids=str)
+@pytest.mark.parametrize("shift", [4, 12])  # whole pixels of the LR condition
+def test_every_second_call_is_the_network_on_the_shifted_canvas(model, make_inputs, grid, order, shift):
+    x, lr, lr_upsampled, clip = make_inputs(model.config, grid)
+    sigma = torch.tensor([SIGMA])
+    with torch.no_grad():
+        straight = denoise(model, x, sigma, lr, lr_upsampled, clip)
+        moved = denoise(model, laid(x, shift), sigma, laid(lr, shift // 4), laid(lr_upsampled, shift), clip)
+    for group in [(1, 1), (2, 2)]:
+        plan = Plan(Schedule(grid, group, order), "merge", "cpu", "none", 0, 0)
+        denoiser = Denoiser(model, plan, lr, lr_upsampled, clip, shift=shift)
+        for _ in range(2):
+            torch.testing.assert_close(denoiser(x, SIGMA), straight, rtol=0, atol=5e-6)
+            second = denoiser(x, SIGMA)
+            covered = second[..., :-shift, :-shift]
+            torch.testing.assert_close(covered, moved[..., shift:, shift:], rtol=0, atol=5e-6)
+            assert torch.equal(second[..., -shift:, :], lr_upsampled[..., -shift:, :]), "the margin is left as it came"
+            assert torch.equal(second[..., -shift:], lr_upsampled[..., -shift:])
+    assert (moved[..., shift:, shift:] - straight[..., :-shift, :-shift]).abs().max() > 1e-3, "the place matters"
+
+
+def test_lr_condition_between_its_pixels():
+    """Half a pixel farther in: the four taps of bicubic interpolation with a = -0.75; whole pixels are only moved."""
+    lr = torch.rand(1, 3, 9, 7, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(shifted_lr(lr, 8), laid(lr, 2), rtol=0, atol=1e-5)
+    near, far = 0.59375, -0.09375
+    half = lr.double().numpy()
+    for axis in (-2, -1):
+        mirrored = np.pad(half, [(2, 1) if a == axis % 4 else (0, 0) for a in range(4)], mode="reflect")
+        a, b, c, d = (np.take(mirrored, range(k, k + half.shape[axis]), axis) for k in range(4))
+        half = far * (a + d) + near * (b + c)  # between b and c, which is half a pixel before the pixel itself
+    np.testing.assert_allclose(shifted_lr(lr, 2), half, rtol=0, atol=1e-5)
+
+
+def test_windows_lie_where_they_are_read():
+    """A window that is written back changes nothing, and those of a grid cover the picture once."""
+    picture = torch.arange(7 * 9).float().view(1, 1, 7, 9)
+    for place in [Placement(0, 0), Placement(3, 0), Placement(2, 3), Placement(-2, 1)]:
+        seen = torch.zeros_like(picture)
+        for top in range(0, 12, 4):
+            for left in range(0, 12, 4):
+                rows, columns = (
+                    slice(start, min(start + 4, length + offset))
+                    for start, offset, length in zip((top, left), place, (7, 9), strict=True)
+                )
+                if rows.start >= rows.stop or columns.start >= columns.stop:
+                    continue
+                place.write(seen, rows, columns, place.read(picture, rows, columns) + 1)
+        first = [max(-offset, 0) for offset in place]
+        assert torch.equal(seen[..., first[0] :, first[1] :], picture[..., first[0] :, first[1] :] + 1)
+        assert not seen[..., : first[0], :].any()
