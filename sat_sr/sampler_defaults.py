@@ -18,6 +18,7 @@ _RULES = {
     "sigma_max": (_positive, "a positive number"),
     "sigma_min": (_positive, "a positive number"),
     "color_fix": (lambda value: isinstance(value, str), "a string"),
+    "detail": (_positive, "a positive number"),
     "grid_shift": (lambda value: type(value) is int and value >= 0, "a whole number of pixels"),
     "fast": (lambda value: isinstance(value, Mapping) and "fast" not in value, "an object like the outer one"),
 }
@@ -30,6 +31,7 @@ def check_sampler_defaults(values: Mapping[str, Any], *, where: str = "sampler d
     num_steps   steps, at least 1
     sigma_max, sigma_min   noise levels, 0 < sigma_min < sigma_max
     color_fix   a string, as the upscaler takes it
+    detail      how much of what the network adds, 1 for all of it
     grid_shift  pixels that the grid of blocks is moved by in every second network call
     fast        the same once more, for quick results
 

@@ -24,6 +24,7 @@ COLOR_FIXES = ("none", "mean", "wavelet", "backprojection")
 MODES = ("auto", "full", "ar2", "ar")
 OFFLOADS = ("auto", "none", "state", "all")
 KERNELS = ("auto", "sdpa", "merge", "flash", "flex", "cudnn")
+MOST_DETAIL = 5
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 # What nobody means, and would take all memory only to be planned.
@@ -63,8 +64,8 @@ SETTLED: dict[str, object] = {
 }
 
 # What --from-picture repeats: settings stored in pictures -> flags. Whatever else a file says is not looked at.
-REPEATED = ("seed", "sampler", "num_steps", "sigma_min", "sigma_max", "init_noise", "strength", "color_fix", "grid_shift",
-            "dtype", "inference_type", "block_batch", "lr_size", "crop_size", "round")  # fmt: skip
+REPEATED = ("seed", "sampler", "num_steps", "sigma_min", "sigma_max", "init_noise", "strength", "color_fix",
+            "detail", "grid_shift", "dtype", "inference_type", "block_batch", "lr_size", "crop_size", "round")  # fmt: skip
 
 
 def parse_arguments(argv: list[str], stored: Mapping[str, Any] | None = None) -> argparse.Namespace:
@@ -140,13 +141,14 @@ def make_parser() -> argparse.ArgumentParser:
     add("--num-steps", type=_at_least(1, MAX_STEPS), metavar="N")
     add("--sigma-max", type=_positive, metavar="X", help="first noise level")
     add("--sigma-min", type=_positive, metavar="X", help="last noise level before 0")
-    add("--strength", type=_share, metavar="0..1", help="less stays closer to the input (default 1)")
+    add("--strength", type=_between(0, 1), metavar="0..1", help="less stays closer to the input (default 1)")
     add("--init-noise", action=argparse.BooleanOptionalAction, help="start from the upsampled input plus noise (the "
         "default), or from noise alone")  # fmt: skip
     add("--color-fix", choices=COLOR_FIXES, help="what is taken over from the input: colours in the end, or in "
         "every network call (backprojection) whatever it resolves")  # fmt: skip
-    add("--grid-shift", type=_at_least(0), metavar="PX", help="move the grid of blocks in every second network call, so "
-        "that its lines do not show; 0: never")  # fmt: skip
+    add("--detail", type=_between(0, MOST_DETAIL), metavar="X", help="draw more (above 1) or less than the network would (default 1)")
+    add("--grid-shift", type=_at_least(0), metavar="PX", help="move the grid of blocks in every second network call, "
+        "so that its lines do not show; 0: never")  # fmt: skip
     add("--seed", type=_seed, metavar="N", help="the same number gives the same picture (default: a random one, told)")
     add("--from-picture", metavar="FILE", help="repeat the settings stored in an earlier output; flags outweigh them")
 
@@ -309,11 +311,14 @@ def _positive(text: str) -> float:
     return value
 
 
-def _share(text: str) -> float:
-    value = _number(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} must lie between 0 and 1")
-    return value
+def _between(least: float, most: float) -> Callable[[str], float]:
+    def number(text: str) -> float:
+        value = _number(text)
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"{text} must lie between {least} and {most}")
+        return value
+
+    return number
 
 
 def _at_least(least: int, most: int | None = None) -> Callable[[str], int]:

@@ -12,6 +12,8 @@ from sat_sr.diffusion.edm import karras_sigmas
 from sat_sr.diffusion.samplers import SAMPLERS, network_calls
 from sat_sr.inference.color_fix import COLOR_FIXES
 
+MOST_DETAIL = 5  # beyond, there are only artefacts to see
+
 
 @dataclass(frozen=True)
 class SamplingSettings:
@@ -25,6 +27,7 @@ class SamplingSettings:
     strength     0..1: at 1 sampling starts at sigma_max; below, at a noise level in between (geometrically) and so
                  stays closer to the input; at 0 it starts at sigma_min
     color_fix    name in COLOR_FIXES: what is taken over from the input, afterwards or (backprojection) in every call
+    detail       what the network adds to the interpolated input, times this, at high noise levels (`detail`); 1: as it is
     grid_shift   pixels, less than the model's blocks: how far the grid of blocks is moved in every second network call,
                  that its lines do not show (`placement`); 0: never
 
@@ -38,6 +41,7 @@ class SamplingSettings:
     init_noise: bool = True
     strength: float = 1.0
     color_fix: str = "none"
+    detail: float = 1.0
     grid_shift: int = 0
 
     def __post_init__(self) -> None:
@@ -47,6 +51,8 @@ class SamplingSettings:
             raise ValueError(f"unknown color fix {self.color_fix!r}: choose one of {', '.join(COLOR_FIXES)}")
         if isinstance(self.num_steps, bool) or not isinstance(self.num_steps, int) or self.num_steps < 1:
             raise ValueError(f"num_steps={self.num_steps!r}: must be an integer of at least 1")
+        if not 0 <= self.detail <= MOST_DETAIL:
+            raise ValueError(f"detail={self.detail}: must lie between 0 and {MOST_DETAIL}")
         if isinstance(self.grid_shift, bool) or not isinstance(self.grid_shift, int) or self.grid_shift < 0:
             raise ValueError(f"grid_shift={self.grid_shift!r}: must be an integer number of pixels, 0 for none")
         if not 0 < self.sigma_min <= self.sigma_max < math.inf:
@@ -86,4 +92,5 @@ class SamplingSettings:
         text = f"{self.sampler}, {len(sigmas) - 1} steps ({self.network_calls} network calls), sigma "
         text += f"{float(sigmas[0]):.4g} to {self.sigma_min:g}"
         text += f", color fix {self.color_fix}" if self.color_fix != "none" else ""
+        text += f", detail {self.detail:g}" if self.detail != 1 else ""
         return text + (f", grid shifted by {self.grid_shift} px" if self.grid_shift else "")

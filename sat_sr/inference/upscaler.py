@@ -21,6 +21,7 @@ from sat_sr.diffusion.samplers import SAMPLERS
 from sat_sr.inference.backprojection import Backprojection
 from sat_sr.inference.canvas import Canvas
 from sat_sr.inference.color_fix import fix_colors
+from sat_sr.inference.detail import Detail
 from sat_sr.inference.devices import resolve_device
 from sat_sr.inference.job import Job, make_job
 from sat_sr.inference.memory import USABLE, canvas_bytes, free_bytes, parameter_count
@@ -237,8 +238,10 @@ class Upscaler:
             before=before,
         )
         denoise = denoiser
+        if settings.detail != 1:
+            denoise = Detail(denoise, lr_upsampled, settings.detail)
         if settings.color_fix == "backprojection":
-            denoise = Backprojection(denoiser, image, canvas, *here, before=before, total=ranks.total)
+            denoise = Backprojection(denoise, image, canvas, *here, before=before, total=ranks.total)
         try:
             sample = SAMPLERS[settings.sampler](denoise, start(), sigmas, callback=preview if callback else None)
         except FloatingPointError as error:

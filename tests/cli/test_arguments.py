@@ -92,6 +92,8 @@ def test_a_contradicted_flag_of_the_release_is_told():
         ("--seed -1", "seed -1 must be an integer between 0 and 2**64 - 1"),
         ("--seed 18446744073709551616", "must be an integer between 0 and 2**64 - 1"),
         ("--strength 1.5", "1.5 must lie between 0 and 1"),
+        ("--detail -0.5", "-0.5 must lie between 0 and 5"),
+        ("--grid-shift 2.5", "2.5 must be an integer of at least 0"),
         ("--sigma-max 0", "0 must be a number above 0"),
         ("--sigma-max 1 --sigma-min 2", "--sigma-min 2: must be below --sigma-max 1"),
         ("--quality 101", "must lie between 1 and 100"),
@@ -155,6 +157,7 @@ def test_names_known_without_torch_are_those_of_the_modules():
     from sat_sr.diffusion.samplers import SAMPLERS
     from sat_sr.inference.color_fix import COLOR_FIXES
     from sat_sr.inference.memory import MODES, OFFLOADS
+    from sat_sr.inference.settings import MOST_DETAIL
     from sat_sr.model.attention_kernels import KERNELS
 
     assert tuple(SAMPLERS) == arguments.SAMPLERS
@@ -162,6 +165,7 @@ def test_names_known_without_torch_are_those_of_the_modules():
     assert MODES == arguments.MODES
     assert ("auto", *OFFLOADS) == arguments.OFFLOADS
     assert ("auto", *KERNELS) == arguments.KERNELS
+    assert MOST_DETAIL == arguments.MOST_DETAIL
 
 
 def test_help_and_errors_come_before_torch():

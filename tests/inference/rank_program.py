@@ -11,8 +11,8 @@ import sys
 import traceback
 from collections.abc import Callable
 
-# (grid, order of the ranks in turn, offload, back-projection, shift of the grid): high and wide, both orders, mixed, the
-# state on the device and the host, with and without a look at the whole picture in every call.
+# (grid, order of the ranks in turn, offload, back-projection, shift of the grid): high and wide, both orders, mixed,
+# the state on the device and the host, with and without a look at the whole picture in every call.
 CASES = [
     ((3, 2), ("layer",), "none", True, 0),
     ((2, 5), ("layer",), "state", False, 6),

@@ -100,10 +100,15 @@ def test_predicted_peak_of_the_official_model_on_a_gpu(live_bytes, monkeypatch, 
 
 
 @pytest.mark.parametrize(
-    ("sampler", "color_fix"),
-    [("heun", "wavelet"), ("euler", "backprojection"), ("dpmpp_2m", "none"), ("unipc", "mean")],
+    ("sampler", "choices"),
+    [
+        ("heun", {"color_fix": "wavelet"}),
+        ("euler", {"color_fix": "backprojection"}),
+        ("dpmpp_2m", {"color_fix": "backprojection", "detail": 1.5, "grid_shift": 10}),
+        ("unipc", {"color_fix": "mean"}),
+    ],
 )
-def test_predicted_peak_of_a_run(make_model, live_bytes, monkeypatch, sampler, color_fix):
+def test_predicted_peak_of_a_run(make_model, live_bytes, monkeypatch, sampler, choices):
     """A thin network on a large canvas: most of the memory is pictures, and the rest is predicted as above."""
     from sat_sr.diffusion import resize
     from sat_sr.inference import backprojection
@@ -113,7 +118,7 @@ def test_predicted_peak_of_a_run(make_model, live_bytes, monkeypatch, sampler, c
 
     config = dataclasses.replace(SMALL, num_layers=1, hidden_size=16, num_attention_heads=2)
     upscaler = Upscaler(make_model(config))
-    settings = SamplingSettings(sampler=sampler, num_steps=2 if sampler == "heun" else 3, color_fix=color_fix)
+    settings = SamplingSettings(sampler=sampler, num_steps=2 if sampler == "heun" else 3, **choices)
     for module in (fixes, backprojection, resize):  # as thin beside the canvas as it is beside a large one
         monkeypatch.setattr(module, "STRIP", 16)
     image = torch.rand(1, 3, 24, 160) * 2 - 1  # wide: fixes take strips of columns

@@ -61,6 +61,10 @@ def test_strengths_of_almost_nothing_can_be_sampled(sampler, strength):
     [
         ({"sampler": "ddim"}, "unknown sampler 'ddim': choose one of heun, euler, dpmpp_2m, unipc"),
         ({"color_fix": "lab"}, "unknown color fix 'lab': choose one of none, mean, wavelet, backprojection"),
+        ({"detail": 5.5}, r"detail=5\.5: must lie between 0 and 5"),
+        ({"detail": math.nan}, "detail=nan"),
+        ({"grid_shift": -1}, "grid_shift=-1: must be an integer number of pixels, 0 for none"),
+        ({"grid_shift": 8.0}, r"grid_shift=8\.0"),
         ({"num_steps": 0}, "num_steps=0: must be an integer of at least 1"),
         ({"num_steps": 2.0}, r"num_steps=2\.0"),
         ({"num_steps": True}, "num_steps=True"),

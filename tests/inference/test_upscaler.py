@@ -162,16 +162,36 @@ def test_color_fix_is_applied(upscaler):
     assert (upscaler(image, strength=0.6).mean((-2, -1)) - image.mean((-2, -1))).abs().max() > 0.03
 
 
-def test_backprojection_acts_in_every_call(upscaler):
+def test_backprojection_acts_in_the_calls(upscaler):
     """Not just on the result: the network answers to what has been taken over before."""
     image = tensor_picture() / 4
-    plain, inside = (upscaler(image, color_fix=fix) for fix in ("none", "backprojection"))
+    plain, inside = (upscaler(image, color_fix=fix, sigma_min=1.0) for fix in ("none", "backprojection"))
     canvas = Canvas.of((7, 9), CONFIG.image_block_size, scale=4)
     uncropped = F.pad(plain, (0, canvas.size[1] - 36, 0, canvas.size[0] - 28))
     afterwards = canvas.crop(Backprojection(lambda x, sigma: uncropped, image, canvas)(uncropped, 1.0))
     wrong = [(resize(picture, (7, 9)) - image).abs().mean() for picture in (plain, inside)]
     assert wrong[1] < 0.2 * wrong[0]
     assert (inside - afterwards).abs().mean() > 0.01
+
+
+@pytest.mark.parametrize("choice", [{"mode": "full"}, {"mode": "ar2", "block_batch": 2}, {"mode": "ar"}])
+def test_a_shifted_grid_gives_one_picture_in_all_modes(upscaler, choice):
+    image = tensor_picture()
+    shifted = upscaler(image, grid_shift=7, mode="auto")
+    torch.testing.assert_close(upscaler(image, grid_shift=7, **choice), shifted, rtol=0, atol=1e-5)
+    assert (shifted - upscaler(image)).abs().max() > 1e-2
+
+
+def test_more_detail_is_farther_from_the_interpolated_input(upscaler):
+    image = tensor_picture() / 4
+    interpolated = resize(image, (28, 36))
+    distances = [float((upscaler(image, detail=w) - interpolated).square().mean()) for w in (0.25, 1, 2)]
+    assert distances[0] < distances[1] < distances[2]
+
+
+def test_a_shift_of_a_block_is_refused(upscaler):
+    with pytest.raises(ValueError, match="grid_shift=16: must be less than the model's blocks of 16 pixels"):
+        upscaler(tensor_picture(), grid_shift=16)
 
 
 def test_bfloat16_is_close(make_model, upscaler):
