@@ -85,8 +85,8 @@ def parse_args() -> argparse.Namespace:
         "--sampler-defaults",
         metavar="JSON",
         help="how the model wants to be sampled, stored with it; keys: name, num_steps, sigma_max, sigma_min, "
-        'color_fix, detail, grid_shift, and fast with the same keys, such as \'{"name": "heun", "num_steps": 20}\'; {} removes '
-        "what IN says (default: what IN says)",
+        'color_fix, detail, grid_shift, and fast with the same keys, such as \'{"name": "heun", "num_steps": 20}\'; {} '
+        "removes what IN says (default: what IN says)",
     )
     args = parser.parse_args()
     if args.output.suffix not in FORMATS:

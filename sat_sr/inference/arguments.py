@@ -64,8 +64,8 @@ SETTLED: dict[str, object] = {
 }
 
 # What --from-picture repeats: settings stored in pictures -> flags. Whatever else a file says is not looked at.
-REPEATED = ("seed", "sampler", "num_steps", "sigma_min", "sigma_max", "init_noise", "strength", "color_fix",
-            "detail", "grid_shift", "dtype", "inference_type", "block_batch", "lr_size", "crop_size", "round")  # fmt: skip
+REPEATED = ("seed", "sampler", "num_steps", "sigma_min", "sigma_max", "init_noise", "strength", "color_fix", "detail",
+            "grid_shift", "dtype", "inference_type", "block_batch", "lr_size", "crop_size", "round")  # fmt: skip
 
 
 def parse_arguments(argv: list[str], stored: Mapping[str, Any] | None = None) -> argparse.Namespace:
@@ -146,7 +146,8 @@ def make_parser() -> argparse.ArgumentParser:
         "default), or from noise alone")  # fmt: skip
     add("--color-fix", choices=COLOR_FIXES, help="what is taken over from the input: colours in the end, or in "
         "every network call (backprojection) whatever it resolves")  # fmt: skip
-    add("--detail", type=_between(0, MOST_DETAIL), metavar="X", help="draw more (above 1) or less than the network would (default 1)")
+    add("--detail", type=_between(0, MOST_DETAIL), metavar="X", help="above 1 more is drawn than the network would, "
+        "below 1 less")  # fmt: skip
     add("--grid-shift", type=_at_least(0), metavar="PX", help="move the grid of blocks in every second network call, "
         "so that its lines do not show; 0: never")  # fmt: skip
     add("--seed", type=_seed, metavar="N", help="the same number gives the same picture (default: a random one, told)")

@@ -26,8 +26,8 @@ class SamplingSettings:
     init_noise   start from the upsampled input plus noise; False: from noise alone
     strength     0..1: at 1 sampling starts at sigma_max; below, at a noise level in between (geometrically) and so
                  stays closer to the input; at 0 it starts at sigma_min
-    color_fix    name in COLOR_FIXES: what is taken over from the input, afterwards or (backprojection) in every call
-    detail       what the network adds to the interpolated input, times this, at high noise levels (`detail`); 1: as it is
+    color_fix    name in COLOR_FIXES: what is taken over from the input, afterwards or (backprojection) in the calls
+    detail       factor of what the network adds to the interpolated input, at high noise levels (`detail`)
     grid_shift   pixels, less than the model's blocks: how far the grid of blocks is moved in every second network call,
                  that its lines do not show (`placement`); 0: never
 

@@ -60,7 +60,7 @@ def test_what_the_input_cannot_know_is_kept():
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_every_sampler_ends_at_a_picture_that_reduces_to_the_input(sampler):
-    """The denoiser wants another picture; what the sampler makes of it is an input enlarged, as long as noise is high."""
+    """The denoiser wants another picture; what is made of it is an input enlarged, as long as noise is high."""
     image, canvas = smooth(12, 16), Canvas.of((12, 16), 16, scale=4)
     calls = []
 
