@@ -37,16 +37,19 @@ class Work:
         return max(job.plan.device_bytes for job in self.jobs)
 
     @property
+    def on_host(self) -> bool:
+        """Whether the device has no memory of its own and takes the host's."""
+        return torch.device(self.jobs[-1].plan.device).type != "cuda"
+
+    @property
     def host_bytes(self) -> int:
-        """Peak on the host: canvases and what does not fit the device; without the program itself."""
-        return max(job.plan.host_bytes for job in self.jobs)
+        """Peak on the host without the program itself: canvases, what does not fit the device, and what it takes."""
+        return max(job.plan.host_bytes + self.on_host * job.plan.device_bytes for job in self.jobs)
 
     @property
     def peak_bytes(self) -> int:
-        """Where the network runs. A device without memory of its own takes the host's."""
-        if torch.device(self.jobs[-1].plan.device).type == "cuda":
-            return self.device_bytes
-        return max(job.plan.device_bytes + job.plan.host_bytes for job in self.jobs)
+        """Where the network runs."""
+        return self.host_bytes if self.on_host else self.device_bytes
 
 
 def dtype_name(dtype: torch.dtype) -> str:
