@@ -1,4 +1,4 @@
-"""Checkpoints of Inf-DiT: finding, checking, loading and writing them.
+"""Checkpoints of Inf-DiT: checking, loading and writing them.
 
 Read are (a) the release's layout, a DeepSpeed/SAT `.pt` whose key `module` holds the state dict, (b) a training folder
 (`latest`, `<tag>/mp_rank_00_model_states.pt` and, preferred, `<tag>/ema.safetensors`; `config.json`), and (c)
@@ -26,6 +26,7 @@ from torch import Tensor
 
 from sat_sr.clip_weights import DEFAULT_CLIP, load_clip
 from sat_sr.config import InfDiTConfig
+from sat_sr.find_weights import WHERE_FROM, find_weights
 from sat_sr.model.layout import CLIP_PREFIX, ROPE_TABLES, Shape, infer_config, mismatch, parameter_shapes
 from sat_sr.sampler_defaults import check_sampler_defaults
 from sat_sr.weight_files import convert, is_safetensors, read_pt, read_safetensors, write_pt, write_safetensors
@@ -35,10 +36,7 @@ if TYPE_CHECKING:
     from sat_sr.model.inf_dit import InfDiT
 
 FORMAT = "sat_sr"
-MODEL_STATES = "mp_rank_00_model_states.pt"
-EMA_WEIGHTS = "ema.safetensors"
 RUN_CONFIG = "config.json"
-WHERE_FROM = "ckpt/README.md tells where weights come from"
 
 # The image tower among OpenCLIP's names; what else a file holds there is left of the text tower.
 _IMAGE_TOWER = "visual."
@@ -96,7 +94,7 @@ def load(path: str | Path) -> Checkpoint:
     Raises ValueError for what is no Inf-DiT checkpoint, is damaged, or asks for code; FileNotFoundError. The message is
     one sentence with the culprit and the way out.
     """
-    path, run, notes = _find_weights(Path(path))
+    path, run, notes = find_weights(Path(path))
     if is_safetensors(path):
         kind = "safetensors"
         state, metadata = read_safetensors(path)
@@ -235,7 +233,7 @@ def checkpoint_hash(path: str | Path) -> str:
     SHA-256 of the size and the content; of a file over 64 MiB, of the first 4 KiB of each MiB and of the last MiB: fast
     and enough to tell any two trained models apart, but no protection against forgery.
     """
-    path, *_ = _find_weights(Path(path))
+    path, *_ = find_weights(Path(path))
     size, mebi = path.stat().st_size, 1 << 20
     digest = hashlib.sha256(f"{size}:".encode())
     with open(path, "rb") as file:
@@ -246,40 +244,6 @@ def checkpoint_hash(path: str | Path) -> str:
             file.seek(size - mebi)
         digest.update(file.read())
     return digest.hexdigest()[:12]
-
-
-def _find_weights(path: Path) -> tuple[Path, Path | None, list[str]]:
-    """The file with the weights behind a file's or folder's name, the training run's folder, what to say about it."""
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such checkpoint ({WHERE_FROM})")
-    if path.is_file():
-        grandparent = path.absolute().parent.parent
-        in_run = path.name == MODEL_STATES and (grandparent / "latest").is_file()
-        return path, grandparent if in_run else None, []
-    run, folder = path.parent, path
-    if not (folder / MODEL_STATES).exists() and not (folder / EMA_WEIGHTS).exists():
-        if not (path / "latest").is_file():
-            raise FileNotFoundError(
-                f"{path} is a folder without the file 'latest' and without {MODEL_STATES}: name a checkpoint file, a "
-                "training folder (--save) or one of its tags"
-            )
-        tag = (path / "latest").read_text(errors="replace").strip()
-        if not tag or Path(tag).name != tag:
-            raise ValueError(f"{path / 'latest'} holds {tag[:40]!r}: it must hold the name of a folder beside it")
-        run, folder = path, path / tag
-        if not folder.is_dir():
-            tags = sorted(entry.name for entry in path.iterdir() if entry.is_dir())
-            raise FileNotFoundError(
-                f"{path / 'latest'} names {tag!r}, which is not there: name one of {', '.join(tags) or '(none)'} itself"
-            )
-    if (folder / EMA_WEIGHTS).is_file():
-        return folder / EMA_WEIGHTS, run, [f"of the folder {folder}, the averaged weights (EMA) were taken"]
-    if (folder / MODEL_STATES.replace("00", "01", 1)).exists():
-        raise ValueError(f"{folder} is split over model-parallel ranks: merge them with SAT first")
-    if not (folder / MODEL_STATES).is_file():
-        inside = ", ".join(sorted(entry.name for entry in folder.iterdir())[:3]) or "nothing"
-        raise FileNotFoundError(f"{folder} has no {MODEL_STATES} (inside: {inside}): is the checkpoint complete?")
-    return folder / MODEL_STATES, run, [f"of the folder {folder}, {MODEL_STATES} was taken: it has no {EMA_WEIGHTS}"]
 
 
 def _state_of_pt(path: Path, content: Any) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
