@@ -23,6 +23,7 @@ import torch
 from sat_sr.config import LR_FACTOR, MAX_SEQUENCE_LENGTH, TIME_FREQUENCIES, InfDiTConfig
 from sat_sr.inference.byte_sizes import format_bytes
 from sat_sr.inference.schedule import Order, Schedule
+from sat_sr.model.attention_kernels import MARK
 from sat_sr.model.gelu import PIECE as GELU_PIECE
 
 MODES = ("auto", "full", "ar2", "ar")
@@ -166,9 +167,15 @@ def group_bytes(
     exact = itemsize == 4
 
     project = 6 * unit if exact else 8 * unit  # qkv, q, then a copy of k and the normalised one; rotated in float32
-    attend = 10 * unit if kernel == "sdpa" else 2 * unit + 4 * j * block  # K and V of four neighbours; four outputs
+    if kernel == "sdpa":
+        # K and V of four neighbours of the blocks inside the picture, or of two, and all in wider heads, of a strip on
+        # its edge. Some rows and columns of a group are inside: all but the first in the first group, all in others.
+        inside = rows, cols = [max(n - 1, min(n, of - n)) for n, of in zip((i, j), schedule.grid, strict=True)]
+        attend = 2 * unit + int(max(8 * rows * cols, 6 * (1 + MARK / config.head_dim) * max(inside), 2)) * block
+    else:
+        attend = 2 * unit + 4 * j * block  # the outputs of four neighbours of a row
     cross = 2 * unit + max(3 * features, 2 * features + cut + unit)
-    mlp = 6 * unit  # 4C inside, the output before and after its bias
+    mlp = 5 * unit  # 4C inside, and the input or the output
     if exact and torch.device(device).type == "cpu":
         mlp = max(mlp, 4 * unit + min(4 * unit, 4 * GELU_PIECE))
     embed = unit + 6 * pixels * 8  # the pixels in float32, in the network's type and cut into patches, and the tokens

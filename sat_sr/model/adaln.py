@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from sat_sr.config import LAYERNORM_EPS, LR_FACTOR, LR_PATCH, OUT_CHANNELS, InfDiTConfig
 from sat_sr.model.attention_kernels import KERNELS
 from sat_sr.model.block_attention import RELATIONS, Extended
-from sat_sr.model.embeddings import layer_norm, modulate
+from sat_sr.model.embeddings import adaptive_norm, layer_norm, linear, modulate
 from sat_sr.model.gelu import gelu
 from sat_sr.model.lr_cross_attention import attend_windows, lr_features
 from sat_sr.model.rope import rotate_
@@ -94,7 +94,7 @@ class AdaLNMixin(BaseMixin):
         """
         shift1, scale1, shift2, scale2 = modulation
         x = add(x, self.self_attention(layer, x, shift1, scale1, extend, context))
-        norm = layer_norm
+        norm = None
         if layer == 0:
             x = add(x, self.lr_cross_attention(layer_norm(x), context.lr))
             norm = self.post_cross_attention_layernorm
@@ -118,7 +118,7 @@ class AdaLNMixin(BaseMixin):
         extended = extend(k, v)
         del k, v  # in `extended` now, if not with gradients
         out = KERNELS[context.kernel](q, extended, self.re_pos_embed[layer])
-        return linears.dense(rearrange(out, "B i j h L d -> B i j L (h d)"))
+        return linear(rearrange(out, "B i j h L d -> B i j L (h d)"), linears.dense)
 
     def lr_cross_attention(self, x: torch.Tensor, lr: torch.Tensor) -> torch.Tensor:
         """Attention to the LR features around each block: (B, i, j, L, C) -> the same shape."""
@@ -135,8 +135,8 @@ class AdaLNMixin(BaseMixin):
         Windows overlap: each feature is projected and normalised once, before they are cut.
         """
         features = lr_features(lr, self.proj_lr.weight, self.proj_lr.bias)
-        linear = self.cross_attention.key_value
-        (weight_k, weight_v), (bias_k, bias_v) = linear.weight.chunk(2), linear.bias.chunk(2)
+        linears = self.cross_attention.key_value
+        (weight_k, weight_v), (bias_k, bias_v) = linears.weight.chunk(2), linears.bias.chunk(2)
         k = self.cross_k_ln(F.linear(features, weight_k, bias_k).unflatten(-1, (self.heads, -1)))
         return k, F.linear(features, weight_v, bias_v).unflatten(-1, (self.heads, -1))
 
@@ -156,22 +156,24 @@ def queries_keys_values(
     x: torch.Tensor,
     shift: torch.Tensor,
     scale: torch.Tensor,
-    linear: nn.Module,
+    projection: nn.Module,
     norm: nn.Module,
     heads: int,
     rotary: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """x (B, i, j, L, C) -> q, k (normalised, rotated) and v, (B, i, j, h, L, d) each."""
-    qkv = linear(modulate(layer_norm(x), shift, scale)).unflatten(-1, (3, heads, -1))
+    qkv = linear(adaptive_norm(x, shift, scale), projection).unflatten(-1, (3, heads, -1))
     q, k, v = qkv.unbind(-3)
     q, k = rotate_(norm(q), rotary), rotate_(norm(k), rotary)
     return q.transpose(-3, -2), k.transpose(-3, -2), v.transpose(-3, -2)
 
 
-def mlp(x: torch.Tensor, norm: Callable, shift: torch.Tensor, scale: torch.Tensor, linears: nn.Module) -> torch.Tensor:
-    """(B, i, j, L, C) -> the same shape."""
-    inner = linears.dense_h_to_4h(modulate(norm(x), shift, scale))
-    return linears.dense_4h_to_h(gelu(inner))
+def mlp(
+    x: torch.Tensor, norm: nn.Module | None, shift: torch.Tensor, scale: torch.Tensor, linears: nn.Module
+) -> torch.Tensor:
+    """(B, i, j, L, C) -> the same shape. norm: one with an affine that is learned, before that of shift and scale."""
+    x = modulate(norm(x), shift, scale) if norm else adaptive_norm(x, shift, scale)
+    return linear(gelu(linear(x, linears.dense_h_to_4h)), linears.dense_4h_to_h)
 
 
 def add(x: torch.Tensor, update: torch.Tensor) -> torch.Tensor:

@@ -7,13 +7,13 @@ extended        Extended            keys and values of the group and its halo
 relation_embed  (4, h, d)
 returns         (B, i, j, h, L, d)
 
-sdpa   the reference: the keys of the four neighbours side by side, one stock attention. Everywhere, with gradients.
+sdpa   the reference: the keys of the neighbours side by side, one stock attention. Everywhere, with gradients.
 merge  attention on each distinct neighbour alone, merged by log-sum-exp; nothing is copied four times. Inference.
 flash  the same over the flash-attn package.
 flex   FlexAttention: one fused call, the relation bias in the score, blocks that are no neighbours masked out. CUDA.
 cudnn  `merge` over cuDNN's attention. CUDA.
 
-At the picture's border a neighbour stands for several relations: all but the reference compute it once.
+At the picture's border a neighbour stands for several relations: every kernel computes it once.
 """
 
 from __future__ import annotations
@@ -29,17 +29,58 @@ import torch.nn.functional as F
 
 from sat_sr.model.block_attention import RELATIONS, Border, Extended, neighbour, relation_bias
 
+# Dimensions that carry the bias in `sdpa`: one would do, so many leave the head as aligned as it was.
+MARK = 8
+
 Attention = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 
 def sdpa(q: torch.Tensor, extended: Extended, relation_embed: torch.Tensor) -> torch.Tensor:
-    """softmax(q (k_r + e_r)ᵀ / sqrt(d)) v over the keys of all four relations r."""
-    k, v = (torch.stack([neighbour(x, at) for at in RELATIONS.values()], dim=-3) for x in (extended.k, extended.v))
-    k = k.add_(relation_embed.transpose(0, 1)[:, :, None]).flatten(-3, -2)  # (B, i, j, h, 4L, d)
-    v = v.flatten(-3, -2)
+    """softmax(q (k_r + e_r)ᵀ / sqrt(d)) v over the keys of all four relations r.
+
+    The first row or column of blocks on the picture's edge has fewer distinct neighbours than the others: it is a strip
+    of its own.
+    """
+    k, v, border = extended
+    for dim, side in enumerate(border._fields, start=1):
+        if getattr(border, side) and (blocks := q.shape[dim]) > 1:
+            inner = border._replace(**{side: False})
+            edge = Extended(k.narrow(dim, 0, 2), v.narrow(dim, 0, 2), border)
+            rest = Extended(k.narrow(dim, 1, blocks), v.narrow(dim, 1, blocks), inner)
+            parts = (
+                sdpa(q.narrow(dim, 0, 1), edge, relation_embed),
+                sdpa(q.narrow(dim, 1, blocks - 1), rest, relation_embed),
+            )
+            # In memory as the next Linear wants it.
+            return torch.cat([part.transpose(3, 4) for part in parts], dim).transpose(3, 4)
+    return _strip(q, extended, relation_embed)
+
+
+def _strip(q: torch.Tensor, extended: Extended, relation_embed: torch.Tensor) -> torch.Tensor:
+    """Blocks that all lie on the same edges: the keys of their distinct neighbours side by side, one stock attention.
+
+    Inside the picture e_r is added to the keys. On its edge the relations R that share a neighbour give it one weight,
+    Σ_R exp(q·(k + e_r)/sqrt(d)) = exp(q·k/sqrt(d) + b_R) with b_R = log Σ_R exp(q·e_r/sqrt(d)). At the corner softmax
+    does not see the only b_R. Elsewhere there are two, and it sees their difference: that goes into more dimensions of
+    q, against 1 in the keys of the second neighbour and 0 in those of the first.
+    """
+    k, v, border = extended
+    distinct, (*blocks, L, d) = distinct_neighbours(border), q.shape
+    k, v = (torch.stack([neighbour(x, at) for at in distinct], dim=-3) for x in (k, v))  # (B, i, j, h, n, L, d)
+    if len(distinct) == len(RELATIONS):
+        k = k.add_(relation_embed.transpose(0, 1)[:, :, None])
+    k, v = k.flatten(-3, -2), v.flatten(-3, -2)
+    if len(distinct) == 2:
+        bias = relation_bias(q, relation_embed)
+        first, second = (bias[..., list(relations)].logsumexp(-1, keepdim=True) for relations in distinct.values())
+        share = ((second - first) * d**0.5 / MARK).to(q.dtype)
+        is_second = (torch.arange(2 * L, device=q.device) >= L).to(q.dtype)[:, None]
+        q = torch.cat([q, share.expand(*blocks, L, MARK)], -1)
+        k = torch.cat([k, is_second.expand(*blocks, 2 * L, MARK)], -1)
+        v = F.pad(v, (0, MARK))  # stock attention's fast paths want v as wide as k
     # 4-D: stock attention takes much slower paths for more dimensions.
-    out = F.scaled_dot_product_attention(q.flatten(0, 2), k.flatten(0, 2), v.flatten(0, 2))
-    return out.unflatten(0, q.shape[:3])
+    out = F.scaled_dot_product_attention(*(x.flatten(0, 2) for x in (q, k, v)), scale=d**-0.5)
+    return out[..., :d].unflatten(0, blocks[:3])
 
 
 def stock_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -67,7 +67,7 @@ def relation_bias(q: torch.Tensor, relation_embed: torch.Tensor) -> torch.Tensor
 
     q               (B, i, j, h, L, d)
     relation_embed  (4, h, d), in the order of RELATIONS
-    returns         (B, i, j, h, L, 4) float32, scaled by 1/sqrt(d)
+    returns         (B, i, j, h, L, 4), at least float32, scaled by 1/sqrt(d)
     """
     bias = torch.matmul(q, relation_embed.permute(1, 2, 0))
-    return bias.float() * q.shape[-1] ** -0.5
+    return bias.to(torch.promote_types(bias.dtype, torch.float32)) * q.shape[-1] ** -0.5

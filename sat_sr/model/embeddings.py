@@ -21,6 +21,19 @@ def layer_norm(x: torch.Tensor) -> torch.Tensor:
     return F.layer_norm(x, x.shape[-1:], eps=LAYERNORM_EPS)
 
 
+def adaptive_norm(x: torch.Tensor, shift: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """adaLN: LayerNorm(x)·(1 + scale) + shift. x (B, i, j, L, C); shift, scale (B, C)."""
+    if len(x) == 1:  # the affine of a LayerNorm: no second pass
+        return F.layer_norm(x, x.shape[-1:], 1 + scale[0], shift[0], LAYERNORM_EPS)
+    return modulate(layer_norm(x), shift, scale)
+
+
+def linear(x: torch.Tensor, module: nn.Module) -> torch.Tensor:
+    """One of SAT's parallel Linears. Its own forward asks for the group of ranks, of which a model here has one, and
+    may add the bias in a pass of its own: what is around a product of one small group takes as long as a norm."""
+    return F.linear(x, module.weight, module.bias)
+
+
 class TimeEmbedding(nn.Module):
     """c_noise -> C: 96 frequencies 10000^(-t/96), cosines first, then a two-layer MLP."""
 
@@ -87,7 +100,7 @@ class FinalLayerMixin(BaseMixin):
         shift, scale = self.adaLN_modulation(emb).chunk(2, dim=-1)
         # Normalised twice: once for the transformer's final norm, once for this layer's own. The second is not the
         # identity (eps), and the weights were trained with both.
-        x = self.linear(modulate(layer_norm(layer_norm(x)), shift, scale))
+        x = self.linear(adaptive_norm(layer_norm(x), shift, scale))
         return rearrange(
             x, "B i j (m n) (p q c) -> B c (i m p) (j n q)",
             p=self.patch_size, q=self.patch_size, m=self.tokens_per_side, n=self.tokens_per_side,

@@ -111,6 +111,22 @@ def test_no_block_computes_a_neighbour_twice(place):
 
 
 @pytest.mark.parametrize("place", ORIGINS)
+def test_the_reference_computes_no_neighbour_twice(monkeypatch, place):
+    pairs, stock = [], torch.nn.functional.scaled_dot_product_attention
+
+    def counting(q, k, v, scale):
+        for q_block, values in zip(q, v, strict=True):
+            pairs.extend((float(q_block[0, 0, 0]), float(block.sum())) for block in values.split(L, dim=-2))
+        return stock(q, k, v, scale=scale)
+
+    *tensors, relation_embed = (x.float() for x in picture(ORIGINS[place]))
+    q, k, v = (x[:1] for x in tensors)
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", counting)
+    attention_kernels.sdpa(q, extended_of(k, v, ORIGINS[place]), relation_embed)
+    assert len(pairs) == len(set(pairs)) == PAIRS[place]
+
+
+@pytest.mark.parametrize("place", ORIGINS)
 def test_the_mask_of_flex_has_no_neighbour_twice(place):
     border = Border(ORIGINS[place][0] == 0, ORIGINS[place][1] == 0)
     mask = attention_kernels._neighbour_mask((I, J), L, border, torch.device("cpu"))
