@@ -13,6 +13,7 @@ from typing import Any
 EXIT_USAGE = 2
 
 try:
+    from sat_sr.allocator import keep_freed_memory
     from sat_sr.inference.arguments import parse_arguments
     from sat_sr.inference.console import Console
     from sat_sr.inference.find_network import CannotRun
@@ -35,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     _open_streams()
     args = parse_arguments(argv)
+    keep_freed_memory()
     try:
         rank = Rank.of(os.environ)
     except ValueError as error:

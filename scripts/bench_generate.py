@@ -31,6 +31,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from sat_sr.allocator import keep_freed_memory
 from sat_sr.config import PRESETS, InfDiTConfig
 
 MODES = ("full", "ar", "ar2", "auto")
@@ -41,6 +42,7 @@ MIB = 1 << 20
 
 def main() -> int:
     args = parse_args()
+    keep_freed_memory()  # as generate_sr_big.py does
     try:
         earlier = json.loads(args.against.read_text()) if args.against else None
         for report in measure(args):
