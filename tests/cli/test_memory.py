@@ -42,7 +42,7 @@ def networks(tmp_path_factory):
     [
         ("mini", "full", (256, 256)), ("mini", "ar2", (192, 320)), ("mini", "ar", (192, 160)),
         ("thin", "full", (512, 512)), ("thin", "ar2", (384, 512)), ("thin", "ar", (512, 512)),
-        ("thin", "auto", (8, 8)), ("mini", "auto", (320, 256)),
+        ("thin", "auto", (8, 8)),
     ],
 )  # fmt: skip
 def test_the_estimate_is_what_the_process_takes(cli, picture, networks, name, mode, size):
