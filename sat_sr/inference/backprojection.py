@@ -17,7 +17,7 @@ from sat_sr.diffusion.resize import STRIP, lanczos, resize_part
 from sat_sr.diffusion.samplers import Denoise
 from sat_sr.inference.canvas import Canvas
 
-LEAST_SIGMA = 0.5
+LEAST_SIGMA = 0.3
 PASSES = 2  # U is not quite the inverse of A: the second pass takes what the first left
 # A is the bicubic resize that the network's conditions are made with. U is Lanczos: bicubic enlargement is steeper
 # halfway between the samples than at them, which leaves a grid.
