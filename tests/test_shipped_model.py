@@ -55,5 +55,5 @@ def test_output_reduced_is_the_input(upscaler, pictures):
 
 
 def test_patches_fit_together(upscaler, pictures):
-    """1.4 when it was trained; 2.2 before disagreement across patches was made to cost extra."""
-    assert grid_ratio(luma(upscaler(pictures["lr"], seed=0)), upscaler.model.config.patch_size) < 1.6
+    """Bicubic interpolation has 1.2 to 1.3, photographs 1.02."""
+    assert grid_ratio(luma(upscaler(pictures["lr"], seed=0)), upscaler.model.config.patch_size) < 1.25
