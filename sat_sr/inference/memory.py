@@ -168,10 +168,10 @@ def group_bytes(
 
     project = 6 * unit if exact else 8 * unit  # qkv, q, then a copy of k and the normalised one; rotated in float32
     if kernel == "sdpa":
-        # K and V of a strip's neighbours: of four inside the picture, of two on its edge, all in wider heads.
-        columns = max(j - 1, min(j, schedule.grid[1] - j), 1)
-        neighbours = 8 if min(schedule.grid) > 1 else 6 * (1 + MARK / config.head_dim)
-        attend = max(2 * unit + int(neighbours * columns * block), 3 * unit)
+        # K and V of four neighbours of the blocks inside the picture, or of two, and all in wider heads, of a strip on
+        # its edge. Some rows and columns of a group are inside: all but the first in the first group, all in others.
+        inside = rows, cols = [max(n - 1, min(n, of - n)) for n, of in zip((i, j), schedule.grid, strict=True)]
+        attend = 2 * unit + int(max(8 * rows * cols, 6 * (1 + MARK / config.head_dim) * max(inside), 2)) * block
     else:
         attend = 2 * unit + 4 * j * block  # the outputs of four neighbours of a row
     cross = 2 * unit + max(3 * features, 2 * features + cut + unit)

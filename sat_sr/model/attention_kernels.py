@@ -22,7 +22,7 @@ import functools
 import importlib.util
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -36,32 +36,28 @@ Attention = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.Ten
 
 
 def sdpa(q: torch.Tensor, extended: Extended, relation_embed: torch.Tensor) -> torch.Tensor:
-    """softmax(q (k_r + e_r)ᵀ / sqrt(d)) v over the keys of all four relations r, strip by strip."""
+    """softmax(q (k_r + e_r)ᵀ / sqrt(d)) v over the keys of all four relations r.
+
+    The first row or column of blocks on the picture's edge has fewer distinct neighbours than the others: it is a strip
+    of its own.
+    """
     k, v, border = extended
-    rows: list[list[torch.Tensor]] = [[] for _ in range(q.shape[1])]
-    for row, columns, edges in strips(q, border):
-        here = slice(None), slice(row, row + 1), slice(columns.start, columns.stop)
-        around = slice(None), slice(row, row + 2), slice(columns.start, columns.stop + 1)
-        out = _strip(q[here], Extended(k[around], v[around], edges), relation_embed)
-        rows[row].append(out.transpose(3, 4))  # in memory as the next Linear wants it
-    return _joined([_joined(row, 2) for row in rows], 1).transpose(3, 4)
-
-
-def strips(q: torch.Tensor, border: Border) -> Iterator[tuple[int, range, Border]]:
-    """(row, columns, edges) of blocks with equally many distinct neighbours: a row of the group, and apart its first
-    block at the picture's left edge. What is made of a row is also small enough to stay in the cache."""
-    i, j = q.shape[1:3]
-    stretches = [range(0, 1), range(1, j)] if border.left and j > 1 else [range(j)]
-    for row, columns in itertools.product(range(i), stretches):
-        yield row, columns, Border(border.top and row == 0, border.left and columns.start == 0)
-
-
-def _joined(parts: list[torch.Tensor], dim: int) -> torch.Tensor:
-    return torch.cat(parts, dim) if len(parts) > 1 else parts[0]
+    for dim, side in enumerate(border._fields, start=1):
+        if getattr(border, side) and (blocks := q.shape[dim]) > 1:
+            inner = border._replace(**{side: False})
+            edge = Extended(k.narrow(dim, 0, 2), v.narrow(dim, 0, 2), border)
+            rest = Extended(k.narrow(dim, 1, blocks), v.narrow(dim, 1, blocks), inner)
+            parts = (
+                sdpa(q.narrow(dim, 0, 1), edge, relation_embed),
+                sdpa(q.narrow(dim, 1, blocks - 1), rest, relation_embed),
+            )
+            # In memory as the next Linear wants it.
+            return torch.cat([part.transpose(3, 4) for part in parts], dim).transpose(3, 4)
+    return _strip(q, extended, relation_embed)
 
 
 def _strip(q: torch.Tensor, extended: Extended, relation_embed: torch.Tensor) -> torch.Tensor:
-    """Of blocks on the same edges: the keys of their distinct neighbours side by side, one stock attention.
+    """Blocks that all lie on the same edges: the keys of their distinct neighbours side by side, one stock attention.
 
     Inside the picture e_r is added to the keys. On its edge the relations R that share a neighbour give it one weight,
     Σ_R exp(q·(k + e_r)/sqrt(d)) = exp(q·k/sqrt(d) + b_R) with b_R = log Σ_R exp(q·e_r/sqrt(d)). At the corner softmax
@@ -119,14 +115,17 @@ def merge(
     """out = Σ_u w_u o_u over the distinct neighbours u, w = softmax_u(lse_u + log Σ_r exp(q·e_r/sqrt(d))).
 
     The inner sum is over the relations r that u stands for: one inside the picture, two or four at its border. The
-    group is taken strip by strip: there keys and values are views of the extended ones, nothing is copied.
+    group is taken row by row: there keys and values are views of the extended ones, nothing is copied.
     """
     k, v, border = extended
     B, i, j, h, L, d = q.shape
     bias = relation_bias(q, relation_embed)
     out = q.new_empty(B, i, j, L, h, d).transpose(3, 4)  # in memory as the next Linear wants it
-    for row, columns, edges in strips(q, border):
+    # The first block of a row at the picture's left edge has fewer distinct neighbours than the others.
+    stretches = [range(0, 1), range(1, j)] if border.left and j > 1 else [range(j)]
+    for row, columns in itertools.product(range(i), stretches):
         here = slice(None), row, slice(columns.start, columns.stop)
+        edges = Border(border.top and row == 0, border.left and columns.start == 0)
         parts, logits = [], []
         for (down, right), relations in distinct_neighbours(edges).items():
             there = slice(None), row + down, slice(columns.start + right, columns.stop + right)
