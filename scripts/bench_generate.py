@@ -65,7 +65,7 @@ def parse_args() -> argparse.Namespace:
         add(f"--{name.replace('_', '-')}", type=int, help="replaces that of the preset")
     add("--canvas", type=canvas, action="append", metavar="HxW", help="pixels, may be repeated (default: 1024x1024)")
     add("--mode", default="full,ar,ar2,auto", help="one or several of them (default: %(default)s)")
-    add("--block-batch", type=int, default=2, help="of ar2 (default: %(default)s)")
+    add("--block-batch", type=int, default=4, help="of ar2 (default: %(default)s, as in generate_sr_big.py)")
     add("--kernel", default="auto", help="attention kernel (default: %(default)s)")
     add("--offload", default="auto", help="what lives on the host: auto, none, state, all (default: %(default)s)")
     add("--memory", help="device memory that may be used, weights included, like 8GiB (default: no limit)")

@@ -31,6 +31,9 @@ OFFLOADS = ("none", "state", "all")
 
 # Tokens that keep a device busy: larger groups gain nothing.
 BUSY_TOKENS = {"cuda": 16384, "mps": 4096, "cpu": 1024}
+# Tokens of a step of `ar`: one block of the official model. One smaller block would be too little work even for a CPU,
+# and a square of them takes no more memory than that block does.
+STEP_TOKENS = 1024
 # A GPU's arithmetic over its link to the host, FLOP a byte: 500 TFLOP/s against 25 GB/s.
 FLOPS_PER_BYTE = 20_000
 # Copies beside the computation are not free: they share the memory, and the first and last of a call are waited for.
@@ -206,7 +209,8 @@ def make_plan(
     """Choose the schedule of a canvas: the fastest that fits.
 
     canvas       (H, W) pixels, multiples of the block side
-    mode         "full", "ar" (one block at a time), "ar2" (block_batch² blocks), "auto" (whatever fits)
+    mode         "full", "ar" (a block at a time, of small blocks a square of 1024 tokens), "ar2" (block_batch² blocks),
+                 "auto" (whatever fits)
     offload      what lives on the host: "none", "state", "all", or "auto" (as little as fits)
     budget       bytes of device memory that may be used, weights included; None: no limit
     device       "cpu", "cuda", "cuda:1", "mps"
@@ -246,7 +250,8 @@ def make_plan(
         return time, OFFLOADS.index(plan.offload), moved, plan.device_bytes
 
     orders: tuple[Order, ...] = {"auto": ("layer", "block"), "full": ("layer",)}.get(mode, ("block",))
-    largest = {"ar": 1, "ar2": block_batch}.get(mode) or busy_group(config, device, batch)
+    busy = BUSY_TOKENS[torch.device(device).type]
+    largest = block_batch if mode == "ar2" else square_of(STEP_TOKENS if mode == "ar" else busy, config, batch)
     offloads = ("none",) if not own_memory else OFFLOADS if offload == "auto" else (offload,)
     sides = range(1, largest + 1)
     plans = sorted((plan(o, side, place) for o in orders for side in sides for place in offloads), key=cost)
@@ -268,9 +273,8 @@ def make_plan(
     return replace(chosen, fallbacks=tuple(fallbacks))
 
 
-def busy_group(config: InfDiTConfig, device: str, batch: int) -> int:
-    """Side, in blocks, of the smallest square group that keeps the device busy."""
-    tokens = BUSY_TOKENS[torch.device(device).type]
+def square_of(tokens: int, config: InfDiTConfig, batch: int) -> int:
+    """Side, in blocks, of the square group that has so many tokens; at least one block."""
     return max(1, math.isqrt(tokens // (config.tokens_per_block * batch)))
 
 
