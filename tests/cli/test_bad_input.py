@@ -19,6 +19,8 @@ from PIL import Image
 from sat_sr.checkpoint import save_safetensors
 from sat_sr.inference.arguments import make_parser
 
+ONE_BLOCK = ["--inference_type", "ar2", "--block_batch", "1"]  # at a time
+
 
 def assert_one_sentence(text: str, fragment: str) -> None:
     assert fragment in text, text
@@ -181,7 +183,7 @@ def test_nan_from_the_network_names_step_and_block_and_writes_nothing(cli, pictu
     # A position of the LR keys: NaN in every block, from the first call on.
     broken["mixins.adaln_layer.lr_key_position_embedding"].fill_(float("nan"))
     save_safetensors(tmp_path / "nan.safetensors", broken, upscaler.model.config)
-    outcome = cli(picture("a.png"), "--network", "nan.safetensors", "--inference_type", "ar", load=True)
+    outcome = cli(picture("a.png"), "--network", "nan.safetensors", *ONE_BLOCK, load=True)
     assert outcome.code == 1
     assert_one_sentence(outcome.err, "in blocks (0,0)..(0,0) at network call 1, sigma 40, step 1 of 20: nothing")
     assert os.listdir("samples") == []

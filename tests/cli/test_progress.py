@@ -16,6 +16,8 @@ from sat_sr.config import InfDiTConfig
 from sat_sr.inference.console import Console
 from sat_sr.inference.time_left import TimeLeft
 
+ONE_BLOCK = ["--inference_type", "ar2", "--block_batch", "1"]  # at a time
+
 
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
@@ -42,7 +44,7 @@ def test_progress_grows_evenly_to_the_end(cli, picture, monkeypatch):
         yield shares.append
 
     monkeypatch.setattr("sat_sr.inference.console.Console.picture_progress", record)
-    assert cli(picture("a.png", (12, 12)), "--infer_sr_scale", "8", "--inference_type", "ar").code == 0
+    assert cli(picture("a.png", (12, 12)), "--infer_sr_scale", "8", *ONE_BLOCK).code == 0
     # 3x3 blocks, then 6x6, two network calls each; one report a block.
     assert np.allclose(shares, np.arange(1, 2 * (9 + 36) + 1) / 90)
 
@@ -60,7 +62,7 @@ def deep_network(tmp_path_factory, make_model):
 @pytest.mark.parametrize(
     "flags",
     [
-        ["--inference_type", "full"], ["--inference_type", "auto"], ["--inference_type", "ar"],
+        ["--inference_type", "full"], ["--inference_type", "auto"], ONE_BLOCK,
         ["--inference_type", "ar2", "--block_batch", "2"], ["--inference_type", "full", "--infer_sr_scale", "6"],
         ["--inference_type", "full", "--sampler", "dpmpp_2m", "--num-steps", "4"],
     ],

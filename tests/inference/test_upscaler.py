@@ -89,7 +89,7 @@ def test_every_mode_gives_the_same_picture(upscaler, whole, mode, block_batch):
 
 
 def test_little_memory_gives_the_same_picture(upscaler, whole):
-    least = min(make_plan(CONFIG, (48, 80), mode=mode, kernel="sdpa").device_bytes for mode in ("ar", "full"))
+    least = min(make_plan(CONFIG, (48, 80), mode=mode, kernel="sdpa").device_bytes for mode in ("ar2", "full"))
     job = upscaler.prepare((13, 21), scale=3.3, memory=least)
     assert job.plan.device_bytes <= least < upscaler.prepare((13, 21), scale=3.3).plan.device_bytes
     picture = upscaler(tensor_picture(13, 21), 3.3, seed=5, memory=least, sampler="heun")
@@ -101,7 +101,7 @@ def test_little_memory_gives_the_same_picture(upscaler, whole):
 def test_what_is_free_is_the_default_memory(upscaler, whole, monkeypatch):
     """On a CPU the pictures take their part of it: four canvases of 48 x 80 and the LR condition."""
     weights, pictures = parameter_count(CONFIG) * 4, (4 + 1 / 16) * 3 * 48 * 80 * 4
-    least = min(make_plan(CONFIG, (48, 80), mode=mode, kernel="sdpa").device_bytes for mode in ("ar", "full"))
+    least = min(make_plan(CONFIG, (48, 80), mode=mode, kernel="sdpa").device_bytes for mode in ("ar2", "full"))
 
     def free(network):
         count = math.ceil((network + pictures) / 0.9 - weights)
@@ -377,7 +377,7 @@ def test_callbacks_show_each_step(upscaler, sampler):
     assert distances == sorted(distances, reverse=True) and distances[0] > 0.01
 
 
-@pytest.mark.parametrize("mode", ["full", "ar"])
+@pytest.mark.parametrize("mode", ["full", "ar2"])
 def test_progress_rises_to_one(upscaler, mode):
     job, shares = upscaler.prepare((7, 9), scale=4, mode=mode, settings=SETTINGS.replace(sampler="heun")), []
     upscaler.run(tensor_picture(), job, on_progress=shares.append)
