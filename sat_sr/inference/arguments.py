@@ -145,7 +145,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--init-noise", action=argparse.BooleanOptionalAction, help="start from the upsampled input plus noise (the "
         "default), or from noise alone")  # fmt: skip
     add("--color-fix", choices=COLOR_FIXES, help="what is taken over from the input: colours in the end, or in "
-        "every network call (backprojection) whatever it resolves")  # fmt: skip
+        "the network calls (backprojection) whatever it resolves")  # fmt: skip
     add("--detail", type=_between(0, MOST_DETAIL), metavar="X", help="above 1 more is drawn than the network would, "
         "below 1 less")  # fmt: skip
     add("--grid-shift", type=_at_least(0), metavar="PX", help="move the grid of blocks in every second network call, "

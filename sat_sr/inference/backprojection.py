@@ -1,4 +1,4 @@
-"""Denoised pictures that reduce to the input: what the input resolves is taken from it in every network call.
+"""Denoised pictures that reduce to the input: what the input resolves is taken from it in the network calls.
 
 A denoised picture D, reduced to the size of the input y, should be y. What is missing is enlarged and added:
 D + U(y - A D), with A the reduction and U the enlargement (back-projection, Irani and Peleg 1991). Done in the calls

@@ -5,7 +5,7 @@ A fix adds to the output a smooth part of its difference to the input: `output +
 mean     L keeps the mean of each channel
 wavelet  L keeps the coarsest band of an undecimated wavelet transform of 5 levels (structures above 32 pixels)
 
-`backprojection`, which takes over whatever the input resolves, does so in every network call and has a file of its own.
+`backprojection`, which takes over whatever the input resolves, does so in the network calls and has a file of its own.
 """
 
 from __future__ import annotations

@@ -143,8 +143,8 @@ class Denoiser:
 
         def embed(group: Group) -> torch.Tensor:
             at = self._pixels(group)
-            windows = [place.read(picture, *at).to(self.device) for picture in (x, self.lr_upsampled)]
-            images = torch.cat(windows, dim=1).mul_(c_in)
+            # No name for the windows: copies of them would live on beside the embedding.
+            images = torch.cat([place.read(p, *at).to(self.device) for p in (x, self.lr_upsampled)], dim=1).mul_(c_in)
             return self.model.mixins["patch_embed"].embed(images.to(self.model.dtype))
 
         def decode(group: Group, hidden: torch.Tensor) -> None:
@@ -160,9 +160,8 @@ class Denoiser:
         run(emb, embed, decode)
         if shifted:
             # The grid ends before the margin does. What stands there no block of the picture sees in the next call.
-            for dim in (-2, -1):
-                pictures = (p.narrow(dim, p.shape[dim] - self.shift, self.shift) for p in (denoised, self.lr_upsampled))
-                next(pictures).copy_(next(pictures))
+            denoised[..., -self.shift :, :] = self.lr_upsampled[..., -self.shift :, :]
+            denoised[..., -self.shift :] = self.lr_upsampled[..., -self.shift :]
         if self.shift and self.neighbours:
             across = -1 if self.plan.schedule.by_columns else -2
             self.neighbours.share(denoised, across, self.shift, back=shifted)

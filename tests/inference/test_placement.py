@@ -62,7 +62,7 @@ def test_lr_condition_between_its_pixels():
 
 
 def test_windows_lie_where_they_are_read():
-    """A window that is written back changes nothing, and those of a grid cover the picture once."""
+    """What is written back lies where it was read, and the windows of a grid cover the picture."""
     picture = torch.arange(7 * 9).float().view(1, 1, 7, 9)
     for place in [Placement(0, 0), Placement(3, 0), Placement(2, 3), Placement(-2, 1)]:
         seen = torch.zeros_like(picture)
