@@ -32,7 +32,7 @@ def check_sampler_defaults(values: Mapping[str, Any], *, where: str = "sampler d
     sigma_max, sigma_min   noise levels, 0 < sigma_min < sigma_max
     color_fix   a string, as the upscaler takes it
     detail      how much of what the network adds, 1 for all of it
-    grid_shift  pixels that the grid of blocks is moved by in every second network call
+    grid_shift  pixels that the grid of blocks moves on by from network call to network call
     fast        the same once more, for quick results
 
     Raises ValueError for anything else; the message begins with `where`.

@@ -48,7 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
     compared.add_argument("--sigma-max", type=float)
     compared.add_argument("--sigma-min", type=float)
     compared.add_argument("--color-fix", help="none, mean, wavelet or backprojection")
-    compared.add_argument("--grid-shift", type=int, metavar="PX", help="of the grid of blocks in every second call")
+    compared.add_argument("--grid-shift", type=int, metavar="PX", help="of the grid of blocks from call to call")
     compared.add_argument(
         "--setting",
         action="append",

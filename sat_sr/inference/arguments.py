@@ -148,8 +148,8 @@ def make_parser() -> argparse.ArgumentParser:
         "the network calls (backprojection) whatever it resolves")  # fmt: skip
     add("--detail", type=_between(0, MOST_DETAIL), metavar="X", help="above 1 more is drawn than the network would, "
         "below 1 less")  # fmt: skip
-    add("--grid-shift", type=_at_least(0), metavar="PX", help="move the grid of blocks in every second network call, "
-        "so that its lines do not show; 0: never")  # fmt: skip
+    add("--grid-shift", type=_at_least(0), metavar="PX", help="move the grid of blocks on from network call to "
+        "network call, so that its lines do not show; 0: it stays")  # fmt: skip
     add("--seed", type=_seed, metavar="N", help="the same number gives the same picture (default: a random one, told)")
     add("--from-picture", metavar="FILE", help="repeat the settings stored in an earlier output; flags outweigh them")
 

@@ -15,7 +15,7 @@ Where hidden state, frontiers and weights live is the business of `hidden_state`
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 
@@ -49,10 +49,10 @@ class Denoiser:
     neighbours      the processes that compute the other parts
     compiled        run what is around attention compiled (torch.compile), in groups of full size: one graph for all
                     canvases; smaller groups at the end of a band run as ever
-    shift           pixels, less than a block: how far in on the grid the picture lies in every second call
-                    (`placement`); the canvas has as large a margin
+    places          pixels, less than a block: how far in on the grid the picture lies in each call, in turn
+                    (`placement`); the canvas has as large a margin as the farthest
     before          pixel rows and columns of the part before that x, lr_upsampled and what is returned begin with:
-                    `shift` across the walk where neighbours compute a part before, else none
+                    the farthest of `places` across the walk where neighbours compute a part before, else none
 
     When memory runs out in a call it is computed again by the next of the plan's fallbacks, with a warning: the groups
     do not change the picture. `plan` is the plan in use.
@@ -72,7 +72,7 @@ class Denoiser:
         *,
         neighbours: Neighbours | None = None,
         compiled: bool = False,
-        shift: int = 0,
+        places: Sequence[int] = (0,),
         before: tuple[int, int] = (0, 0),
     ):
         b, schedule = model.config.image_block_size, plan.schedule
@@ -81,11 +81,8 @@ class Denoiser:
         part = (len(lr), 3, *(blocks * b + more for blocks, more in zip(schedule.extent, before, strict=True)))
         if tuple(lr_upsampled.shape) != part:
             raise ValueError(f"lr_upsampled has shape {tuple(lr_upsampled.shape)}: the plan is made for {part}")
-        self.model, self.plan, self.lr_upsampled = model, plan, lr_upsampled
-        self.shift = shift
-        # The grid's two places, and the LR condition as it lies on each.
-        self._placements = [Placement(place - before[0], place - before[1]) for place in (0, shift)]
-        self._lrs = [lr, shifted_lr(lr, shift) if shift else lr]
+        self.model, self.plan, self.lr, self.lr_upsampled = model, plan, lr, lr_upsampled
+        self.places, self.before = places, before
         self.device = torch.device(plan.device)
         self.clip_embedding = None if clip_embedding is None else clip_embedding.to(self.device, model.dtype)
         self.on_progress, self.neighbours, self.compiled = on_progress, neighbours, compiled
@@ -138,8 +135,9 @@ class Denoiser:
         emb = self.model.condition(scale.c_noise.to(self.device), self.clip_embedding)
         c_in, c_skip, c_out = float(scale.c_in[0]), float(scale.c_skip[0]), float(scale.c_out[0])
         denoised = torch.empty_like(x)
-        shifted = bool(self.shift) and self.calls % 2 == 0
-        place, self._lr = self._placements[shifted], self._lrs[shifted]
+        inset = self.places[(self.calls - 1) % len(self.places)]
+        place = Placement(inset - self.before[0], inset - self.before[1])
+        self._lr = shifted_lr(self.lr, inset) if inset else self.lr
 
         def embed(group: Group) -> torch.Tensor:
             at = self._pixels(group)
@@ -158,13 +156,12 @@ class Denoiser:
 
         run = self._block_major if self.plan.schedule.order == "block" else self._layer_major
         run(emb, embed, decode)
-        if shifted:
-            # The grid ends before the margin does. What stands there no block of the picture sees in the next call.
-            denoised[..., -self.shift :, :] = self.lr_upsampled[..., -self.shift :, :]
-            denoised[..., -self.shift :] = self.lr_upsampled[..., -self.shift :]
-        if self.shift and self.neighbours:
+        if inset:  # the grid ends before the margin does
+            denoised[..., -inset:, :] = self.lr_upsampled[..., -inset:, :]
+            denoised[..., -inset:] = self.lr_upsampled[..., -inset:]
+        if self.neighbours:
             across = -1 if self.plan.schedule.by_columns else -2
-            self.neighbours.share(denoised, across, self.shift, back=shifted)
+            self.neighbours.share(denoised, across, max(self.places), inset)
         return denoised
 
     def _block_major(self, emb: torch.Tensor, embed: Callable, decode: Callable) -> None:

@@ -41,10 +41,10 @@ class Neighbours(Protocol):
     def send(self, layer: int, lines: list[torch.Tensor]) -> None:
         """Hand the line of this layer to the part behind, if there is one."""
 
-    def share(self, picture: torch.Tensor, dim: int, pixels: int, *, back: bool) -> None:
+    def share(self, picture: torch.Tensor, dim: int, pixels: int, behind: int) -> None:
         """Make equal what two parts share: the last `pixels` rows (columns) of one are the first of the next.
 
-        back  the part behind has computed them, else the part before
+        behind  how many of them, the last ones, the part behind has computed; the others are of the part before
         """
 
 

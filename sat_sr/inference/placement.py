@@ -1,13 +1,13 @@
-"""Where a picture lies on the grid of blocks: usually at its corner, in shifted calls some pixels farther in.
+"""Where a picture lies on the grid of blocks: in the first network call at its corner, later some pixels farther in.
 
 A block sees its neighbours above and to the left, not those to the right and below, and it is decoded patch by patch:
-lines of the grid can show, faintly. They lie elsewhere in every other network call, and are gone with the next one,
-when the grid is moved by half a block and half a patch (cycle spinning, Coifman and Donoho 1995; for diffusion
-SpotDiffusion, arXiv 2407.15507):
+lines of the grid can show, faintly. When the grid moves from call to call, by a number of patches and half a patch,
+the lines of one call are inside blocks and patches in the next, and gone (cycle spinning, Coifman and Donoho 1995; for
+diffusion SpotDiffusion, arXiv 2407.15507):
 
-    call 1, 3, …                   call 2, 4, …
-    +----+----+----+               +----+----+----+        the canvas (drawn) has a margin of at least the shift to the
-    |pict|ure |    |               | ┌──|----|-┐  |        right and below, so that the picture is covered in both
+    call 1                         a later call
+    +----+----+----+               +----+----+----+        the canvas (drawn) has a margin to the right and below, so
+    |pict|ure |    |               | ┌──|----|-┐  |        that the picture is covered wherever it lies
     +----+----+----+               +-|pi|ctur|e|--+
     |    |    |    |               | └──|----|-┘  |
     +----+----+----+               +----+----+----+
@@ -23,6 +23,14 @@ import torch
 import torch.nn.functional as F
 
 from sat_sr.config import LR_FACTOR
+
+
+def grid_places(shift: int, block: int, calls: int) -> list[int]:
+    """How many pixels the picture lies farther in, down and right alike, in each of the network calls.
+
+    From call to call the grid moves on by `shift` pixels; after a whole block it is where it was.
+    """
+    return [call * shift % block for call in range(calls)]
 
 
 class Placement(NamedTuple):

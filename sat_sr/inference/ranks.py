@@ -26,7 +26,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -111,9 +111,9 @@ class Ranks:
         """
         return self._parts(grid)[self.rank]
 
-    def shared(self, shift: int) -> int:
-        """Pixels that this rank's part of a picture has in common with the one before, for a Denoiser that shifts."""
-        return shift if self.rank else 0
+    def shared(self, places: Sequence[int]) -> int:
+        """Pixels that this rank's part of a picture has in common with the one before, for a Denoiser with `places`."""
+        return max(places) if self.rank else 0
 
     def _parts(self, grid: tuple[int, int]) -> list[range]:
         side = max(grid)
@@ -212,23 +212,29 @@ class Handover:
             with _connected(self._behind):
                 self._sending[index] = dist.isend(lines[index], dst=self._behind)
 
-    def share(self, picture: torch.Tensor, dim: int, pixels: int, *, back: bool) -> None:
+    def share(self, picture: torch.Tensor, dim: int, pixels: int, behind: int) -> None:
         first, last = picture.narrow(dim, 0, pixels), picture.narrow(dim, picture.shape[dim] - pixels, pixels)
-        (given, receiver), (wanted, sender) = (last, self._behind), (first, self._before)
-        if back:
-            (given, receiver), (wanted, sender) = (first, self._before), (last, self._behind)
-        leaving = arriving = None
-        if receiver is not None:
-            with _connected(receiver):
-                leaving = dist.isend(given.contiguous(), dst=receiver, tag=SHARED)
-        if sender is not None:
-            arriving = torch.empty_like(wanted, memory_format=torch.contiguous_format)
-            with _connected(sender):
-                dist.recv(arriving, src=sender, tag=SHARED)
-            wanted.copy_(arriving)
-        if leaving:
-            with _connected(receiver):
-                leaving.wait()
+        lengths = [pixels - behind, behind]
+        # With each neighbour: what is wanted of it, and what it wants.
+        exchanges = [
+            (self._before, *first.split(lengths, dim)),
+            (self._behind, *reversed(last.split(lengths, dim))),
+        ]
+        exchanges = [exchange for exchange in exchanges if exchange[0] is not None]
+        leaving = []
+        for rank, _, given in exchanges:
+            if given.numel():
+                with _connected(rank):
+                    leaving.append((rank, dist.isend(given.contiguous(), dst=rank, tag=SHARED)))
+        for rank, wanted, _ in exchanges:
+            if wanted.numel():
+                arriving = torch.empty_like(wanted, memory_format=torch.contiguous_format)
+                with _connected(rank):
+                    dist.recv(arriving, src=rank, tag=SHARED)
+                wanted.copy_(arriving)
+        for rank, sending in leaving:
+            with _connected(rank):
+                sending.wait()
 
     def finish(self) -> None:
         """Wait until everything that was sent has left: before the lines are given back, or it never arrives."""

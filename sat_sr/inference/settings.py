@@ -11,6 +11,7 @@ import torch
 from sat_sr.diffusion.edm import karras_sigmas
 from sat_sr.diffusion.samplers import SAMPLERS, network_calls
 from sat_sr.inference.color_fix import COLOR_FIXES
+from sat_sr.inference.placement import grid_places
 
 MOST_DETAIL = 5  # beyond, there are only artefacts to see
 
@@ -28,8 +29,8 @@ class SamplingSettings:
                  stays closer to the input; at 0 it starts at sigma_min
     color_fix    name in COLOR_FIXES: what is taken over from the input, afterwards or (backprojection) in the calls
     detail       factor of what the network adds to the interpolated input, at high noise levels (`detail`)
-    grid_shift   pixels, less than the model's blocks: how far the grid of blocks is moved in every second network call,
-                 that its lines do not show (`placement`); 0: never
+    grid_shift   pixels, less than the model's blocks: how far the grid of blocks moves on from network call to network
+                 call, that its lines do not show (`placement`); 0: it stays
 
     Raises ValueError when a value breaks its rule.
     """
@@ -75,6 +76,10 @@ class SamplingSettings:
     @property
     def network_calls(self) -> int:
         return network_calls(self.sampler, len(self.sigmas()) - 1)
+
+    def places(self, block: int) -> list[int]:
+        """`grid_places` of all network calls, for a model with blocks of that many pixels a side."""
+        return grid_places(self.grid_shift, block, self.network_calls)
 
     def replace(self, **changes) -> SamplingSettings:
         """A copy with those changes that are not None. Raises ValueError for an unknown name."""

@@ -167,13 +167,14 @@ class Upscaler:
 
     def _usable(self, source: tuple[int, int], choices: Mapping) -> int:
         """Bytes that the network may take, weights included: of what is free, and what it holds already."""
-        config, device = self.model.config, self.device
+        config, device, settings = self.model.config, self.device, choices["settings"]
         if device.type == "cuda":
             return int((free_bytes(device) + torch.cuda.memory_reserved(device)) * USABLE)
         # The device's memory is the host's, where the pictures are, too.
         size = {side: choices.get(side) for side in ("scale", "target")}
-        canvas = Canvas.of(source, config.image_block_size, **size, margin=choices["settings"].grid_shift).size
-        pictures = canvas_bytes(canvas, choices.get("batch", 1), choices["settings"].sampler)
+        margin = max(settings.places(config.image_block_size))
+        canvas = Canvas.of(source, config.image_block_size, **size, margin=margin).size
+        pictures = canvas_bytes(canvas, choices.get("batch", 1), settings.sampler)
         held = parameter_count(config) * self.model.dtype.itemsize
         return max(int((free_bytes(device) + held) * USABLE) - pictures, 0)
 
@@ -199,8 +200,9 @@ class Upscaler:
 
         settings, canvas, schedule = job.settings, job.canvas, job.plan.schedule
         block, ranks = self.model.config.image_block_size, ranks or Ranks(0, 1)
-        # Rows and columns: all of the canvas, or this rank's part and what a shifted grid shares with the one before.
-        before = schedule.across(ranks.shared(settings.grid_shift))
+        # Rows and columns: all of the canvas, or this rank's part and what a moving grid shares with the one before.
+        places = settings.places(block)
+        before = schedule.across(ranks.shared(places))
         _, *here = schedule.pixels(block, before)
         lr, lr_upsampled = canvas.conditions(image, *here)
         embedding = self.clip(lr) if self.clip is not None else None
@@ -234,7 +236,7 @@ class Upscaler:
             report if on_progress else None,
             neighbours=neighbours,
             compiled=self.compiled,
-            shift=settings.grid_shift,
+            places=places,
             before=before,
         )
         denoise = denoiser

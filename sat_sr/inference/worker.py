@@ -150,7 +150,8 @@ class Worker:
 
     def _canvas(self, size: Size) -> Size:
         """Whole blocks, with room for the grid to shift."""
-        return Canvas.of(size, self.config.image_block_size, target=size, margin=self.settings.grid_shift).size
+        block = self.config.image_block_size
+        return Canvas.of(size, block, target=size, margin=max(self.settings.places(block))).size
 
     def _job(self, source: Size, target: Size) -> Job:
         # Canvases live on the host; where that is the device, they leave the network less.

@@ -11,8 +11,9 @@ import sys
 import traceback
 from collections.abc import Callable
 
-# (grid, order of the ranks in turn, offload, back-projection, shift of the grid): high and wide, both orders, mixed,
-# the state on the device and the host, with and without a look at the whole picture in every call.
+# (grid, order of the ranks in turn, offload, back-projection, step of the grid): high and wide, both orders, mixed,
+# the state on the device and the host, with and without a look at the whole picture in every call, at rest and moving
+# on, so that ranks compute rows for the one before, the one behind, and both.
 CASES = [
     ((3, 2), ("layer",), "none", True, 0),
     ((2, 5), ("layer",), "state", False, 6),
@@ -58,6 +59,7 @@ def pictures(rank: int, world: int, path: str) -> None:
     from sat_sr.inference.canvas import Canvas
     from sat_sr.inference.denoiser import Denoiser
     from sat_sr.inference.memory import Plan
+    from sat_sr.inference.placement import grid_places
     from sat_sr.inference.ranks import join
     from sat_sr.inference.schedule import Schedule
     from sat_sr.model.inf_dit import InfDiT
@@ -72,13 +74,14 @@ def pictures(rank: int, world: int, path: str) -> None:
     made = {}
     for grid, orders, offload, backprojection, shift in CASES:
         schedule = Schedule(grid, (2, 2), orders[rank % len(orders)], ranks.part(grid))
-        before = schedule.across(ranks.shared(shift))
+        places = grid_places(shift, 8, calls=5)
+        before = schedule.across(ranks.shared(places))
         plan, here = Plan(schedule, "merge", "cpu", offload, 0, 0), schedule.pixels(8, before)
         lr = torch.rand(1, 3, grid[0] * 2, grid[1] * 2, generator=torch.Generator().manual_seed(1))
         lr_upsampled = torch.nn.functional.interpolate(lr, scale_factor=4)
         x = lr_upsampled + 3 * torch.randn(lr_upsampled.shape, generator=torch.Generator().manual_seed(2))
-        shifts = {"shift": shift, "before": before}
-        denoiser = Denoiser(model, plan, lr, lr_upsampled[here], neighbours=ranks.neighbours(), **shifts)
+        moving = {"places": places, "before": before}
+        denoiser = Denoiser(model, plan, lr, lr_upsampled[here], neighbours=ranks.neighbours(), **moving)
         denoise = denoiser
         if backprojection:
             # The last block row and column reach beyond it, all of them where the grid shifts.

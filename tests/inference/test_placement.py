@@ -1,4 +1,4 @@
-"""The grid of blocks in two places: what is computed is the network on the picture laid there, mirrored before it."""
+"""The grid of blocks in several places: each call is the network on the picture laid there, mirrored before it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from sat_sr.diffusion.edm import denoise
 from sat_sr.inference.denoiser import Denoiser
 from sat_sr.inference.memory import Plan
-from sat_sr.inference.placement import Placement, shifted_lr
+from sat_sr.inference.placement import Placement, grid_places, shifted_lr
 from sat_sr.inference.schedule import Schedule
 
 SIGMA = 1.7
@@ -28,24 +28,32 @@ def laid(picture, shift):
 
 @pytest.mark.parametrize("order", ["layer", "block"])
 @pytest.mark.parametrize("grid", [(3, 2), (2, 4)], ids=str)
-@pytest.mark.parametrize("shift", [4, 12])  # whole pixels of the LR condition
-def test_every_second_call_is_the_network_on_the_shifted_canvas(model, make_inputs, grid, order, shift):
+def test_every_call_is_the_network_on_a_canvas_with_the_picture_farther_in(model, make_inputs, grid, order):
     x, lr, lr_upsampled, clip = make_inputs(model.config, grid)
-    sigma = torch.tensor([SIGMA])
+    sigma, places = torch.tensor([SIGMA]), (0, 12, 4)  # whole pixels of the LR condition
     with torch.no_grad():
-        straight = denoise(model, x, sigma, lr, lr_upsampled, clip)
-        moved = denoise(model, laid(x, shift), sigma, laid(lr, shift // 4), laid(lr_upsampled, shift), clip)
+        expected = [
+            denoise(model, laid(x, n), sigma, laid(lr, n // 4), laid(lr_upsampled, n), clip)[..., n:, n:]
+            for n in places
+        ]
     for group in [(1, 1), (2, 2)]:
         plan = Plan(Schedule(grid, group, order), "merge", "cpu", "none", 0, 0)
-        denoiser = Denoiser(model, plan, lr, lr_upsampled, clip, shift=shift)
-        for _ in range(2):
-            torch.testing.assert_close(denoiser(x, SIGMA), straight, rtol=0, atol=5e-6)
-            second = denoiser(x, SIGMA)
-            covered = second[..., :-shift, :-shift]
-            torch.testing.assert_close(covered, moved[..., shift:, shift:], rtol=0, atol=5e-6)
-            assert torch.equal(second[..., -shift:, :], lr_upsampled[..., -shift:, :]), "the margin is left as it came"
-            assert torch.equal(second[..., -shift:], lr_upsampled[..., -shift:])
-    assert (moved[..., shift:, shift:] - straight[..., :-shift, :-shift]).abs().max() > 1e-3, "the place matters"
+        denoiser = Denoiser(model, plan, lr, lr_upsampled, clip, places=places)
+        for n, covered in zip(places * 2, expected * 2, strict=True):
+            denoised = denoiser(x, SIGMA)
+            height, width = covered.shape[-2:]
+            torch.testing.assert_close(denoised[..., :height, :width], covered, rtol=0, atol=5e-6)
+            if n:
+                assert torch.equal(denoised[..., -n:, :], lr_upsampled[..., -n:, :]), "the margin is left as it came"
+                assert torch.equal(denoised[..., -n:], lr_upsampled[..., -n:])
+    (straight, *_, moved), shape = expected, expected[1].shape
+    assert (moved[..., : shape[2], : shape[3]] - straight[..., : shape[2], : shape[3]]).abs().max() > 1e-3
+
+
+def test_grid_moves_on_from_call_to_call():
+    assert grid_places(18, 32, 5) == [0, 18, 4, 22, 8]
+    assert grid_places(12, 16, 6) == [0, 12, 8, 4, 0, 12], "after a whole block it is where it was"
+    assert grid_places(0, 16, 3) == [0, 0, 0]
 
 
 def test_lr_condition_between_its_pixels():
