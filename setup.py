@@ -24,6 +24,7 @@ setup(
     python_requires=">=3.10",
     packages=find_packages(include=["sat_sr", "sat_sr.*"]),
     py_modules=["generate_sr_big", "train_text2image_sr"],
+    data_files=[("share/sat_sr", ["ckpt/mini.safetensors", "ckpt/README.md"])],  # where find_network looks
     entry_points={
         "console_scripts": ["sat-sr = generate_sr_big:main", "sat-sr-train = train_text2image_sr:main"],
     },

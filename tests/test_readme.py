@@ -16,6 +16,8 @@ import shlex
 import shutil
 import subprocess
 import sys
+import sysconfig
+import venv
 from pathlib import Path
 
 import numpy as np
@@ -177,23 +179,30 @@ def check_installation(site: Path) -> None:
     """The package as pip would install it, without what it depends on."""
     source = site / "source"
     source.mkdir()
-    for name in ("sat_sr", "generate_sr_big.py", "train_text2image_sr.py", "setup.py", "pyproject.toml", "README.md"):
+    for name in ("sat_sr", "ckpt", "generate_sr_big.py", "train_text2image_sr.py", "setup.py", "pyproject.toml"):
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, source / name)
+    # An environment of its own, which sees what the tests' environment has.
+    venv.create(site / "own", with_pip=False)
+    packages = Path(sysconfig.get_path("purelib", "venv", {"base": str(site / "own")}))
+    (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
     subprocess.run(
-        [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation",
-         "--disable-pip-version-check", "--no-index", "--target", str(site / "installed"), str(source)],
+        [sys.executable, "-m", "pip", "--python", str(site / "own"), "install", "--quiet", "--no-deps",
+         "--no-build-isolation", "--disable-pip-version-check", "--no-index", str(source)],
         check=True, timeout=120,
     )  # fmt: skip
-    assert {path.name for path in (site / "installed/bin").iterdir()} >= {"sat-sr", "sat-sr-train"}
-    assert (site / "installed/generate_sr_big.py").exists() and (site / "installed/sat_sr/inference/run.py").exists()
+    shutil.rmtree(source)
+    assert (packages / "generate_sr_big.py").exists() and (packages / "sat_sr/inference/run.py").exists()
+
+    def program(name: str, *arguments: str) -> str:
+        command = [site / "own/bin" / name, *arguments]
+        return subprocess.run(command, cwd=site, capture_output=True, text=True, timeout=120, check=True).stdout
+
     for name in ("sat-sr", "sat-sr-train"):
-        result = subprocess.run(
-            [sys.executable, site / "installed/bin" / name, "--help"], cwd=site, capture_output=True, text=True,
-            env=os.environ | {"PYTHONPATH": str(site / "installed")}, timeout=120, check=True,
-        )  # fmt: skip
-        assert result.stdout.startswith("usage: ")
-    (metadata,) = (site / "installed").glob("sat_sr-*.dist-info/METADATA")
+        assert program(name, "--help").startswith("usage: ")
+    told = program("sat-sr", str(ROOT / "examples/flower.png"), "--estimate")
+    assert told.startswith(f"network {site / 'own/share/sat_sr/mini.safetensors'} ")
+    (metadata,) = packages.glob("sat_sr-*.dist-info/METADATA")
     fields = [line.partition(": ")[::2] for line in metadata.read_text().partition("\n\n")[0].splitlines()]
     assert ("Requires-Python", ">=3.10") in fields
     assert {value for field, value in fields if field == "Provides-Extra"} == {"train", "eval", "dev"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 
 OFFICIAL_WEIGHTS, SMALL_WEIGHTS = "mp_rank_00_model_states.pt", "mini.safetensors"
@@ -12,13 +13,16 @@ class CannotRun(Exception):
 
 
 def find_network(given: str | None) -> Path:
-    """The weights: those that are named, else the official ones in ckpt/, else the small ones that ship there.
+    """The weights: those that are named, else the official ones in ckpt/, else the small ones that ship.
+
+    ckpt/ is that of the working directory, or of the repository. An installed package has the small ones beside it.
 
     Raises CannotRun with both ways out when there are none.
     """
     if given:
         return Path(given)
-    folders = list(dict.fromkeys((Path("ckpt"), Path(__file__).resolve().parents[2] / "ckpt")))
+    repository = Path(__file__).resolve().parents[2] / "ckpt"
+    folders = list(dict.fromkeys((Path("ckpt"), repository, *_installed())))
     for folder in folders:
         if (folder / OFFICIAL_WEIGHTS).is_file():
             return folder / OFFICIAL_WEIGHTS
@@ -36,3 +40,12 @@ def find_network(given: str | None) -> Path:
         f"(ckpt/README.md tells from where), fetch {SMALL_WEIGHTS}, which belongs to this repository, again, or name "
         "others with --network"
     )
+
+
+def _installed() -> list[Path]:
+    """Where pip has put the small weights: wherever the data of packages goes in this environment."""
+    try:
+        listed = files("sat-sr") or []
+    except PackageNotFoundError:
+        return []
+    return [Path(file.locate()).resolve().parent for file in listed if file.name == SMALL_WEIGHTS]

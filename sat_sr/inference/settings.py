@@ -98,4 +98,4 @@ class SamplingSettings:
         text += f"{float(sigmas[0]):.4g} to {self.sigma_min:g}"
         text += f", color fix {self.color_fix}" if self.color_fix != "none" else ""
         text += f", detail {self.detail:g}" if self.detail != 1 else ""
-        return text + (f", grid shifted by {self.grid_shift} px" if self.grid_shift else "")
+        return text + (f", grid moving by {self.grid_shift} px" if self.grid_shift else "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import io
 import itertools
 import json
@@ -423,11 +424,15 @@ def test_the_default_network(tmp_path, monkeypatch):
 
     project = tmp_path / "project"
     monkeypatch.setattr("sat_sr.inference.find_network.__file__", str(project / "sat_sr/inference/find_network.py"))
+    installed = importlib.metadata.PackagePath("share/sat_sr/mini.safetensors")
+    installed.dist = importlib.metadata.PathDistribution(tmp_path / "environment/sat_sr.dist-info")
+    monkeypatch.setattr("sat_sr.inference.find_network.files", lambda package: [installed])
     monkeypatch.chdir(tmp_path)
     with pytest.raises(CannotRun, match=r"there are no weights in ckpt or .*mp_rank_00_model_states.pt.*--network"):
         find_network(None)
     # Each is preferred to those before it.
-    for path in ("project/ckpt/mini.safetensors", "ckpt/mini.safetensors", "project/ckpt/any.pt",
+    for path in ("environment/share/sat_sr/mini.safetensors", "project/ckpt/mini.safetensors",
+                 "ckpt/mini.safetensors", "project/ckpt/any.pt",
                  "project/ckpt/mp_rank_00_model_states.pt", "ckpt/mp_rank_00_model_states.pt"):  # fmt: skip
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         Path(path).touch()
