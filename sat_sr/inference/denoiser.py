@@ -159,9 +159,9 @@ class Denoiser:
         if inset:  # the grid ends before the margin does
             denoised[..., -inset:, :] = self.lr_upsampled[..., -inset:, :]
             denoised[..., -inset:] = self.lr_upsampled[..., -inset:]
-        if self.neighbours:
+        if self.neighbours and (farthest := max(self.places)):
             across = -1 if self.plan.schedule.by_columns else -2
-            self.neighbours.share(denoised, across, max(self.places), inset)
+            self.neighbours.share(denoised, across, farthest, inset)
         return denoised
 
     def _block_major(self, emb: torch.Tensor, embed: Callable, decode: Callable) -> None:
