@@ -31,13 +31,17 @@ def test_the_others_say_who_has_left():
 def leave_or_wait(rank: int, world: int) -> int:
     """The first waits for the parts of the others, the last for keys and values."""
     import torch
+    import torch.distributed as dist
 
     from sat_sr.inference.ranks import join
     from sat_sr.inference.schedule import Schedule
 
     ranks = join({}, "cpu", rank, world)
-    if rank == 1:
+    if rank == 1:  # not before the others have met, too
+        for other in (0, 2):
+            dist.recv(torch.zeros(1), src=other)
         return 3
+    dist.send(torch.zeros(1), dst=1)
     try:
         if rank == 0:
             ranks.gather(torch.zeros(1, 3, 8, 16), Schedule((3, 2), (1, 1), "layer", ranks.part((3, 2))), 8)
