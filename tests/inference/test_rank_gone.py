@@ -48,7 +48,7 @@ def leave_or_wait(rank: int, world: int) -> int:
         else:
             ranks.neighbours().receive(0, 3, [torch.zeros(4), torch.zeros(4)])
     except ConnectionError as error:
-        print(f"error: {error}")
+        print(f"error: {error}\n", end="")  # in one piece: two write at the same time
         return 1
     return 0
 
