@@ -24,7 +24,6 @@ from sat_sr.config import LR_FACTOR, MAX_SEQUENCE_LENGTH, TIME_FREQUENCIES, InfD
 from sat_sr.inference.byte_sizes import format_bytes
 from sat_sr.inference.schedule import Order, Schedule
 from sat_sr.model.attention_kernels import MARK
-from sat_sr.model.gelu import PIECE as GELU_PIECE
 
 MODES = ("auto", "full", "ar2", "ar")
 OFFLOADS = ("none", "state", "all")
@@ -153,9 +152,7 @@ def _block_bytes(config: InfDiTConfig, batch: int, itemsize: int) -> int:
     return batch * config.tokens_per_block * config.hidden_size * itemsize
 
 
-def group_bytes(
-    config: InfDiTConfig, schedule: Schedule, batch: int, itemsize: int, kernel: str, device: str = "cpu"
-) -> int:
+def group_bytes(config: InfDiTConfig, schedule: Schedule, batch: int, itemsize: int, kernel: str) -> int:
     """Halo workspace and activations of one group, at the widest moment of a network call: docs/memory.md, "A group".
 
     `unit` is the hidden state of the group, `features` what its LR condition gives, `window` what a row of blocks sees.
@@ -179,8 +176,6 @@ def group_bytes(
         attend = 2 * unit + 4 * j * block  # the outputs of four neighbours of a row
     cross = 2 * unit + max(3 * features, 2 * features + cut + unit)
     mlp = 5 * unit  # 4C inside, and the input or the output
-    if exact and torch.device(device).type == "cpu":
-        mlp = max(mlp, 4 * unit + min(4 * unit, 4 * GELU_PIECE))
     embed = unit + 6 * pixels * 8  # the pixels in float32, in the network's type and cut into patches, and the tokens
     decode = 3 * unit
 
@@ -235,7 +230,7 @@ def make_plan(
         schedule = Schedule(grid, (side, side), order, part)
         kept, kept_on_host = kept_bytes(config, schedule, batch, itemsize, offload)
         weights = weight_bytes(config, itemsize, offload)
-        on_device = weights + kept + group_bytes(config, schedule, batch, itemsize, kernel, device)
+        on_device = weights + kept + group_bytes(config, schedule, batch, itemsize, kernel)
         share = schedule.blocks / math.prod(grid)
         canvases = canvas_bytes(canvas, batch, sampler, share, gathers=schedule.part.start == 0)
         on_host = canvases + kept_on_host + (parameter_count(config) * itemsize - weights)

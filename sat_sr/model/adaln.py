@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from sat.model.base_model import BaseMixin
 from torch import nn
@@ -16,8 +15,8 @@ from torch.utils.checkpoint import checkpoint
 from sat_sr.config import LAYERNORM_EPS, LR_FACTOR, LR_PATCH, OUT_CHANNELS, InfDiTConfig
 from sat_sr.model.attention_kernels import KERNELS
 from sat_sr.model.block_attention import RELATIONS, Extended
-from sat_sr.model.embeddings import adaptive_norm, layer_norm, linear, modulate
-from sat_sr.model.gelu import gelu
+from sat_sr.model.embeddings import adaptive_norm, layer_norm, modulate
+from sat_sr.model.linear import linear, linear_gelu
 from sat_sr.model.lr_cross_attention import attend_windows, lr_features
 from sat_sr.model.rope import rotate_
 
@@ -118,16 +117,16 @@ class AdaLNMixin(BaseMixin):
         extended = extend(k, v)
         del k, v  # in `extended` now, if not with gradients
         out = KERNELS[context.kernel](q, extended, self.re_pos_embed[layer])
-        return linear(rearrange(out, "B i j h L d -> B i j L (h d)"), linears.dense)
+        return linear(rearrange(out, "B i j h L d -> B i j L (h d)"), *weights(linears.dense))
 
     def lr_cross_attention(self, x: torch.Tensor, lr: torch.Tensor) -> torch.Tensor:
         """Attention to the LR features around each block: (B, i, j, L, C) -> the same shape."""
         linears = self.cross_attention
-        q = linears.query(x).unflatten(-1, (self.heads, -1))
+        q = linear(x, *weights(linears.query)).unflatten(-1, (self.heads, -1))
         q = (self.cross_q_ln(q) + self.lr_query_position_embedding).transpose(-3, -2)
         k, v = self.lr_keys_values(lr)
         out = attend_windows(q, k, v, self.lr_key_position_embedding)
-        return linears.dense(rearrange(out, "B i j h L d -> B i j L (h d)"))
+        return linear(rearrange(out, "B i j h L d -> B i j L (h d)"), *weights(linears.dense))
 
     def lr_keys_values(self, lr: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(B, 3, y, x), as `group_lr` gives it -> k (normalised) and v of its features, (B, y/2, x/2, h, d) each.
@@ -137,8 +136,8 @@ class AdaLNMixin(BaseMixin):
         features = lr_features(lr, self.proj_lr.weight, self.proj_lr.bias)
         linears = self.cross_attention.key_value
         (weight_k, weight_v), (bias_k, bias_v) = linears.weight.chunk(2), linears.bias.chunk(2)
-        k = self.cross_k_ln(F.linear(features, weight_k, bias_k).unflatten(-1, (self.heads, -1)))
-        return k, F.linear(features, weight_v, bias_v).unflatten(-1, (self.heads, -1))
+        k = self.cross_k_ln(linear(features, weight_k, bias_k).unflatten(-1, (self.heads, -1)))
+        return k, linear(features, weight_v, bias_v).unflatten(-1, (self.heads, -1))
 
     def layer_forward(self, hidden_states, mask, *, layer_id, emb, extend, context, **kwargs):
         """SAT's hook: the whole canvas as one group."""
@@ -162,7 +161,7 @@ def queries_keys_values(
     rotary: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """x (B, i, j, L, C) -> q, k (normalised, rotated) and v, (B, i, j, h, L, d) each."""
-    qkv = linear(adaptive_norm(x, shift, scale), projection).unflatten(-1, (3, heads, -1))
+    qkv = linear(adaptive_norm(x, shift, scale), *weights(projection)).unflatten(-1, (3, heads, -1))
     q, k, v = qkv.unbind(-3)
     q, k = rotate_(norm(q), rotary), rotate_(norm(k), rotary)
     return q.transpose(-3, -2), k.transpose(-3, -2), v.transpose(-3, -2)
@@ -173,7 +172,12 @@ def mlp(
 ) -> torch.Tensor:
     """(B, i, j, L, C) -> the same shape. norm: one with an affine that is learned, before that of shift and scale."""
     x = modulate(norm(x), shift, scale) if norm else adaptive_norm(x, shift, scale)
-    return linear(gelu(linear(x, linears.dense_h_to_4h)), linears.dense_4h_to_h)
+    return linear(linear_gelu(x, *weights(linears.dense_h_to_4h)), *weights(linears.dense_4h_to_h))
+
+
+def weights(module: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
+    """Those of one of SAT's parallel Linears. Its own forward asks for the group of ranks, of which a model has one."""
+    return module.weight, module.bias
 
 
 def add(x: torch.Tensor, update: torch.Tensor) -> torch.Tensor:

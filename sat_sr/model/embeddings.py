@@ -9,6 +9,7 @@ from sat.model.base_model import BaseMixin
 from torch import nn
 
 from sat_sr.config import IN_CHANNELS, LAYERNORM_EPS, OUT_CHANNELS, TIME_FREQUENCIES, InfDiTConfig
+from sat_sr.model.linear import linear
 
 
 def modulate(x: torch.Tensor, shift: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
@@ -26,12 +27,6 @@ def adaptive_norm(x: torch.Tensor, shift: torch.Tensor, scale: torch.Tensor) -> 
     if len(x) == 1:  # the affine of a LayerNorm: no second pass
         return F.layer_norm(x, x.shape[-1:], 1 + scale[0], shift[0], LAYERNORM_EPS)
     return modulate(layer_norm(x), shift, scale)
-
-
-def linear(x: torch.Tensor, module: nn.Module) -> torch.Tensor:
-    """One of SAT's parallel Linears. Its own forward asks for the group of ranks, of which a model here has one, and
-    may add the bias in a pass of its own: what is around a product of one small group takes as long as a norm."""
-    return F.linear(x, module.weight, module.bias)
 
 
 class TimeEmbedding(nn.Module):
@@ -76,7 +71,7 @@ class PatchEmbedMixin(BaseMixin):
             images, "B c (i m p) (j n q) -> B i j (m n) (c p q)",
             p=self.patch_size, q=self.patch_size, m=self.tokens_per_side, n=self.tokens_per_side,
         )  # fmt: skip
-        return F.linear(patches, self.proj.weight.flatten(1), self.proj.bias)
+        return linear(patches, self.proj.weight.flatten(1), self.proj.bias)
 
     def word_embedding_forward(self, input_ids, *, images, **kwargs):
         return self.embed(images)
@@ -100,7 +95,7 @@ class FinalLayerMixin(BaseMixin):
         shift, scale = self.adaLN_modulation(emb).chunk(2, dim=-1)
         # Normalised twice: once for the transformer's final norm, once for this layer's own. The second is not the
         # identity (eps), and the weights were trained with both.
-        x = self.linear(adaptive_norm(layer_norm(x), shift, scale))
+        x = linear(adaptive_norm(layer_norm(x), shift, scale), self.linear.weight, self.linear.bias)
         return rearrange(
             x, "B i j (m n) (p q c) -> B c (i m p) (j n q)",
             p=self.patch_size, q=self.patch_size, m=self.tokens_per_side, n=self.tokens_per_side,

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from einops import rearrange
 
 from sat_sr.config import LR_PATCH
+from sat_sr.model.linear import linear
 
 
 def group_lr(lr: torch.Tensor, rows: range, cols: range, grid: tuple[int, int]) -> torch.Tensor:
@@ -38,7 +39,7 @@ def lr_features(lr: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> t
     """
     patches = rearrange(lr, "B c (y p) (x q) -> B y x (c p q)", p=LR_PATCH, q=LR_PATCH)
     outside = patches[..., :1].isnan()
-    features = F.linear(patches.nan_to_num(0.0), weight.flatten(1), bias)
+    features = linear(patches.nan_to_num(0.0), weight.flatten(1), bias)
     return features.masked_fill(outside, 0)
 
 
