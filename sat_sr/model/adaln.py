@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from sat_sr.config import LAYERNORM_EPS, LR_FACTOR, LR_PATCH, OUT_CHANNELS, InfDiTConfig
 from sat_sr.model.attention_kernels import KERNELS
 from sat_sr.model.block_attention import RELATIONS, Extended
-from sat_sr.model.embeddings import adaptive_norm, layer_norm, modulate
+from sat_sr.model.embeddings import adaptive_norm, layer_norm
 from sat_sr.model.linear import linear, linear_gelu
 from sat_sr.model.lr_cross_attention import attend_windows, lr_features
 from sat_sr.model.rope import rotate_
@@ -168,10 +168,10 @@ def queries_keys_values(
 
 
 def mlp(
-    x: torch.Tensor, norm: nn.Module | None, shift: torch.Tensor, scale: torch.Tensor, linears: nn.Module
+    x: torch.Tensor, norm: nn.LayerNorm | None, shift: torch.Tensor, scale: torch.Tensor, linears: nn.Module
 ) -> torch.Tensor:
-    """(B, i, j, L, C) -> the same shape. norm: one with an affine that is learned, before that of shift and scale."""
-    x = modulate(norm(x), shift, scale) if norm else adaptive_norm(x, shift, scale)
+    """(B, i, j, L, C) -> the same shape. norm, shift, scale: as in `adaptive_norm`."""
+    x = adaptive_norm(x, shift, scale, norm)
     return linear(linear_gelu(x, *weights(linears.dense_h_to_4h)), *weights(linears.dense_4h_to_h))
 
 

@@ -66,18 +66,19 @@ def _strip(q: torch.Tensor, extended: Extended, relation_embed: torch.Tensor) ->
     """
     k, v, border = extended
     distinct, (*blocks, L, d) = distinct_neighbours(border), q.shape
-    k, v = (torch.stack([neighbour(x, at) for at in distinct], dim=-3) for x in (k, v))  # (B, i, j, h, n, L, d)
+    if len(distinct) == 2:
+        bias = relation_bias(q, relation_embed)
+        first, second = (_joined(bias, relations) for relations in distinct.values())
+        share = ((second - first) * d**0.5 / MARK).to(q.dtype)
+        q = torch.cat([q, share[..., None].expand(*blocks, L, MARK)], -1)
+        k = torch.stack([F.pad(neighbour(k, at), (0, MARK), value=n) for n, at in enumerate(distinct)], dim=-3)
+        # Stock attention's fast paths want v as wide as k.
+        v = torch.stack([F.pad(neighbour(v, at), (0, MARK)) for at in distinct], dim=-3)
+    else:
+        k, v = (torch.stack([neighbour(x, at) for at in distinct], dim=-3) for x in (k, v))  # (B, i, j, h, n, L, d)
     if len(distinct) == len(RELATIONS):
         k = k.add_(relation_embed.transpose(0, 1)[:, :, None])
     k, v = k.flatten(-3, -2), v.flatten(-3, -2)
-    if len(distinct) == 2:
-        bias = relation_bias(q, relation_embed)
-        first, second = (bias[..., list(relations)].logsumexp(-1, keepdim=True) for relations in distinct.values())
-        share = ((second - first) * d**0.5 / MARK).to(q.dtype)
-        is_second = (torch.arange(2 * L, device=q.device) >= L).to(q.dtype)[:, None]
-        q = torch.cat([q, share.expand(*blocks, L, MARK)], -1)
-        k = torch.cat([k, is_second.expand(*blocks, 2 * L, MARK)], -1)
-        v = F.pad(v, (0, MARK))  # stock attention's fast paths want v as wide as k
     # 4-D: stock attention takes much slower paths for more dimensions.
     out = F.scaled_dot_product_attention(*(x.flatten(0, 2) for x in (q, k, v)), scale=d**-0.5)
     return out[..., :d].unflatten(0, blocks[:3])
@@ -131,14 +132,18 @@ def merge(
             there = slice(None), row + down, slice(columns.start + right, columns.stop + right)
             o, lse = attention(*(x.flatten(0, 1) for x in (q[here], k[there], v[there])))
             parts.append(o.unflatten(0, (B, -1)))
-            # Relation by relation: to index by a list would make a GPU wait for the list to arrive.
-            shift = functools.reduce(torch.logaddexp, (bias[here][..., relation] for relation in relations))
-            logits.append(lse.unflatten(0, (B, -1)) + shift)
+            logits.append(lse.unflatten(0, (B, -1)) + _joined(bias[here], relations))
         weights = torch.stack(logits).softmax(0).to(q.dtype)[..., None]
         torch.mul(parts[0], weights[0], out=out[here])
         for part, weight in zip(parts[1:], weights[1:], strict=True):
             out[here].addcmul_(part, weight)
     return out
+
+
+def _joined(bias: torch.Tensor, relations: list[int]) -> torch.Tensor:
+    """The shift of a neighbour that stands for some relations: (..., 4) -> (...), log Σ_r exp(bias_r)."""
+    # One by one: to index by a list would make a GPU wait for the list to arrive.
+    return functools.reduce(torch.logaddexp, (bias[..., relation] for relation in relations))
 
 
 def distinct_neighbours(border: Border) -> dict[tuple[int, int], list[int]]:

@@ -22,11 +22,19 @@ def layer_norm(x: torch.Tensor) -> torch.Tensor:
     return F.layer_norm(x, x.shape[-1:], eps=LAYERNORM_EPS)
 
 
-def adaptive_norm(x: torch.Tensor, shift: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    """adaLN: LayerNorm(x)·(1 + scale) + shift. x (B, i, j, L, C); shift, scale (B, C)."""
+def adaptive_norm(
+    x: torch.Tensor, shift: torch.Tensor, scale: torch.Tensor, norm: nn.LayerNorm | None = None
+) -> torch.Tensor:
+    """adaLN: LayerNorm(x)·(1 + scale) + shift. x (B, i, j, L, C); shift, scale (B, C).
+
+    norm  has an affine that is learned, before that of shift and scale
+    """
     if len(x) == 1:  # the affine of a LayerNorm: no second pass
-        return F.layer_norm(x, x.shape[-1:], 1 + scale[0], shift[0], LAYERNORM_EPS)
-    return modulate(layer_norm(x), shift, scale)
+        weight, bias = 1 + scale[0], shift[0]
+        if norm:
+            weight, bias = weight * norm.weight, torch.addcmul(bias, weight, norm.bias)
+        return F.layer_norm(x, x.shape[-1:], weight, bias, LAYERNORM_EPS)
+    return modulate(norm(x) if norm else layer_norm(x), shift, scale)
 
 
 class TimeEmbedding(nn.Module):

@@ -102,12 +102,12 @@ class InfDiT(BaseModel):
 
     def rotary(self, rows: range, cols: range, offset: tuple[int, int] = (0, 0)) -> torch.Tensor:
         """Rotary table of a group of blocks; ids are taken modulo the period of the model."""
-        n, period = self.config.tokens_per_side, self.config.rope_period
-        ids = [
-            torch.arange(blocks.start * n, blocks.stop * n, device=self.device).add(o).remainder(period).view(-1, n)
+        n = self.config.tokens_per_side
+        ids = (
+            torch.arange(blocks.start * n + o, blocks.stop * n + o, device=self.device).view(-1, n)
             for blocks, o in zip((rows, cols), offset, strict=True)
-        ]
-        return rotary(*ids, self.config.head_dim)
+        )
+        return rotary(*ids, self.config.head_dim, self.config.rope_period)
 
     def grid(self, canvas: tuple[int, int]) -> tuple[int, int]:
         """(I, J) blocks of a canvas (H, W). Raises ValueError unless whole blocks fill it."""

@@ -6,28 +6,36 @@ short tables replace the 1024 x 1024 x d one of the release.
 
 from __future__ import annotations
 
+import functools
+
 import torch
 
 
-def axis_angles(ids: torch.Tensor, half: int) -> torch.Tensor:
-    """Angles along one axis: id · 10000^(-2t/D), t < D/2, D = half the head dim. ids (...,) -> (..., D/2)."""
-    exponents = torch.arange(0, half, 2, dtype=torch.float32, device=ids.device) / half
-    return ids[..., None].float() * (1.0 / 10000**exponents)
+@functools.lru_cache(maxsize=8)
+def axis_rotations(period: int, half: int, device: torch.device) -> torch.Tensor:
+    """The table of one axis, by id · 10000^(-2t/D), t < D/2, D = half the head dim: (period, D/2) complex64.
+
+    16 KiB in the small model, 160 KiB in the official one; a group takes from it in each call.
+    """
+    exponents = torch.arange(0, half, 2, dtype=torch.float32, device=device) / half
+    angles = torch.arange(period, device=device)[:, None].float() * (1.0 / 10000**exponents)
+    return torch.complex(angles.cos(), angles.sin())
 
 
-def rotary(rows: torch.Tensor, cols: torch.Tensor, head_dim: int) -> torch.Tensor:
+def rotary(rows: torch.Tensor, cols: torch.Tensor, head_dim: int, period: int) -> torch.Tensor:
     """The rotation of every token in a group of blocks, a unit complex number for each pair of channels.
 
     rows     (i, n) position ids of the token rows of each block row
     cols     (j, n) likewise of the columns
+    period   ids are taken modulo this
     returns  (i, j, L, 1, d/2) complex64, L = n² tokens a block, row-major, the 1 for the heads
     """
     half = head_dim // 2
     i, n = rows.shape
     j = cols.shape[0]
-    by_row, by_col = (torch.complex(a.cos(), a.sin()) for a in (axis_angles(rows, half), axis_angles(cols, half)))
-    by_row = by_row[:, None, :, None, :].expand(i, j, n, n, half // 2)
-    by_col = by_col[None, :, None, :, :].expand(i, j, n, n, half // 2)
+    table = axis_rotations(period, half, rows.device)
+    by_row = table[rows % period][:, None, :, None, :].expand(i, j, n, n, half // 2)
+    by_col = table[cols % period][None, :, None, :, :].expand(i, j, n, n, half // 2)
     return torch.cat([by_row, by_col], dim=-1).reshape(i, j, n * n, 1, half)
 
 

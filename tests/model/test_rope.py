@@ -43,12 +43,12 @@ def test_rotation_equals_the_loop(d):
     rows, cols = (torch.randint(0, 1024, (blocks, 3), generator=generator) for blocks in (2, 3))
     # Angles reach 1,000 rad: float32 knows them to 6e-5.
     expected = rotated_by_hand(x, rows, cols)
-    np.testing.assert_allclose(rotate_(x, rotary(rows, cols, d)), expected, rtol=0, atol=3e-4)
+    np.testing.assert_allclose(rotate_(x, rotary(rows, cols, d, 1024)), expected, rtol=0, atol=3e-4)
 
 
 def test_rotation_keeps_lengths_and_dtype_and_is_computed_in_float32():
     x = torch.randn(1, 1, 1, 4, 2, 8, generator=torch.Generator().manual_seed(0)).bfloat16()
-    rotation = rotary(torch.tensor([[5, 900]]), torch.tensor([[0, 77]]), 8)
+    rotation = rotary(torch.tensor([[5, 900]]), torch.tensor([[0, 77]]), 8, 1024)
     rotated = rotate_(x, rotation)
     assert rotated.dtype is torch.bfloat16 and rotation.dtype is torch.complex64
     assert torch.equal(rotated, rotate_(x.float(), rotation).bfloat16())
@@ -70,7 +70,7 @@ def ids_by_hand(blocks, offset):
 def test_ids_of_a_group(model, rows, cols, offset):
     """Blocks 32 of 4 tokens fill the period: the ids begin again, with or without an offset."""
     assert CONFIG.rope_period == PERIOD
-    expected = rotary(ids_by_hand(rows, offset[0]), ids_by_hand(cols, offset[1]), CONFIG.head_dim)
+    expected = rotary(ids_by_hand(rows, offset[0]), ids_by_hand(cols, offset[1]), CONFIG.head_dim, PERIOD)
     assert torch.equal(model.rotary(rows, cols, offset), expected)
 
 
@@ -112,7 +112,7 @@ def test_positions_are_periodic_and_axes_differ(call):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_pairs_of_real_numbers_rotate_alike(dtype):
     """The form that torch.compile can fuse."""
-    rotation = rotary(torch.tensor([[5, 900]]), torch.tensor([[0, 77]]), 8)
+    rotation = rotary(torch.tensor([[5, 900]]), torch.tensor([[0, 77]]), 8, 1024)
     x = torch.randn(2, 1, 1, 4, 3, 8).to(dtype)
     alike = rotate_(x, torch.view_as_real(rotation))
     tolerance = 1e-6 if dtype is torch.float32 else 0.02
