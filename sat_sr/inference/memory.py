@@ -29,7 +29,7 @@ MODES = ("auto", "full", "ar2", "ar")
 OFFLOADS = ("none", "state", "all")
 
 # Tokens that keep a device busy: larger groups gain nothing.
-BUSY_TOKENS = {"cuda": 16384, "mps": 4096, "cpu": 1024}
+BUSY_TOKENS = {"cuda": 16384, "mps": 4096, "cpu": 2304}
 # Tokens of a step of `ar`: one block of the official model. One smaller block would be too little work even for a CPU,
 # and a square of them takes no more memory than that block does.
 STEP_TOKENS = 1024
@@ -168,10 +168,11 @@ def group_bytes(config: InfDiTConfig, schedule: Schedule, batch: int, itemsize: 
 
     project = 6 * unit if exact else 8 * unit  # qkv, q, then a copy of k and the normalised one; rotated in float32
     if kernel == "sdpa":
-        # K and V of four neighbours of the blocks inside the picture, or of two, and all in wider heads, of a strip on
-        # its edge. Some rows and columns of a group are inside: all but the first in the first group, all in others.
+        # K and V of four neighbours of a row of blocks inside the picture, or of two, and all in wider heads, of a
+        # strip on its edge. Some rows and columns are inside: all but the first in the first group, all in others.
         inside = rows, cols = [max(n - 1, min(n, of - n)) for n, of in zip((i, j), schedule.grid, strict=True)]
-        attend = 2 * unit + int(max(8 * rows * cols, 6 * (1 + MARK / config.head_dim) * max(inside), 2)) * block
+        attend = 2 * unit + int(max(8 * cols * (rows > 0), 6 * (1 + MARK / config.head_dim) * max(inside), 2)) * block
+        attend = max(attend, 3 * unit)  # the rows, and put together
     else:
         attend = 2 * unit + 4 * j * block  # the outputs of four neighbours of a row
     cross = 2 * unit + max(3 * features, 2 * features + cut + unit)

@@ -70,8 +70,8 @@ class Schedule:
         if not (0 <= part.start < part.stop <= max(self.grid) and part.step == 1):
             raise ValueError(f"part {part} of grid {self.grid}: must be consecutive, within the longer side, not empty")
         object.__setattr__(self, "part", part)
-        # A group never reaches beyond the grid.
-        object.__setattr__(self, "group", tuple(map(min, self.group, self.extent)))
+        # As many groups, no larger than it takes: none reaches beyond the grid, and the last ones are not thin.
+        object.__setattr__(self, "group", tuple(map(_balanced, self.group, self.extent)))
 
     @property
     def by_columns(self) -> bool:
@@ -139,3 +139,9 @@ class Schedule:
         name = "layer-major" if self.order == "layer" else "block-major"
         direction = "columns" if self.by_columns else "rows"
         return f"{name}, groups of {self.group[0]}x{self.group[1]} blocks along {direction}"
+
+
+def _balanced(side: int, length: int) -> int:
+    """The smallest side with which no more groups fill the length: 17 blocks are 6 + 6 + 5, not 8 + 8 + 1."""
+    groups = -(-length // side)
+    return -(-length // groups)

@@ -93,7 +93,7 @@ def test_conditions_that_do_not_fit_are_refused(model, make_inputs):
 
 def test_out_of_memory_steps_down_to_the_same_picture(model, make_inputs, live_bytes, caplog):
     """On a machine with room for groups of 2 x 2 but not of 3 x 3, found out in the middle of the second call."""
-    grid = (4, 4)
+    grid = (6, 6)
     x, *conditions = make_inputs(model.config, grid)
     expected = whole(model, x, *conditions)
     peaks = {}
