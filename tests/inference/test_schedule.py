@@ -78,3 +78,9 @@ def test_what_is_kept_is_as_long_as_the_shorter_side(grid):
 def test_what_cannot_be_is_said(arguments, said):
     with pytest.raises(ValueError, match=said):
         Schedule(*arguments)
+
+
+@pytest.mark.parametrize(("length", "side", "taken"), [(17, 8, 6), (9, 4, 3), (16, 4, 4), (17, 4, 4), (3, 5, 3)])
+def test_groups_are_no_larger_than_their_number_takes(length, side, taken):
+    asked, balanced = -(-length // side), Schedule((length, length), (side, side), "layer")
+    assert balanced.group == (taken, taken) and balanced.num_groups == asked**2
