@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from torch.backends import mkldnn
 
 
 def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
@@ -30,4 +31,4 @@ def linear_gelu(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> to
 def _has_fused(x: torch.Tensor) -> bool:
     """Whether oneDNN's Linear computes this. It has no gradient, and a compiler fuses by itself."""
     eager = not (torch.is_grad_enabled() or torch.compiler.is_compiling())
-    return eager and x.device.type == "cpu" and x.dtype == torch.float32 and torch.backends.mkldnn.enabled
+    return eager and x.device.type == "cpu" and x.dtype == torch.float32 and mkldnn.is_available() and mkldnn.enabled
