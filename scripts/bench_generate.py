@@ -169,17 +169,18 @@ def run_case(args, model, device, size: tuple[int, int], mode: str, budget: int 
     synchronize = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     peaks, seconds = [matrix_peak(device, model.dtype, clock, synchronize)], []
     weights = weight_bytes(config, model.dtype.itemsize, plan.offload)
-    stock = [stock_seconds(config, plan, device, model.dtype, clock, synchronize)]
     with grown(device) as memory:
         denoised = denoiser(x, 1.0)
     measured = memory() - (weights if device.type == "cuda" else denoised.nbytes)
+    stock = []
     for _ in range(args.repeat):
         start = clock()
         denoiser(x, 1.0)
         synchronize()
         seconds.append(clock() - start)
+        # In turn with the calls: a machine's speed wanders.
+        stock.append(stock_seconds(config, plan, device, model.dtype, clock, synchronize))
     peaks.append(matrix_peak(device, model.dtype, clock, synchronize))
-    stock.append(stock_seconds(config, plan, device, model.dtype, clock, synchronize))
     return {
         "canvas": list(size),
         "mode": mode,
@@ -194,7 +195,7 @@ def run_case(args, model, device, size: tuple[int, int], mode: str, budget: int 
         "peak_gflops": peaks,
         "share": work / statistics.median(seconds) / 1e9 / statistics.mean(peaks),
         "stock_seconds": stock,
-        "of_stock": statistics.mean(stock) / statistics.median(seconds),
+        "of_stock": statistics.median(stock) / statistics.median(seconds),
         "weights_mib": weights / MIB,
         "predicted_mib": (plan.device_bytes - weights) / MIB,
         "measured_mib": measured / MIB,
@@ -240,7 +241,7 @@ def stock_seconds(config: InfDiTConfig, plan, device, dtype, clock, synchronize)
 
     def seconds(kernels: list[Callable[[], object]]) -> float:
         runs = []
-        for _ in range(5):
+        for _ in range(3):
             start = clock()
             for kernel in kernels:
                 kernel()

@@ -168,11 +168,10 @@ def group_bytes(config: InfDiTConfig, schedule: Schedule, batch: int, itemsize: 
 
     project = 6 * unit if exact else 8 * unit  # qkv, q, then a copy of k and the normalised one; rotated in float32
     if kernel == "sdpa":
-        # K and V of four neighbours of a row of blocks inside the picture, or of two, and all in wider heads, of a
-        # strip on its edge. Some rows and columns are inside: all but the first in the first group, all in others.
+        # K and V of four neighbours of the blocks inside the picture, or of two, and all in wider heads, of a strip on
+        # its edge. Some rows and columns of a group are inside: all but the first in the first group, all in others.
         inside = rows, cols = [max(n - 1, min(n, of - n)) for n, of in zip((i, j), schedule.grid, strict=True)]
-        attend = 2 * unit + int(max(8 * cols * (rows > 0), 6 * (1 + MARK / config.head_dim) * max(inside), 2)) * block
-        attend = max(attend, 3 * unit)  # the rows, and put together
+        attend = 2 * unit + int(max(8 * rows * cols, 6 * (1 + MARK / config.head_dim) * max(inside), 2)) * block
     else:
         attend = 2 * unit + 4 * j * block  # the outputs of four neighbours of a row
     cross = 2 * unit + max(3 * features, 2 * features + cut + unit)

@@ -22,7 +22,7 @@ import functools
 import importlib.util
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -39,7 +39,7 @@ def sdpa(q: torch.Tensor, extended: Extended, relation_embed: torch.Tensor) -> t
     """softmax(q (k_r + e_r)ᵀ / sqrt(d)) v over the keys of all four relations r.
 
     The first row or column of blocks on the picture's edge has fewer distinct neighbours than the others: it is a strip
-    of its own. Inside, without gradients, a row is taken after the other: what is put side by side stays in the cache.
+    of its own.
     """
     k, v, border = extended
     for dim, side in enumerate(border._fields, start=1):
@@ -51,19 +51,9 @@ def sdpa(q: torch.Tensor, extended: Extended, relation_embed: torch.Tensor) -> t
                 sdpa(q.narrow(dim, 0, 1), edge, relation_embed),
                 sdpa(q.narrow(dim, 1, blocks - 1), rest, relation_embed),
             )
-            return _concatenate(parts, dim)
-    if any(border) or q.shape[1] == 1 or torch.is_grad_enabled():
-        return _strip(q, extended, relation_embed)
-    rows = [
-        _strip(q.narrow(1, row, 1), Extended(k.narrow(1, row, 2), v.narrow(1, row, 2), border), relation_embed)
-        for row in range(q.shape[1])
-    ]
-    return _concatenate(rows, 1)
-
-
-def _concatenate(parts: Sequence[torch.Tensor], dim: int) -> torch.Tensor:
-    """(B, i, j, h, L, d) along i or j, in memory as the next Linear wants it: (B, i, j, L, h, d)."""
-    return torch.cat([part.transpose(3, 4) for part in parts], dim).transpose(3, 4)
+            # In memory as the next Linear wants it.
+            return torch.cat([part.transpose(3, 4) for part in parts], dim).transpose(3, 4)
+    return _strip(q, extended, relation_embed)
 
 
 def _strip(q: torch.Tensor, extended: Extended, relation_embed: torch.Tensor) -> torch.Tensor:
