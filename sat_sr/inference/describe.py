@@ -11,7 +11,7 @@ from sat_sr.inference.work import Work, dtype_name
 from sat_sr.inference.worker import Worker
 
 # Python, PyTorch, SAT and the kernels that a first network call loads, resident on the host: docs/memory.md.
-PROGRAM_BYTES = 550 << 20
+PROGRAM_BYTES = 570 << 20
 
 
 def introduction(worker: Worker) -> str:
