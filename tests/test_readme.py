@@ -187,8 +187,8 @@ def check_installation(site: Path) -> None:
     packages = Path(sysconfig.get_path("purelib", "venv", {"base": str(site / "own")}))
     (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
     subprocess.run(
-        [sys.executable, "-m", "pip", "--python", str(site / "own"), "install", "--quiet", "--no-deps",
-         "--no-build-isolation", "--disable-pip-version-check", "--no-index", str(source)],
+        [site / "own/bin/python", "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation",
+         "--disable-pip-version-check", "--no-index", str(source)],
         check=True, timeout=120,
     )  # fmt: skip
     shutil.rmtree(source)

@@ -11,8 +11,8 @@ Layer-major, a rank is one layer behind the rank before. Nothing in a sampler lo
 on to the next network call without waiting for the others: the pipeline fills once a picture, not once a call.
 Block-major hands over the lines of all layers when a call is done: a rank is one call behind, and again nobody waits
 for a whole picture. The orders may be mixed: what is sent is the same. The exceptions are back-projection, which
-compares the whole picture with the input in every call, and a grid that shifts, where the part behind computes some
-pixels of the part before: there ranks wait for one another.
+compares the whole picture with the input in every call, and a grid that moves, where ranks compute some pixels of each
+other's parts: there they wait for one another.
 
     ranks = join(settings, device, rank, world)                                    # before the model is built
     plan = make_plan(..., part=ranks.part(grid))

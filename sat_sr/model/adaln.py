@@ -176,7 +176,7 @@ def mlp(
 
 
 def weights(module: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
-    """Those of one of SAT's parallel Linears. Its own forward asks for the group of ranks, of which a model has one."""
+    """Those of a Linear. SAT's own forward is passed by: it asks for the group of ranks, of which a model has one."""
     return module.weight, module.bias
 
 
