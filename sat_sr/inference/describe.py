@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from sat_sr.inference.byte_sizes import format_bytes
 from sat_sr.inference.memory import parameter_count
 from sat_sr.inference.target import by
 from sat_sr.inference.work import Work, dtype_name
 from sat_sr.inference.worker import Worker
 
-# Python, PyTorch, SAT and the kernels that a first network call loads, resident on the host: docs/memory.md.
-PROGRAM_BYTES = 570 << 20
+# Python, PyTorch, SAT and the kernels that a first network call loads, resident on the host: docs/memory.md. A PyTorch
+# built for CUDA is larger, whether there is a GPU or not.
+PROGRAM_BYTES = (990 if torch.version.cuda else 570) << 20
 
 
 def introduction(worker: Worker) -> str:
