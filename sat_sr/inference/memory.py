@@ -155,15 +155,16 @@ def _block_bytes(config: InfDiTConfig, batch: int, itemsize: int) -> int:
 def group_bytes(config: InfDiTConfig, schedule: Schedule, batch: int, itemsize: int, kernel: str) -> int:
     """Halo workspace and activations of one group, at the widest moment of a network call: docs/memory.md, "A group".
 
-    `unit` is the hidden state of the group, `features` what its LR condition gives, `window` what a row of blocks sees.
+    `unit` is the hidden state of the group, `features` what its LR condition gives, `cut` what a row of blocks sees.
     """
     i, j = schedule.group
     block = _block_bytes(config, batch, itemsize)
     unit = i * j * block
     pixels = batch * i * j * config.image_block_size**2
     feature = block * config.lr_features_per_side**2 // config.tokens_per_block
-    features, window = (i + 2) * (j + 2) * feature, 9 * j * feature
-    cut = 3 * window if j > 1 else window  # alone in its row, a block has its windows as views
+    features = (i + 2) * (j + 2) * feature
+    # Three rows of blocks for K and V, and the windows of K apart; in a batch also those of V, and the queries.
+    cut = (2 * 3 * (j + 2) + 9 * j) * feature + (9 * j * feature + j * block if batch > 1 else 0)
     exact = itemsize == 4
 
     project = 6 * unit if exact else 8 * unit  # qkv, q, then a copy of k and the normalised one; rotated in float32
@@ -174,7 +175,7 @@ def group_bytes(config: InfDiTConfig, schedule: Schedule, batch: int, itemsize: 
         attend = 2 * unit + int(max(8 * rows * cols, 6 * (1 + MARK / config.head_dim) * max(inside), 2)) * block
     else:
         attend = 2 * unit + 4 * j * block  # the outputs of four neighbours of a row
-    cross = 2 * unit + max(3 * features, 2 * features + cut + unit)
+    cross = 2 * unit + max(3 * features, 2 * features + unit + max(cut, unit))
     mlp = 5 * unit  # 4C inside, and the input or the output
     embed = unit + 6 * pixels * 8  # the pixels in float32, in the network's type and cut into patches, and the tokens
     decode = 3 * unit

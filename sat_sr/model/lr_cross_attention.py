@@ -43,14 +43,15 @@ def lr_features(lr: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> t
     return features.masked_fill(outside, 0)
 
 
-def block_windows(features: torch.Tensor, side: int) -> torch.Tensor:
-    """Cut the 3x3 neighbourhood of each block out of a padded map, row-major within the window.
+def block_windows(strip: torch.Tensor, side: int) -> torch.Tensor:
+    """Cut the 3x3 neighbourhoods of one row of blocks out of a padded map, column-major within a window.
 
-    features  (B, (i+2)·side, (j+2)·side, h, d)
-    returns   (B, i, j, h, 9·side², d), a copy
+    strip     (B, 3·side, (j+2)·side, h, d)
+    returns   (B, j, h, 9·side², d), a view: with whole columns in memory, windows that overlap are made once
     """
-    windows = features.unfold(1, 3 * side, side).unfold(2, 3 * side, side)  # (B, i, j, h, d, y, x)
-    return rearrange(windows, "B i j h d y x -> B i j h (y x) d")
+    columns = rearrange(strip, "B y x h d -> B h x y d").contiguous()
+    windows = columns.unfold(2, 3 * side, side)  # (B, h, j, y, d, x)
+    return rearrange(windows, "B h j y d x -> B j h (x y) d")
 
 
 def attend_windows(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, k_position: torch.Tensor) -> torch.Tensor:
@@ -62,10 +63,10 @@ def attend_windows(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, k_position
     returns     (B, i, j, h, L, d)
     """
     rows, side = q.shape[1], k.shape[1] // (q.shape[1] + 2)
+    k_position = rearrange(k_position, "1 (y x) h d -> h (x y) d", y=3 * side)
     attended = []
     for row in range(rows):
         k_row, v_row = (block_windows(x[:, row * side : (row + 3) * side], side) for x in (k, v))
-        k_row = k_row + k_position.transpose(1, 2)
-        arguments = (x.flatten(0, 2) for x in (q[:, row : row + 1], k_row, v_row))
-        attended.append(F.scaled_dot_product_attention(*arguments).unflatten(0, (-1, 1, q.shape[2])))
-    return torch.cat(attended, dim=1) if rows > 1 else attended[0]
+        arguments = (x.flatten(0, 1) for x in (q[:, row], k_row + k_position, v_row))
+        attended.append(F.scaled_dot_product_attention(*arguments).unflatten(0, (-1, q.shape[2])).transpose(2, 3))
+    return torch.stack(attended, dim=1).transpose(3, 4)  # in memory as the next Linear wants it
