@@ -237,19 +237,21 @@ class Trainer:
         steps = self.step - self.interval_first
         phases = {name: seconds / steps for name, seconds in self.timer.take().items()}
         seconds = (time.perf_counter() - self.interval_start) / steps
-        lr = self.engine.optimizer.param_groups[0]["lr"]
+        # Muon's for the matrices, then AdamW's for the rest; one where it is the same for all.
+        lrs = dict.fromkeys(group["lr"] for group in self.engine.optimizer.param_groups)
+        rates, times = " ".join(f"{lr:.2e}" for lr in lrs), " ".join(f"{name} {phases[name]:.3f}" for name in PHASES)
         memory = peak_memory(self.device.type == "cuda")
         left = (self.settings.train_iters - self.step) * seconds
         rate = self.recipe.batch / seconds
         self.log.line(
             f"step {self.step}/{self.settings.train_iters} | loss {loss:.4f} | grad norm {self.grad_norm:.3f} | "
-            f"lr {lr:.2e} | {rate:.2f} samples/s | {' '.join(f'{name} {phases[name]:.3f}' for name in PHASES)} s | "
-            f"{memory:.2f} GiB | {duration(left)} left"
+            f"lr {rates} | {rate:.2f} samples/s | {times} s | {memory:.2f} GiB | {duration(left)} left"
         )
         self.log.scalars(
             "train",
             self.step,
-            {"loss": loss, "grad_norm": self.grad_norm, "lr": lr, "samples_per_second": rate, "memory_gib": memory}
+            {"loss": loss, "grad_norm": self.grad_norm, "samples_per_second": rate, "memory_gib": memory}
+            | dict(zip(("lr", "lr_adamw"), lrs, strict=False))
             | {f"seconds_{name}": phases[name] for name in PHASES},
         )
         if self.batches.counts != self.data_counts:

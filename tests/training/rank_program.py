@@ -46,6 +46,8 @@ def compare_resumed(report):
     for name, flags in variants.items() if RANKS.world_size == 2 else [("zero1", [])]:
         report[f"{name} whole"] = summary(*train(f"{name}-whole", *flags))
         report[f"{name} 3+3"] = summary(*train(f"{name}-3", *flags, stops=(3, None)))
+        records = map(json.loads, (FOLDER / f"{name}-whole" / "log.jsonl").read_text().splitlines())
+        report[f"{name} rates"] = [(r["lr"], r.get("lr_adamw")) for r in records if r["kind"] == "train"]
 
 
 def compare_engines(report):

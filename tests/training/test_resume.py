@@ -41,6 +41,14 @@ def test_a_run_that_was_cut_equals_the_whole_run_bit_by_bit(reports, world_size,
         assert whole["weights"] != whole["ema"]
 
 
+def test_both_rates_of_muon_are_logged_and_the_one_of_adamw(reports):
+    report = reports[2][0]
+    assert report["muon rates"] and report["zero1 rates"]
+    for matrices, others in report["muon rates"]:
+        assert matrices / others == pytest.approx(0.02 / 1e-3)  # --muon-lr and --lr, on the same schedule
+    assert {others for _, others in report["zero1 rates"]} == {None}
+
+
 def test_ranks_have_the_same_weights_and_their_own_samples(reports):
     first, second = reports[2]
     for name in ("zero1 whole", "zero2 whole", "bf16 whole", "muon whole"):
