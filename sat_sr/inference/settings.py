@@ -81,6 +81,10 @@ class SamplingSettings:
         """`grid_places` of all network calls, for a model with blocks of that many pixels a side."""
         return grid_places(self.grid_shift, block, self.network_calls)
 
+    def margin(self, block: int) -> int:
+        """Pixels that a canvas needs to the right and below, so that the picture is covered in all of its places."""
+        return max(self.places(block))
+
     def replace(self, **changes) -> SamplingSettings:
         """A copy with those changes that are not None. Raises ValueError for an unknown name."""
         known = [field.name for field in dataclasses.fields(self)]

@@ -172,7 +172,7 @@ class Upscaler:
             return int((free_bytes(device) + torch.cuda.memory_reserved(device)) * USABLE)
         # The device's memory is the host's, where the pictures are, too.
         size = {side: choices.get(side) for side in ("scale", "target")}
-        margin = max(settings.places(config.image_block_size))
+        margin = settings.margin(config.image_block_size)
         canvas = Canvas.of(source, config.image_block_size, **size, margin=margin).size
         pictures = canvas_bytes(canvas, choices.get("batch", 1), settings.sampler)
         held = parameter_count(config) * self.model.dtype.itemsize

@@ -151,7 +151,7 @@ class Worker:
     def _canvas(self, size: Size) -> Size:
         """Whole blocks, with room for the grid to shift."""
         block = self.config.image_block_size
-        return Canvas.of(size, block, target=size, margin=max(self.settings.places(block))).size
+        return Canvas.of(size, block, target=size, margin=self.settings.margin(block)).size
 
     def _job(self, source: Size, target: Size) -> Job:
         # Canvases live on the host; where that is the device, they leave the network less.
