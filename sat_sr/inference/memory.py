@@ -163,8 +163,8 @@ def group_bytes(config: InfDiTConfig, schedule: Schedule, batch: int, itemsize: 
     pixels = batch * i * j * config.image_block_size**2
     feature = block * config.lr_features_per_side**2 // config.tokens_per_block
     features = (i + 2) * (j + 2) * feature
-    # Three rows of blocks for K and V, and the windows of K apart; in a batch also those of V, and the queries.
-    cut = (2 * 3 * (j + 2) + 9 * j) * feature + (9 * j * feature + j * block if batch > 1 else 0)
+    # The windows of K, and the three rows of blocks that they or those of V are views of; a batch copies those of V.
+    cut = (9 * j * (1 + (batch > 1)) + 3 * (j + 2)) * feature
     exact = itemsize == 4
 
     project = 6 * unit if exact else 8 * unit  # qkv, q, then a copy of k and the normalised one; rotated in float32

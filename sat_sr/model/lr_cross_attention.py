@@ -47,7 +47,7 @@ def block_windows(strip: torch.Tensor, side: int) -> torch.Tensor:
     """Cut the 3x3 neighbourhoods of one row of blocks out of a padded map, column-major within a window.
 
     strip     (B, 3·side, (j+2)·side, h, d)
-    returns   (B, j, h, 9·side², d), a view: with whole columns in memory, windows that overlap are made once
+    returns   (B, j, h, 9·side², d): windows that overlap are views of the same columns, copied once
     """
     columns = rearrange(strip, "B y x h d -> B h x y d").contiguous()
     windows = columns.unfold(2, 3 * side, side)  # (B, h, j, y, d, x)
@@ -66,7 +66,11 @@ def attend_windows(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, k_position
     k_position = rearrange(k_position, "1 (y x) h d -> h (x y) d", y=3 * side)
     attended = []
     for row in range(rows):
-        k_row, v_row = (block_windows(x[:, row * side : (row + 3) * side], side) for x in (k, v))
-        arguments = (x.flatten(0, 1) for x in (q[:, row], k_row + k_position, v_row))
-        attended.append(F.scaled_dot_product_attention(*arguments).unflatten(0, (-1, q.shape[2])).transpose(2, 3))
+        near = slice(row * side, (row + 3) * side)
+        out = F.scaled_dot_product_attention(
+            q[:, row].flatten(0, 1),
+            (block_windows(k[:, near], side) + k_position).flatten(0, 1),
+            block_windows(v[:, near], side).flatten(0, 1),
+        )
+        attended.append(out.unflatten(0, (-1, q.shape[2])).transpose(2, 3))
     return torch.stack(attended, dim=1).transpose(3, 4)  # in memory as the next Linear wants it
