@@ -155,7 +155,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     add = parser.add_argument_group("memory").add_argument
     add("--inference-type", choices=MODES, default="auto", help="the same picture in different memory: full (layer by "
-        "layer), ar2, ar (block by block; small blocks by 1024 tokens), auto (the fastest that fits)")  # fmt: skip
+        "layer), ar2, ar (block by block; small blocks by 4096 tokens), auto (the fastest that fits)")  # fmt: skip
     add("--block-batch", type=_at_least(1), metavar="N", help="ar2 computes N x N blocks at a time, however small "
         "(default 4)")  # fmt: skip
     add("--offload", choices=OFFLOADS, default="auto", help="what a GPU leaves on the host: state (what grows with the "

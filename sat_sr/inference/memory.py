@@ -23,16 +23,13 @@ import torch
 from sat_sr.config import LR_FACTOR, MAX_SEQUENCE_LENGTH, TIME_FREQUENCIES, InfDiTConfig
 from sat_sr.inference.byte_sizes import format_bytes
 from sat_sr.inference.schedule import Order, Schedule
-from sat_sr.model.attention_kernels import MARK
+from sat_sr.model.attention_kernels import LARGE_BLOCK, MARK
 
 MODES = ("auto", "full", "ar2", "ar")
 OFFLOADS = ("none", "state", "all")
 
-# Tokens that keep a device busy: larger groups gain nothing.
-BUSY_TOKENS = {"cuda": 16384, "mps": 4096, "cpu": 2304}
-# Tokens of a step of `ar`: one block of the official model. One smaller block would be too little work even for a CPU,
-# and a square of them takes no more memory than that block does.
-STEP_TOKENS = 1024
+# Tokens that keep a device busy: larger groups gain nothing. A CPU and the steps of `ar` take large blocks one at a time.
+BUSY_TOKENS = {"cuda": 16384, "mps": 4096, "cpu": 4096}
 # A GPU's arithmetic over its link to the host, FLOP a byte: 500 TFLOP/s against 25 GB/s.
 FLOPS_PER_BYTE = 20_000
 # Copies beside the computation are not free: they share the memory, and the first and last of a call are waited for.
@@ -205,7 +202,7 @@ def make_plan(
     """Choose the schedule of a canvas: the fastest that fits.
 
     canvas       (H, W) pixels, multiples of the block side
-    mode         "full", "ar" (a block at a time, of small blocks a square of 1024 tokens), "ar2" (block_batch² blocks),
+    mode         "full", "ar" (a block at a time, of small blocks a square of 4096 tokens), "ar2" (block_batch² blocks),
                  "auto" (whatever fits)
     offload      what lives on the host: "none", "state", "all", or "auto" (as little as fits)
     budget       bytes of device memory that may be used, weights included; None: no limit
@@ -246,8 +243,7 @@ def make_plan(
         return time, OFFLOADS.index(plan.offload), moved, plan.device_bytes
 
     orders: tuple[Order, ...] = {"auto": ("layer", "block"), "full": ("layer",)}.get(mode, ("block",))
-    busy = BUSY_TOKENS[torch.device(device).type]
-    largest = block_batch if mode == "ar2" else square_of(STEP_TOKENS if mode == "ar" else busy, config, batch)
+    largest = block_batch if mode == "ar2" else busy_side(config, batch, "cpu" if mode == "ar" else device)
     offloads = ("none",) if not own_memory else OFFLOADS if offload == "auto" else (offload,)
     sides = range(1, largest + 1)
     plans = sorted((plan(o, side, place) for o in orders for side in sides for place in offloads), key=cost)
@@ -269,9 +265,12 @@ def make_plan(
     return replace(chosen, fallbacks=tuple(fallbacks))
 
 
-def square_of(tokens: int, config: InfDiTConfig, batch: int) -> int:
-    """Side, in blocks, of the square group that has so many tokens; at least one block."""
-    return max(1, math.isqrt(tokens // (config.tokens_per_block * batch)))
+def busy_side(config: InfDiTConfig, batch: int, device: str) -> int:
+    """Side, in blocks, of the smallest square group that keeps a device busy; on a CPU one large block does."""
+    kind = torch.device(device).type
+    if kind == "cpu" and config.tokens_per_block >= LARGE_BLOCK:
+        return 1
+    return max(1, math.isqrt(BUSY_TOKENS[kind] // (config.tokens_per_block * batch)))
 
 
 def canvas_bytes(

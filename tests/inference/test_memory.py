@@ -123,7 +123,7 @@ def test_predicted_peak_of_a_run(make_model, live_bytes, monkeypatch, sampler, c
     for module in (fixes, backprojection, resize):  # as thin beside the canvas as it is beside a large one
         monkeypatch.setattr(module, "STRIP", 16)
     image = torch.rand(1, 3, 24, 320) * 2 - 1  # wide: fixes take strips of columns
-    job = upscaler.prepare(image.shape[-2:], scale=4, mode="ar", settings=settings)
+    job = upscaler.prepare(image.shape[-2:], scale=4, mode="ar2", block_batch=4, settings=settings)
     with live_bytes() as live:
         upscaler.run(image, job)
     predicted = job.plan.host_bytes + job.plan.device_bytes - parameter_count(config) * 4
