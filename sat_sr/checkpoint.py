@@ -106,14 +106,13 @@ def load(path: str | Path) -> Checkpoint:
         metadata = {}
         if run and "config" not in about and (run / RUN_CONFIG).is_file():
             about = {**about, **_parse_json(run / RUN_CONFIG, config=(run / RUN_CONFIG).read_text(errors="replace"))}
-    sampler = check_sampler_defaults(about.get("sampler", {}), where=f"{path}, sampler")
-
     clip = {n.removeprefix(CLIP_PREFIX): t for n, t in state.items() if n.startswith(CLIP_PREFIX)}
     rope = {name: state[name] for name in ROPE_TABLES if name in state}
     network = {n: t for n, t in state.items() if n not in rope and not n.startswith(CLIP_PREFIX)}
     config, where = _configuration(path, about.get("config"), _shapes(network | rope))
     if problem := mismatch(_shapes(network), parameter_shapes(config)):
         raise ValueError(f"{path} does not fit an Inf-DiT of its own sizes ({problem}): fetch or convert it again")
+    sampler = check_sampler_defaults(about.get("sampler", {}), config.image_block_size, where=f"{path}, sampler")
     if strange := [name for name, tensor in state.items() if tensor.dtype not in _FLOATS]:
         raise ValueError(f"{path}: {strange[0]} is {state[strange[0]].dtype}, weights must be bf16, fp16 or fp32")
 
@@ -203,7 +202,7 @@ def save_safetensors(
     """
     metadata = dict(extra_metadata or {}) | {"format": FORMAT, "config": config.to_json()}
     if sampler_defaults:
-        metadata["sampler"] = json.dumps(check_sampler_defaults(sampler_defaults))
+        metadata["sampler"] = json.dumps(check_sampler_defaults(sampler_defaults, config.image_block_size))
     write_safetensors(Path(path), _joined(tensors, config, clip), metadata, dtype=dtype)
 
 
@@ -223,7 +222,7 @@ def save_pt(
     module = {name: convert(name, tensor, dtype) for name, tensor in _joined(tensors, config, clip).items()}
     about = {"config": config.to_dict()}
     if sampler_defaults:
-        about["sampler"] = check_sampler_defaults(sampler_defaults)
+        about["sampler"] = check_sampler_defaults(sampler_defaults, config.image_block_size)
     write_pt(Path(path), {"module": module, FORMAT: about})
 
 

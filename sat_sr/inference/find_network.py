@@ -13,7 +13,7 @@ class CannotRun(Exception):
 
 
 def find_network(given: str | None) -> Path:
-    """The weights: those that are named, else the official ones in ckpt/, else the small ones that ship.
+    """The weights: those that are named, else the official ones in ckpt/ by their name, else the small ones that ship.
 
     ckpt/ is that of the working directory, or of the repository. An installed package has the small ones beside it.
 
@@ -26,12 +26,6 @@ def find_network(given: str | None) -> Path:
     for folder in folders:
         if (folder / OFFICIAL_WEIGHTS).is_file():
             return folder / OFFICIAL_WEIGHTS
-        candidates = sorted(folder.glob("*.pt"))
-        if len(candidates) > 1:
-            names = ", ".join(path.name for path in candidates)
-            raise CannotRun(f"{folder} holds {len(candidates)} checkpoints ({names}): name one with --network")
-        if candidates:
-            return candidates[0]
     for folder in folders:
         if (folder / SMALL_WEIGHTS).is_file():
             return folder / SMALL_WEIGHTS

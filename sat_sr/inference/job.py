@@ -53,8 +53,6 @@ def make_job(
     """
     settings, device = settings or SamplingSettings(), torch.device(device)
     block = config.image_block_size
-    if settings.grid_shift >= block:
-        raise ValueError(f"grid_shift={settings.grid_shift}: must be less than the model's blocks of {block} pixels")
     canvas = Canvas.of(source, block, scale=scale, target=target, margin=settings.margin(block))
     grid = (canvas.size[0] // block, canvas.size[1] // block)
     plan = make_plan(

@@ -46,9 +46,15 @@ class SamplingSettings:
     grid_shift: int = 0
 
     def __post_init__(self) -> None:
-        if self.sampler not in SAMPLERS:
+        for name in ("sigma_min", "sigma_max", "strength", "detail"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise ValueError(f"{name}={value!r}: must be a number")
+        if not isinstance(self.init_noise, bool):
+            raise ValueError(f"init_noise={self.init_noise!r}: must be true or false")
+        if self.sampler not in tuple(SAMPLERS):
             raise ValueError(f"unknown sampler {self.sampler!r}: choose one of {', '.join(SAMPLERS)}")
-        if self.color_fix not in COLOR_FIXES:
+        if self.color_fix not in tuple(COLOR_FIXES):
             raise ValueError(f"unknown color fix {self.color_fix!r}: choose one of {', '.join(COLOR_FIXES)}")
         if isinstance(self.num_steps, bool) or not isinstance(self.num_steps, int) or self.num_steps < 1:
             raise ValueError(f"num_steps={self.num_steps!r}: must be an integer of at least 1")
@@ -78,7 +84,12 @@ class SamplingSettings:
         return network_calls(self.sampler, len(self.sigmas()) - 1)
 
     def places(self, block: int) -> list[int]:
-        """`grid_places` of all network calls, for a model with blocks of that many pixels a side."""
+        """`grid_places` of all network calls, for a model with blocks of that many pixels a side.
+
+        Raises ValueError when the grid moves on by a block or more.
+        """
+        if self.grid_shift >= block:
+            raise ValueError(f"grid_shift={self.grid_shift}: must be less than the model's blocks of {block} pixels")
         return grid_places(self.grid_shift, block, self.network_calls)
 
     def margin(self, block: int) -> int:

@@ -29,6 +29,7 @@ from sat_sr.inference.noise import position_noise
 from sat_sr.inference.pixels import Pixels, to_tensor
 from sat_sr.inference.ranks import Ranks
 from sat_sr.inference.settings import SamplingSettings
+from sat_sr.sampler_defaults import sampling_settings
 
 
 class Upscaler:
@@ -260,15 +261,9 @@ class Upscaler:
 
 def default_settings(checkpoint: Checkpoint, fast: bool = False) -> SamplingSettings:
     """How the checkpoint wants to be sampled: the release's settings where it says nothing."""
-    stated = dict(checkpoint.sampler_defaults)
-    quick = stated.pop("fast", None)
-    if fast:
-        if quick is None:
-            raise ValueError(f"{checkpoint.path} has no fast preset: give --sampler and --num-steps instead")
-        stated |= quick
-    if "name" in stated:
-        stated["sampler"] = stated.pop("name")
-    return SamplingSettings(**stated)
+    if fast and "fast" not in checkpoint.sampler_defaults:
+        raise ValueError(f"{checkpoint.path} has no fast preset: give --sampler and --num-steps instead")
+    return sampling_settings(checkpoint.sampler_defaults, fast)
 
 
 def _height_width(size: tuple[int, int]) -> tuple[int, int]:
