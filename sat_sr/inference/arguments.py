@@ -17,6 +17,7 @@ from sat_sr.inference.byte_sizes import parse_bytes
 from sat_sr.inference.outputs import DEFAULT_TEMPLATE, check_template
 from sat_sr.inference.picture import DEFAULT_MAX_PIXELS, FORMAT_CHOICES, WRITE_FORMATS
 from sat_sr.inference.target import DEFAULT_SCALE, MAX_PASS, Target
+from sat_sr.release_flags import NETWORK, Settled, add_settled, flag, take_settled, with_dashes
 
 # The names that the modules behind them know; those import torch.
 SAMPLERS = ("heun", "euler", "dpmpp_2m", "unipc")
@@ -34,33 +35,14 @@ NAME_FIELDS = ("stem", "width", "height", "scale", "seed", "sampler", "steps")
 ARCHITECTURE = tuple(field.name for field in dataclasses.fields(InfDiTConfig))
 SIZE_FLAGS = ("infer_sr_scale", "size", "width", "height", "long_side")
 
-# Flags of the release that no longer decide anything, with the one value that is true of this network (None: any).
-SETTLED: dict[str, object] = {
-    "vocab_size": 1,
-    "nogate": True,
-    "no_crossmask": True,
-    "input_time": "adaln",
-    "hidden_dropout": 0.0,
-    "attention_dropout": 0.0,
-    "in_channels": 6,
-    "out_channels": 3,
-    "config_path": None,
-    "max_sequence_length": 256,
-    "layernorm_epsilon": 1e-6,
-    "layernorm_order": "pre",
-    "model_parallel_size": 1,
-    "tokenizer_type": "fake",
-    "random_position": True,
-    "qk_ln": True,
-    "image_condition": True,
-    "re_position": True,
-    "cross_lr": True,
-    "mode": "inference",
-    "sr_scale": 4,
-    "experiment_name": None,
-    "inference_batch_size": None,
-    "no_concat": True,
-    "local_rank": None,
+# Accepted, and without effect, beside those of the network.
+SETTLED: Settled = {
+    **NETWORK,
+    "mode": ("inference", "train_text2image_sr.py does the other one"),
+    "experiment_name": (None, "--out-dir names the folder of the outputs"),
+    "inference_batch_size": (None, "pictures are computed one after the other"),
+    "no_concat": (True, "what it switched off is not there"),
+    "random_position": (True, "it is a matter of training"),
 }
 
 # What --from-picture repeats: settings stored in pictures -> flags. Whatever else a file says is not looked at.
@@ -79,7 +61,7 @@ def parse_arguments(argv: list[str], stored: Mapping[str, Any] | None = None) ->
     """
     parser = make_parser()
     end = argv.index("--") if "--" in argv else len(argv)  # argparse cannot do both: "--", and pictures between flags
-    flags, pictures = [_dashes(argument) for argument in argv[:end]], argv[end + 1 :]
+    flags, pictures = [with_dashes(argument) for argument in argv[:end]], argv[end + 1 :]
     args = parser.parse_intermixed_args(flags)
     try:
         if stored is not None:
@@ -189,28 +171,13 @@ def make_parser() -> argparse.ArgumentParser:
         f"{_spelt(ARCHITECTURE)}. Accepted, without effect, told once: {_spelt(SETTLED)}.",
     )
     for name in ARCHITECTURE:
-        group.add_argument(_flag(name), type=int, help=argparse.SUPPRESS)
-    for name, only in SETTLED.items():
-        if only is True:
-            group.add_argument(_flag(name), action="store_true", default=None, help=argparse.SUPPRESS)
-        else:
-            group.add_argument(_flag(name), type=str if only is None else type(only), help=argparse.SUPPRESS)
+        group.add_argument(flag(name), type=int, help=argparse.SUPPRESS)
+    add_settled(group, SETTLED)
     return parser
 
 
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
-
-
 def _spelt(names: Mapping[str, object] | tuple[str, ...]) -> str:
-    return ", ".join(_flag(name)[2:] for name in names)
-
-
-def _dashes(argument: str) -> str:
-    if not argument.startswith("--"):
-        return argument
-    flag, equals, value = argument.partition("=")
-    return flag.replace("_", "-") + equals + value
+    return ", ".join(flag(name)[2:] for name in names)
 
 
 def _flags_of(stored: Mapping[str, Any], given: argparse.Namespace) -> list[str]:
@@ -223,7 +190,7 @@ def _flags_of(stored: Mapping[str, Any], given: argparse.Namespace) -> list[str]
         if isinstance(value, bool):
             flags.append(f"--{'' if value else 'no-'}{name.replace('_', '-')}")
         elif isinstance(value, int | float | str):
-            flags.append(f"{_flag(name)}={value if str(value).isprintable() else ascii(value)}")
+            flags.append(f"{flag(name)}={value if str(value).isprintable() else ascii(value)}")
     if not any(getattr(given, name) for name in SIZE_FLAGS):
         if isinstance(stored.get("size"), list):
             flags.append("--size=" + "x".join(map(str, stored["size"])))
@@ -233,22 +200,19 @@ def _flags_of(stored: Mapping[str, Any], given: argparse.Namespace) -> list[str]
 
 
 def _settled(args: argparse.Namespace) -> list[str]:
-    """Takes the flags that decide nothing out of args; what to say about those that were given."""
-    idle, contradicted = [], []
-    for name, only in SETTLED.items():
-        given = vars(args).pop(name)
-        if given is None:
-            continue
-        idle.append(_flag(name))
-        if only is not None and given != only:
-            contradicted.append(f"{_flag(name)} {given} is ignored: for this network it is always {only}")
-    return [f"accepted for compatibility, without effect: {', '.join(idle)}"] * bool(idle) + contradicted
+    """What to say about the flags that decide nothing. They are taken out of args."""
+    given, wrong = take_settled(args, SETTLED)
+    ignored = [
+        f"{flag(name)} {value} is ignored: for this network it is always {SETTLED[name][0]}"
+        for name, value in wrong.items()
+    ]
+    return [f"accepted for compatibility, without effect: {', '.join(map(flag, given))}"] * bool(given) + ignored
 
 
 def _target(args: argparse.Namespace) -> Target:
     given = [name for name in SIZE_FLAGS if getattr(args, name)]
     if len(given) > 1 and given != ["width", "height"]:
-        raise ValueError(f"{_flag(given[0])} and {_flag(given[1])} both set the size of the output: give one of them")
+        raise ValueError(f"{flag(given[0])} and {flag(given[1])} both set the size of the output: give one of them")
     width, height = args.size or (args.width, args.height)
     return Target(args.infer_sr_scale, width, height, args.long_side)
 
@@ -256,7 +220,7 @@ def _target(args: argparse.Namespace) -> Target:
 def _check(args: argparse.Namespace) -> None:
     def conflict(first: str, second: str, way_out: str) -> None:
         if getattr(args, first) and getattr(args, second):
-            raise ValueError(f"{_flag(first)} and {_flag(second)} exclude one another: {way_out}")
+            raise ValueError(f"{flag(first)} and {flag(second)} exclude one another: {way_out}")
 
     conflict("output", "out_dir", "-o names the file, --out-dir only the folder")
     conflict("output", "format", "the suffix of -o gives the format")
@@ -264,7 +228,7 @@ def _check(args: argparse.Namespace) -> None:
     conflict("quiet", "json", "--json alone prints nothing else either")
     for name in ("output", "out_dir", "network", "clip_model", "from_picture", "input_path"):
         if getattr(args, name) == "":  # "$VARIABLE" of a shell, not set
-            raise ValueError(f"{_flag(name)}: the name is empty: give one, or leave the flag out")
+            raise ValueError(f"{flag(name)}: the name is empty: give one, or leave the flag out")
     if args.output and os.path.isdir(args.output):
         raise ValueError(f"-o {args.output}: is a folder, and -o names the one output file: use --out-dir for a folder")
     if args.output and Path(args.output).suffix.lower() not in WRITE_FORMATS:

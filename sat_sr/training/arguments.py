@@ -7,38 +7,20 @@ import dataclasses
 import math
 
 from sat_sr.config import InfDiTConfig
+from sat_sr.release_flags import NETWORK, Settled, add_settled, flag, take_settled, with_dashes
 
 DEFAULT_DEEPSPEED_CONFIG = "scripts/ds_config_zero_clip.json"
 
-# Flags of the release that no longer decide anything, with the one value they can have (None: any) and why.
-_SETTLED: dict[str, tuple[object, str]] = {
-    "vocab_size": (1, "pixels come in, there is no vocabulary"),
-    "nogate": (True, "the network has no gates"),
-    "no_crossmask": (True, "there is no cross-attention mask"),
-    "input_time": ("adaln", "the noise level acts through adaLN"),
-    "hidden_dropout": (0.0, "the network has no dropout"),
-    "attention_dropout": (0.0, "the network has no dropout"),
-    "in_channels": (6, "noisy canvas and upsampled low-resolution image"),
-    "out_channels": (3, "RGB"),
-    "config_path": (None, "there are no configuration files besides DeepSpeed's"),
-    "max_sequence_length": (256, "the table it sizes is never used"),
-    "layernorm_epsilon": (1e-6, "it is part of the network"),
-    "layernorm_order": ("pre", "it is part of the network"),
-    "model_parallel_size": (1, "the model fits one device; ranks share the batch"),
-    "tokenizer_type": ("fake", "there is no text"),
-    "qk_ln": (True, "queries and keys are always normalised"),
-    "image_condition": (True, "--vector-dim decides whether there is a CLIP input"),
-    "re_position": (True, "the relation embedding is always there"),
-    "cross_lr": (True, "the cross-attention to the low-resolution image is always there"),
+# Accepted, and without effect, beside those of the network.
+SETTLED: Settled = {
+    **NETWORK,
     "mode": ("pretrain", "generate_sr_big.py does the other one"),
-    "sr_scale": (4, "the low-resolution image has a quarter of the canvas"),
     "split": (None, "--valid-data names the validation set"),
     "iterable_dataset": (True, "the data is always a stream"),
     "no_load_rng": (True, "random numbers are functions of the seed and the step, there is no state to load"),
     "deepspeed": (True, "DeepSpeed always runs the training"),
     "text_dropout": (None, "there is no text"),
     "cross_attn_hidden_size": (None, "there is no attention to text"),
-    "local_rank": (None, "the launcher's environment variables name the ranks"),
 }
 
 
@@ -49,7 +31,7 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     user should read once about flags that were accepted but decide nothing. Wrong use ends the program (argparse).
     """
     parser = _parser()
-    settings = parser.parse_args([_dashes(argument) for argument in argv])
+    settings = parser.parse_args([with_dashes(argument) for argument in argv])
     try:
         settings.notes = _settled_flags(settings)
         settings.model = _model_config(settings)
@@ -57,13 +39,6 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     except ValueError as error:
         parser.error(str(error))
     return settings
-
-
-def _dashes(argument: str) -> str:
-    if not argument.startswith("--"):
-        return argument
-    flag, equals, value = argument.partition("=")
-    return flag.replace("_", "-") + equals + value
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -137,27 +112,17 @@ def _parser() -> argparse.ArgumentParser:
     add("--max-bad-steps", type=int, default=10, help="steps in a row without a finite loss that end the run")
     add("--dry-run", action="store_true", help="print the resolved settings and the size of the model, and end")
 
-    add = parser.add_argument_group("accepted for compatibility; decide nothing").add_argument
-    for name, (value, _) in _SETTLED.items():
-        flag = "--" + name.replace("_", "-")
-        if value is True:
-            add(flag, action="store_true", help=argparse.SUPPRESS)
-        else:
-            add(flag, type=str if value is None else type(value), help=argparse.SUPPRESS)
+    add_settled(parser.add_argument_group("accepted for compatibility; decide nothing"), SETTLED)
     return parser
 
 
 def _settled_flags(settings: argparse.Namespace) -> list[str]:
-    idle = []
-    for name, (only, why) in _SETTLED.items():
-        given = vars(settings).pop(name)
-        if given is None or given is False:
-            continue
-        flag = "--" + name.replace("_", "-")
-        if only is not None and given != only:
-            raise ValueError(f"{flag} {given}: must be {only} ({why})")
-        idle.append(f"{flag} ({why})")
-    return [f"accepted, and changes nothing: {'; '.join(idle)}"] if idle else []
+    given, wrong = take_settled(settings, SETTLED)
+    for name, value in wrong.items():  # not ignored: a run of hours would be another than its command says
+        only, why = SETTLED[name]
+        raise ValueError(f"{flag(name)} {value}: must be {only} ({why})")
+    reasons = [f"{flag(name)} ({SETTLED[name][1]})" for name in given]
+    return [f"accepted, and changes nothing: {'; '.join(reasons)}"] if given else []
 
 
 def _model_config(settings: argparse.Namespace) -> InfDiTConfig | None:

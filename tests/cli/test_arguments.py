@@ -49,8 +49,8 @@ def test_the_releases_command_is_understood_and_its_idle_flags_are_told_once():
 
 
 def test_dashes_and_underscores_are_the_same():
-    with_dashes = [f"--{name.replace('_', '-')}" for name in SETTLED if SETTLED[name] is True]
-    with_underscores = [f"--{name}" for name in SETTLED if SETTLED[name] is True]
+    with_dashes = [f"--{name.replace('_', '-')}" for name in SETTLED if SETTLED[name][0] is True]
+    with_underscores = [f"--{name}" for name in SETTLED if SETTLED[name][0] is True]
     assert vars(parse_arguments(with_dashes)) == vars(parse_arguments(with_underscores))
     assert parse_arguments(["--name=a_b{stem}", "--long_side=7"]).name == "a_b{stem}", "values keep their underscores"
 
