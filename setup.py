@@ -1,6 +1,11 @@
 """Packaging of sat_sr. The exact versions that the tests ran with are in scripts/constraints.txt."""
 
+import re
+from pathlib import Path
+
 from setuptools import find_packages, setup
+
+VERSION = re.search(r'__version__ = "(.+)"', (Path(__file__).parent / "sat_sr/__init__.py").read_text())[1]
 
 EXTRAS = {
     "train": ["tensorboardX>=2.6"],
@@ -18,7 +23,7 @@ EXTRAS = {
 
 setup(
     name="sat-sr",
-    version="0.1.0",
+    version=VERSION,
     description="Inf-DiT image upscaling: any size, small memory, exact",
     license="Apache-2.0",
     python_requires=">=3.10",

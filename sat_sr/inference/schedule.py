@@ -51,7 +51,8 @@ class Schedule:
     """An order of computation over a grid of blocks.
 
     grid   (I, J) blocks of the canvas
-    group  (rows, columns) of blocks computed together; the last of a band or of the walk may be smaller
+    group  (rows, columns) of blocks computed together, at most: taken smaller where that needs no more groups. The last
+           of a band or of the walk may be smaller still
     order  "layer" or "block"
     part   block rows (columns, when the walk goes along columns) computed here; None: all of them
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import pytest
 
@@ -42,13 +43,18 @@ def test_each_block_once_and_after_its_neighbours(grid):
 
 
 @pytest.mark.parametrize("grid", GRIDS, ids=str)
-def test_groups_are_as_large_as_asked_but_for_the_last(grid):
-    for schedule in schedules(grid):
-        groups = list(schedule.groups())
-        assert len(groups) == schedule.num_groups
-        for group in groups:
-            for blocks, side, end in zip((group.rows, group.cols), schedule.group, schedule.end, strict=True):
-                assert len(blocks) == min(side, end - blocks.start)
+def test_groups_are_at_most_as_large_as_asked_and_no_more_than_that_takes(grid):
+    for asked in GROUPS:
+        for start, stop in itertools.combinations(range(max(grid) + 1), 2):
+            schedule = Schedule(grid, asked, "block", range(start, stop))
+            groups = list(schedule.groups())
+            extent = (grid[0], stop - start) if grid[1] > grid[0] else (stop - start, grid[1])
+            bands = [math.ceil(length / side) for length, side in zip(extent, asked, strict=True)]
+            assert len(groups) == schedule.num_groups == bands[0] * bands[1]
+            for n, name in enumerate(("rows", "cols")):
+                sides = {len(getattr(group, name)) for group in groups}
+                assert max(sides) == schedule.group[n] <= asked[n]
+                assert len(sides) <= 2  # but for the last all are alike
 
 
 @pytest.mark.parametrize("grid", GRIDS, ids=str)
