@@ -60,6 +60,54 @@ def plan_outputs(
     the name is numbered then, too; but a file that was merely found in a folder and bears the output name of another
     entry is an earlier output, and left out. ValueError for a template or combination that cannot work.
     """
+    _check_choices(len(entries), out_dir, out_file, format, existing)
+    values = dict(values or {})
+    wants_size = check_template(template, [*values, "stem", "width", "height"])
+
+    def wanted(entry: Entry) -> Path | PictureError:
+        if out_file is not None:
+            return Path(out_file)
+        fields = dict.fromkeys(("width", "height"), 0) | values | {"stem": entry.stem}
+        if wants_size and not entry.error:
+            if size_of is None:
+                raise ValueError("the name asks for {width} or {height}, which are not known here: leave them out")
+            try:
+                fields["width"], fields["height"] = size_of(entry)
+            except PictureError as error:
+                return error
+        return Path(out_dir, entry.folder, _filled_in(template, fields) + _suffix(entry, format))
+
+    choices = [wanted(entry) for entry in entries]
+    sources = [_key(entry.source) for entry in entries]
+    inputs = {key for entry, key in zip(entries, sources, strict=True) if entry.explicit or entry.member}
+    makers = _makers(entries, sources, choices)
+    used = {_key(path) for path in taken}
+    plan = []
+    for entry, own, choice in zip(entries, sources, choices, strict=True):
+        if entry.error or isinstance(choice, PictureError):
+            path = choice if isinstance(choice, Path) else Path(out_dir, entry.folder, entry.stem)
+            plan.append(Output(entry, path, error=entry.error or str(choice)))
+            continue
+        maker = _maker(own, makers)
+        if maker is not None and own not in inputs:
+            note = f"{entry.name} is left out: it bears the output name of {maker.name}"
+            plan.append(Output(entry, choice, skip=True, left_out=True, note=note))
+            continue
+        path, reason = _unused(choice, inputs | {own}, used, existing)
+        if reason and out_file is not None:
+            raise ValueError(f"{out_file} is itself the input: choose another name for the output")
+        used.add(_key(path))
+        output = Output(entry, path, note=f"{entry.name} is written to {path}: {reason}" if reason else None)
+        try:
+            plan.append(_with_existing(output, existing))
+        except OSError as error:  # too long a name, a folder that may not be looked into
+            plan.append(replace(output, error=str(storage_error(path, error))))
+    return plan
+
+
+def _check_choices(
+    entries: int, out_dir: str | os.PathLike | None, out_file: str | os.PathLike | None, format: str, existing: str
+) -> None:
     if (out_dir is None) == (out_file is None):
         raise ValueError("give either a folder for the outputs or one output file")
     if existing not in ("error", "skip", "overwrite", "number"):
@@ -67,75 +115,36 @@ def plan_outputs(
     if format != "keep" and format not in FORMAT_CHOICES:
         raise ValueError(f"format {format!r} is not written: choose from {', '.join([*FORMAT_CHOICES, 'keep'])}")
     if out_file is not None:
-        if len(entries) > 1:
-            raise ValueError(f"{out_file} is one file for {len(entries)} pictures: use --out-dir for several")
+        if entries > 1:
+            raise ValueError(f"{out_file} is one file for {entries} pictures: use --out-dir for several")
         if Path(out_file).suffix.lower() not in WRITE_FORMATS:
             raise ValueError(f"{out_file} names no format that is written: end it in {', '.join(WRITE_FORMATS)}")
-    values = dict(values or {})
-    wants_size = check_template(template, [*values, "stem", "width", "height"])
 
-    def wanted(entry: Entry) -> Path:
-        if out_file is not None:
-            return Path(out_file)
-        fields = values | {"stem": entry.stem}
-        if wants_size and not entry.error:
-            if size_of is None:
-                raise ValueError("the name asks for {width} or {height}, which are not known here: leave them out")
-            fields["width"], fields["height"] = size_of(entry)
-        try:
-            name = template.format(**dict.fromkeys(("width", "height"), 0) | fields)
-        except (ValueError, OverflowError, MemoryError) as error:
-            raise ValueError(f"the name {template!r} cannot be made ({error}): simplify its formats") from error
-        return Path(out_dir, entry.folder, name + _suffix(entry, format))
 
-    first_choice: list[Path | PictureError] = []
-    for entry in entries:
-        try:
-            first_choice.append(wanted(entry))
-        except PictureError as error:
-            first_choice.append(error)
-
-    sources = [_key(entry.source) for entry in entries]
-    inputs = {key for entry, key in zip(entries, sources, strict=True) if entry.explicit or entry.member}
-    maker_of = {  # output name -> the first entry that wants it, and the path that it wants
+def _makers(
+    entries: Sequence[Entry], sources: Sequence[str], choices: Sequence[Path | PictureError]
+) -> dict[str, tuple[Entry, Path]]:
+    """Key of each output's name -> the first entry that wants it, and the path that it wants."""
+    return {
         _key(choice): (entry, choice)
-        for entry, source, choice in reversed(list(zip(entries, sources, first_choice, strict=True)))
+        for entry, source, choice in reversed(list(zip(entries, sources, choices, strict=True)))
         if isinstance(choice, Path) and not entry.error and _key(choice) != source
     }
-    used = {_key(path) for path in taken}
-    plan = []
-    for entry, own, choice in zip(entries, sources, first_choice, strict=True):
-        if entry.error or isinstance(choice, PictureError):
-            path = choice if isinstance(choice, Path) else Path(out_dir, entry.folder, entry.stem)
-            plan.append(Output(entry, path, error=entry.error or str(choice)))
-            continue
-        maker = _maker(own, maker_of)
-        if maker is not None and own not in inputs:
-            note = f"{entry.name} is left out: it bears the output name of {maker.name}"
-            plan.append(Output(entry, choice, skip=True, left_out=True, note=note))
-            continue
-        path, note, number = choice, None, 1
-        while True:
-            key = _key(path)
-            if key in inputs or key == own:
-                note = f"{path} is itself an input"
-            elif existing == "number" and os.path.lexists(path):
-                note = f"{path} is there already"
-            elif key not in used:
-                break
-            number += 1
-            path = numbered(choice, number)
-        if number > 1:
-            note = f"{entry.name} is written to {path}: {note or f'{choice} is the output of another input'}"
-            if out_file is not None:
-                raise ValueError(f"{out_file} is itself the input: choose another name for the output")
-        used.add(key)
-        output = Output(entry, path, note=note)
-        try:
-            plan.append(_with_existing(output, existing))
-        except OSError as error:  # too long a name, a folder that may not be looked into
-            plan.append(replace(output, error=str(storage_error(path, error))))
-    return plan
+
+
+def _unused(choice: Path, inputs: set[str], used: set[str], existing: str) -> tuple[Path, str | None]:
+    """The wanted path, or the first numbered one that may be written; why it was not the wanted one."""
+    path, reason = choice, None
+    for number in itertools.count(2):
+        if (key := _key(path)) in inputs:
+            reason = f"{path} is itself an input"
+        elif existing == "number" and os.path.lexists(path):
+            reason = f"{path} is there already"
+        elif key in used:
+            reason = reason or f"{choice} is the output of another input"
+        else:
+            return path, reason
+        path = numbered(choice, number)
 
 
 def numbered(path: Path, number: int) -> Path:
@@ -179,6 +188,13 @@ def check_template(template: str, fields: Sequence[str]) -> bool:
     if Path(template).suffix.lower() in WRITE_FORMATS:
         raise ValueError(f"the name {template!r} has a suffix: leave it out, --format sets it")
     return "width" in names or "height" in names
+
+
+def _filled_in(template: str, fields: Mapping[str, object]) -> str:
+    try:
+        return template.format(**fields)
+    except (ValueError, OverflowError, MemoryError) as error:
+        raise ValueError(f"the name {template!r} cannot be made ({error}): simplify its formats") from error
 
 
 def _suffix(entry: Entry, format: str) -> str:
