@@ -88,6 +88,7 @@ class Denoiser:
         self.on_progress, self.neighbours, self.compiled = on_progress, neighbours, compiled
         self.calls = 0
         self._ready = False
+        self._weights = self._frontiers = self._hidden = None
 
     @torch.no_grad()  # not inference_mode: samplers go on with what it returns, in place
     def __call__(self, x: torch.Tensor, sigma: float) -> torch.Tensor:
@@ -214,6 +215,10 @@ class Denoiser:
         """Take the next smaller plan."""
         failed = self.plan
         self._ready = False
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)  # copies still run from and to what is given back
+        if self._weights:
+            self._weights.release()
         self._weights = self._frontiers = self._hidden = None
         if self.device.type == "cuda":
             torch.cuda.empty_cache()

@@ -173,13 +173,13 @@ class HostFrontiers(Frontiers):
         self._stored: dict[int, Copy] = {}
         self._leaving: tuple[Copy, torch.Tensor] | None = None
         size = (sum(schedule.group) + 1) * 2 * math.prod(block)
-        self._ahead = FetchAhead(self._fetch, size, device=device, dtype=dtype)
+        self._ahead = FetchAhead(size, device=device, dtype=dtype)
 
     def _memory(self, blocks: int, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
         return self._transfer.host_memory((blocks, 2, *self.block), dtype)
 
     def _load(self, layer: int, group: Group) -> Halo:
-        arrived = self._ahead.take((layer, group), self._following[layer, group])
+        arrived = self._ahead.take((layer, group), self._following[layer, group], self._fetch)
         kept = self._needed(layer, group)
         parts = arrived.split([part.numel() for part in kept])
         return Halo(*(part.view(like.shape) for part, like in zip(parts, kept, strict=True)))

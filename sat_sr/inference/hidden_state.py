@@ -46,13 +46,13 @@ class HostHiddenState:
         self._leaving: tuple[Copy, torch.Tensor] | None = None  # what was stored since the last load
         self._left: tuple[Copy, torch.Tensor] | None = None  # what was stored before it
         size = max(part.numel() for part in self._groups.values())
-        self._ahead = FetchAhead(self._fetch, size, device=device, dtype=dtype, buffers=3)
+        self._ahead = FetchAhead(size, device=device, dtype=dtype, buffers=3)
 
     def load(self, group: Group) -> torch.Tensor:
         if self._left:
             self._left[0].wait()  # the group to come is fetched into its buffer
         self._left, self._leaving = self._leaving, None
-        return self._ahead.take(group, self._following[group])
+        return self._ahead.take(group, self._following[group], self._fetch)
 
     def store(self, group: Group, hidden: torch.Tensor) -> None:
         if self._leaving:

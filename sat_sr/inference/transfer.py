@@ -114,6 +114,10 @@ class CudaTransfer(Transfer):
             stream.wait_event(after.event)
         with torch.cuda.stream(stream):
             destination.copy_(source, non_blocking=True)
+            if destination.is_cuda:
+                # Given back before it is filled, it must not become another tensor until then. Not so what goes to the
+                # host: its owner waits for it, and the host, which runs ahead, would find it taken for long after.
+                destination.record_stream(stream)
             return CudaCopy(stream.record_event(), self._device)
 
 
@@ -138,6 +142,11 @@ def make_transfer(device: torch.device) -> Transfer:
     return CudaTransfer(device) if device.type == "cuda" else Transfer()
 
 
+# Called with (key, buffer): starts to copy the thing `key` into the flat `buffer`; returns the part of the buffer that
+# it fills, and the last copy.
+Fetch = Callable[[Hashable, torch.Tensor], tuple[torch.Tensor, Copy]]
+
+
 class Arriving(NamedTuple):
     key: Hashable
     tensor: torch.Tensor
@@ -147,32 +156,24 @@ class Arriving(NamedTuple):
 class FetchAhead:
     """Brings things of the host to the device through two buffers: one in use, one arriving.
 
-    fetch    called with (key, buffer): starts to copy the thing `key` into the flat `buffer`; returns the part of the
-             buffer that it fills and the last copy
     size     elements of the largest thing
     buffers  3 when a thing is changed in its buffer and goes back from there: one more is leaving
     """
 
-    def __init__(
-        self,
-        fetch: Callable[[Hashable, torch.Tensor], tuple[torch.Tensor, Copy]],
-        size: int,
-        *,
-        device: torch.device,
-        dtype: torch.dtype,
-        buffers: int = 2,
-    ):
-        self._fetch = fetch
+    def __init__(self, size: int, *, device: torch.device, dtype: torch.dtype, buffers: int = 2):
         self._buffers = itertools.cycle([torch.empty(size, device=device, dtype=dtype) for _ in range(buffers)])
         self._arriving: Arriving | None = None
 
-    def take(self, key: Hashable, following: Hashable | None) -> torch.Tensor:
+    def take(self, key: Hashable, following: Hashable | None, fetch: Fetch) -> torch.Tensor:
         """The thing `key`, valid until the next `take`; starts to fetch `following`, the one that is wanted next.
+
+        fetch  not kept: it is a method of the owner of this object, and the two would keep each other, and the buffers,
+               until the garbage collector comes
 
         The computation on the thing taken before must have been issued: its buffer is filled again.
         """
-        taken = self._arriving if self._arriving and self._arriving.key == key else self._start(key)
-        self._arriving = None if following is None else self._start(following)
+        taken = self._arriving if self._arriving and self._arriving.key == key else self._start(key, fetch)
+        self._arriving = None if following is None else self._start(following, fetch)
         taken.copy.wait()
         return taken.tensor
 
@@ -181,5 +182,5 @@ class FetchAhead:
         if self._arriving and self._arriving.key == key:
             self._arriving = None
 
-    def _start(self, key: Hashable) -> Arriving:
-        return Arriving(key, *self._fetch(key, next(self._buffers)))
+    def _start(self, key: Hashable, fetch: Fetch) -> Arriving:
+        return Arriving(key, *fetch(key, next(self._buffers)))

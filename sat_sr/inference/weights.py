@@ -18,6 +18,9 @@ class DeviceWeights:
     def use(self, layer: int) -> None:
         """The weights of a layer are wanted now."""
 
+    def release(self) -> None:
+        """They are about to be moved to another place."""
+
 
 class HostWeights:
     """The Linears of the layers on the host, everything else on the device.
@@ -40,16 +43,21 @@ class HostWeights:
         for tensor in (*model.parameters(), *model.buffers()):
             if id(tensor) not in streamed:
                 tensor.data = tensor.data.to(device)
-        self._ahead = FetchAhead(self._fetch, size, device=device, dtype=model.dtype)
+        self._ahead = FetchAhead(size, device=device, dtype=model.dtype)
         self._in_use: int | None = None
 
     def use(self, layer: int) -> None:
         if layer == self._in_use:
             return
+        self.release()
+        self._point(layer, self._ahead.take(layer, (layer + 1) % len(self._parameters), self._fetch))
+        self._in_use = layer
+
+    def release(self) -> None:
+        """All layers point at the host: nothing but this object holds the buffers."""
         if self._in_use is not None:
             self._point(self._in_use, self._host[self._in_use])
-        self._point(layer, self._ahead.take(layer, (layer + 1) % len(self._parameters)))
-        self._in_use = layer
+            self._in_use = None
 
     def _point(self, layer: int, flat: torch.Tensor) -> None:
         for parameter, place in zip(self._parameters[layer], _split(flat, self._parameters[layer]), strict=True):

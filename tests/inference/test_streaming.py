@@ -7,6 +7,7 @@ is done as soon as it is started, or only when somebody waits for it.
 from __future__ import annotations
 
 import dataclasses
+import gc
 import mmap
 from collections import deque
 
@@ -19,6 +20,7 @@ from sat_sr.inference.denoiser import Denoiser
 from sat_sr.inference.memory import Plan, layer_parameter_count, make_plan, parameter_count, weight_bytes
 from sat_sr.inference.schedule import Schedule
 from sat_sr.inference.transfer import FetchAhead, Transfer, page_memory
+from sat_sr.model import adaln
 
 SIGMA = 1.7
 SMALL = InfDiTConfig(
@@ -177,6 +179,52 @@ def test_weights_that_are_streamed_never_fill_the_device(make_model, make_inputs
     assert peaks[6, "all"] - peaks[3, "all"] == peaks[6, "state"] - peaks[3, "state"] == modulations
 
 
+@pytest.mark.parametrize("order", ["layer", "block"])
+def test_what_ran_out_is_given_back_at_once(make_model, make_inputs, live_bytes, monkeypatch, order):
+    """In the middle of a call with everything streamed: before the smaller plan takes anything, nothing is left on the
+    device but what was there before the call, and no garbage collector was needed for that."""
+
+    class CountedTransfer(EarlyTransfer):
+        def host_memory(self, shape, dtype):
+            memory = super().host_memory(shape, dtype)
+            live.forget(memory.untyped_storage())
+            return memory
+
+    held, pieces, step_down, compute = [], 5, Denoiser._step_down, adaln.mlp
+
+    def watched(self, reason):
+        step_down(self, reason)
+        held.append(live.now)
+
+    def runs_out(*arguments):
+        nonlocal pieces
+        pieces -= 1
+        if pieces == 0:
+            held.append(live.now)
+            raise torch.OutOfMemoryError("out of memory")
+        return compute(*arguments)
+
+    monkeypatch.setattr(denoiser_module, "make_transfer", lambda device: CountedTransfer())
+    monkeypatch.setattr(Denoiser, "_step_down", watched)
+    monkeypatch.setattr(adaln, "mlp", runs_out)
+    model = make_model(SMALL)
+    x, *conditions = make_inputs(SMALL, (3, 3))
+    large, small = plan_of((3, 3), (2, 2), order, "all"), plan_of((3, 3), (1, 1), order, "all")
+    model.rotary(range(3), range(3))  # its table is kept from call to call
+    gc.disable()
+    try:
+        with live_bytes() as live:
+            denoiser = Denoiser(model, dataclasses.replace(large, fallbacks=(small,)), *conditions)
+            before = live.now
+            denoiser(x, SIGMA)
+    finally:
+        gc.enable()
+    assert denoiser.plan == small
+    failed, given_back = held
+    assert failed > before + 2 * 4 * layer_parameter_count(SMALL)
+    assert given_back == before
+
+
 def test_memory_that_is_locked_shares_its_pages_with_nothing():
     pieces = [page_memory(shape, torch.bfloat16) for shape in ((3, 5), (1,), (2, 3000))]
     pages = [range(p.data_ptr() // mmap.PAGESIZE, (p.data_ptr() + p.nbytes - 1) // mmap.PAGESIZE + 1) for p in pieces]
@@ -204,17 +252,17 @@ def test_fetch_ahead_never_fills_the_buffer_in_use():
         place = buffer[: len(host[key])]
         return place, transfer.copy(place, host[key])
 
-    ahead = FetchAhead(fetch, 7, device=torch.device("cpu"), dtype=torch.float32)
+    ahead = FetchAhead(7, device=torch.device("cpu"), dtype=torch.float32)
     for key, following in [(0, 1), (1, 2), (2, 3), (5, 6), (6, None), (0, None)]:
-        taken = ahead.take(key, following)
+        taken = ahead.take(key, following, fetch)
         assert taken.tolist() == [float(key)] * (key + 1)
         assert all(pointer != taken.data_ptr() for k, pointer in filled[-1:] if k == following)
     assert [key for key, _ in filled] == [0, 1, 2, 3, 5, 6, 0]
 
-    ahead.take(1, 2)
+    ahead.take(1, 2, fetch)
     host[2] += 10
     ahead.forget(2)
-    assert ahead.take(2, None).tolist() == [12.0] * 3
+    assert ahead.take(2, None, fetch).tolist() == [12.0] * 3
 
 
 def test_offload_is_chosen_as_memory_gets_short():
