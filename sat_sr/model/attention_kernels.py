@@ -28,6 +28,7 @@ import torch
 import torch.nn.functional as F
 
 from sat_sr.model.block_attention import RELATIONS, Border, Extended, neighbour, relation_bias
+from sat_sr.model.stock import attend, attend_with_lse, before_ampere
 
 # Dimensions that carry the bias in `sdpa`: one would do, so many leave the head as aligned as it was.
 MARK = 8
@@ -80,24 +81,12 @@ def _strip(q: torch.Tensor, extended: Extended, relation_embed: torch.Tensor) ->
         k = k.add_(relation_embed.transpose(0, 1)[:, :, None])
     k, v = k.flatten(-3, -2), v.flatten(-3, -2)
     # 4-D: stock attention takes much slower paths for more dimensions.
-    out = F.scaled_dot_product_attention(*(x.flatten(0, 2) for x in (q, k, v)), scale=d**-0.5)
+    out = attend(*(x.flatten(0, 2) for x in (q, k, v)), scale=d**-0.5)
     return out[..., :d].unflatten(0, blocks[:3])
 
 
-def stock_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """PyTorch's own fused attention with its log-sum-exp. (N, h, L, d) each -> out, lse (N, h, L) float32."""
-    aten = torch.ops.aten
-    if q.device.type == "cpu":
-        out, lse = aten._scaled_dot_product_flash_attention_for_cpu(q, k, v)
-    elif q.dtype in (torch.bfloat16, torch.float16):
-        out, lse, *_ = aten._scaled_dot_product_flash_attention(q, k, v)
-    else:
-        out, lse, *_ = aten._scaled_dot_product_efficient_attention(q, k, v, None, True)
-    return out, lse[..., : q.shape[-2]].float()
-
-
 def flash_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The flash-attn package's attention, shapes as in `stock_attention`."""
+    """The flash-attn package's attention, shapes as in `attend_with_lse`."""
     from flash_attn import flash_attn_func
 
     out, lse, _ = flash_attn_func(*(x.transpose(1, 2) for x in (q, k, v)), return_attn_probs=True)
@@ -105,13 +94,13 @@ def flash_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> tuple[
 
 
 def cudnn_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """cuDNN's attention, shapes as in `stock_attention`."""
+    """cuDNN's attention, shapes as in `attend_with_lse`."""
     out, lse, *_ = torch.ops.aten._scaled_dot_product_cudnn_attention(q, k, v, None, True)
     return out, lse.float().reshape(q.shape[:-1])
 
 
 def merge(
-    q: torch.Tensor, extended: Extended, relation_embed: torch.Tensor, attention: Attention = stock_attention
+    q: torch.Tensor, extended: Extended, relation_embed: torch.Tensor, attention: Attention = attend_with_lse
 ) -> torch.Tensor:
     """out = Σ_u w_u o_u over the distinct neighbours u, w = softmax_u(lse_u + log Σ_r exp(q·e_r/sqrt(d))).
 
@@ -216,7 +205,7 @@ def _neighbour_mask(group: tuple[int, int], tokens: int, border: Border, device:
     """
     from torch.nn.attention.flex_attention import BlockMask
 
-    (i, j), tile = group, math.gcd(tokens, 128)
+    (i, j), tile = group, math.gcd(tokens, FLEX_TILE)
 
     def is_neighbour(b, head, q_index, k_index):
         # Nothing about the border in here, or each would be compiled by itself: there the bias is minus infinity.
@@ -238,16 +227,27 @@ def _flex_attention(device: str):
     from torch.nn.attention.flex_attention import flex_attention
 
     # Uncompiled it is correct but makes the whole score matrix: for tests alone.
-    return torch.compile(flex_attention, dynamic=False) if device == "cuda" else flex_attention
+    if device != "cuda":
+        return flex_attention
+    import torch._dynamo
+
+    # Each shape of group is compiled, and a canvas has up to four. Beyond PyTorch's limit of eight compiled shapes it
+    # would run uncompiled, in tens of gigabytes, and not say so: `fullgraph` makes that an error.
+    compiled = torch.compile(flex_attention, dynamic=False, fullgraph=True)
+    return torch._dynamo.config.patch(recompile_limit=FLEX_SHAPES)(compiled)
 
 
-# Tokens of a block from which a CPU loses nothing by attending to neighbours one by one, and saves the copies.
+# Tokens of a tile of FlexAttention's mask: whichever tile its CUDA kernels take for a dtype and GPU divides that.
+FLEX_TILE = 128
+FLEX_SHAPES = 64
+
+# Tokens of a block from which nothing is lost by attending to neighbours one by one, and the copies are saved.
 LARGE_BLOCK = 1024
 
 KERNELS = {"sdpa": sdpa, "merge": merge, "flash": flash, "flex": flex, "cudnn": cudnn}
 
 
-def missing(name: str, device: torch.device, dtype: torch.dtype, head_dim: int) -> str | None:
+def missing(name: str, device: torch.device, dtype: torch.dtype, head_dim: int, tokens: int) -> str | None:
     """What a kernel lacks to run here; None when it runs."""
     half = dtype in (torch.bfloat16, torch.float16)
     if name == "merge":
@@ -257,10 +257,14 @@ def missing(name: str, device: torch.device, dtype: torch.dtype, head_dim: int) 
             return f"a head dim that is a multiple of {8 if half else 4}, the model's is {head_dim}"
     if name in ("flash", "flex", "cudnn") and device.type != "cuda":
         return f"a CUDA device, this is {device.type}"
+    if name == "flex" and tokens % FLEX_TILE:
+        return f"blocks of a multiple of {FLEX_TILE} tokens, the model's have {tokens}"
     if name == "flash" and importlib.util.find_spec("flash_attn") is None:
         return "the package flash-attn, which is not installed"
     if name == "cudnn" and not torch.backends.cudnn.is_available():
         return "cuDNN, which this PyTorch is built without"
+    if before_ampere(device) and (name in ("flash", "cudnn") or (name == "merge" and dtype == torch.bfloat16)):
+        return f"a GPU of compute capability 8.0 for {dtype}, or --dtype float32"
     if name in ("flash", "cudnn") and (not half or head_dim % 8):
         return f"bfloat16 or float16 and a head dim that is a multiple of 8, this is {dtype} and {head_dim}"
     return None
@@ -275,16 +279,15 @@ def choose_kernel(
     """
     if name != "auto" and name not in KERNELS:
         raise ValueError(f"unknown attention kernel {name!r}: choose one of auto, {', '.join(KERNELS)}")
-    available = [kernel for kernel in KERNELS if missing(kernel, device, dtype, head_dim) is None]
+    needs = {kernel: missing(kernel, device, dtype, head_dim, tokens_per_block) for kernel in KERNELS}
+    available = [kernel for kernel, need in needs.items() if need is None]
     if name == "auto":
         # docs/log.md has the measurements behind this order.
-        if device.type == "cpu" and tokens_per_block < LARGE_BLOCK:
+        if tokens_per_block < LARGE_BLOCK:
             return "sdpa", f"blocks of {tokens_per_block} tokens are too small to attend to one by one"
         if "merge" in available:
             return "merge", "nothing is copied four times"
-        return "sdpa", f"the reference: merge needs {missing('merge', device, dtype, head_dim)}"
+        return "sdpa", f"the reference: merge needs {needs['merge']}"
     if name not in available:
-        raise ValueError(
-            f"kernel {name!r} needs {missing(name, device, dtype, head_dim)}; available here: {', '.join(available)}"
-        )
+        raise ValueError(f"kernel {name!r} needs {needs[name]}; available here: {', '.join(available)}")
     return name, "asked for"

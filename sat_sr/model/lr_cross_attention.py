@@ -13,6 +13,7 @@ from einops import rearrange
 
 from sat_sr.config import LR_PATCH
 from sat_sr.model.linear import linear
+from sat_sr.model.stock import attend
 
 
 def group_lr(lr: torch.Tensor, rows: range, cols: range, grid: tuple[int, int]) -> torch.Tensor:
@@ -67,7 +68,7 @@ def attend_windows(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, k_position
     attended = []
     for row in range(rows):
         near = slice(row * side, (row + 3) * side)
-        out = F.scaled_dot_product_attention(
+        out = attend(
             q[:, row].flatten(0, 1),
             (block_windows(k[:, near], side) + k_position).flatten(0, 1),
             block_windows(v[:, near], side).flatten(0, 1),

@@ -75,8 +75,9 @@ def test_predicted_peak_of_the_official_model_on_a_gpu(live_bytes, monkeypatch, 
     """Official layers in bfloat16, as planned for CUDA, by tensors that have sizes and no memory. Three of 28 layers:
     the others add to weights and frontier what these do, and time."""
     from sat_sr.inference import denoiser as denoiser_module
-    from sat_sr.model.attention_kernels import stock_attention
+    from sat_sr.model import lr_cross_attention
     from sat_sr.model.inf_dit import InfDiT
+    from sat_sr.model.stock import attend_with_lse
 
     config, bfloat16 = dataclasses.replace(PRESETS["official"], num_layers=3), torch.bfloat16
     size = tuple(side * config.image_block_size for side in grid)
@@ -91,7 +92,7 @@ def test_predicted_peak_of_the_official_model_on_a_gpu(live_bytes, monkeypatch, 
     monkeypatch.setattr(denoiser_module, "make_transfer", lambda device: MetaTransfer(live))
     monkeypatch.setattr(denoiser_module, "bool", lambda finite: True, raising=False)  # nothing is there to be looked at
     # Which kernel PyTorch takes depends on the device: here it would be one that makes all scores.
-    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", lambda *qkv: stock_attention(*qkv)[0])
+    monkeypatch.setattr(lr_cross_attention, "attend", lambda *qkv: attend_with_lse(*qkv)[0])
     with live:
         denoised = denoiser(x, 1.0)
     weights = weight_bytes(config, bfloat16.itemsize, offload)

@@ -8,9 +8,10 @@ import types
 import pytest
 import torch
 
-from sat_sr.model import attention_kernels
+from sat_sr.model import attention_kernels, stock
 from sat_sr.model.attention_kernels import KERNELS, choose_kernel
 from sat_sr.model.block_attention import Border, Extended, clamped_halo
+from sat_sr.model.stock import attend_with_lse
 
 B, I, J, H, L, D = 2, 2, 3, 2, 16, 8  # noqa: E741
 NEIGHBOURS = [(0, 0), (-1, -1), (0, -1), (-1, 0)]  # self, top-left, left, top: the order of the checkpoints
@@ -102,7 +103,7 @@ def test_no_block_computes_a_neighbour_twice(place):
 
     def counting(q, k, v):
         pairs.extend((q_block.data_ptr(), float(k_block.sum())) for q_block, k_block in zip(q, k, strict=True))
-        return attention_kernels.stock_attention(q, k, v)
+        return attend_with_lse(q, k, v)
 
     *tensors, relation_embed = (x.float() for x in picture(ORIGINS[place]))
     q, k, v = (x[:1] for x in tensors)
@@ -137,7 +138,9 @@ def test_the_mask_of_flex_has_no_neighbour_twice(place):
 def test_kernels_that_cannot_run_name_what_is_missing():
     cpu = torch.device("cpu")
     assert choose_kernel("auto", cpu, torch.float32, 80)[0] == "merge"
-    assert choose_kernel("auto", cpu, torch.float32, 32, tokens_per_block=64)[0] == "sdpa"
+    for device in ("cpu", "cuda"):
+        small = choose_kernel("auto", torch.device(device), torch.float32, 32, tokens_per_block=64)
+        assert small == ("sdpa", "blocks of 64 tokens are too small to attend to one by one")
     assert choose_kernel("auto", torch.device("mps"), torch.float32, 80)[0] == "sdpa"
     with pytest.raises(ValueError, match=r"'flex' needs a CUDA device.*available here: sdpa, merge"):
         choose_kernel("flex", cpu, torch.float32, 80)
@@ -161,3 +164,33 @@ def test_what_a_kernel_needs(monkeypatch, name, device, dtype, head_dim, lacks):
     with pytest.raises(ValueError, match=f"kernel '{name}' needs {lacks}"):
         choose_kernel(name, torch.device(device), dtype, head_dim)
     assert choose_kernel("auto", torch.device(device), dtype, head_dim)[0] in ("merge", "sdpa")
+
+
+def test_flex_needs_blocks_of_whole_tiles():
+    cuda = torch.device("cuda")
+    assert choose_kernel("flex", cuda, torch.bfloat16, 80, tokens_per_block=256)[0] == "flex"
+    with pytest.raises(ValueError, match="'flex' needs blocks of a multiple of 128 tokens, the model's have 64"):
+        choose_kernel("flex", cuda, torch.bfloat16, 32, tokens_per_block=64)
+
+
+def test_gpus_before_ampere_have_no_flash_attention_and_no_bfloat16(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    monkeypatch.setattr(torch.backends.cudnn, "is_available", lambda: True)
+    cuda = torch.device("cuda")
+    assert choose_kernel("auto", cuda, torch.float16, 80)[0] == "merge"
+    assert choose_kernel("auto", cuda, torch.bfloat16, 80)[0] == "sdpa"
+    for kernel, dtype in (("merge", torch.bfloat16), ("cudnn", torch.float16)):
+        with pytest.raises(ValueError, match=f"{kernel}.* needs a GPU of compute capability 8.0 for {dtype}"):
+            choose_kernel(kernel, cuda, dtype, 80)
+
+
+@pytest.mark.parametrize(("old", "expected"), [(True, "efficient"), (False, "flash")])
+def test_the_stock_kernel_that_a_gpu_has(monkeypatch, called_operators, old, expected):
+    """By the name of what is called, with tensors that have no memory."""
+    monkeypatch.setattr(stock, "before_ampere", lambda device: old)
+    q = torch.empty(2, 3, 64, 16, dtype=torch.float16, device="meta")
+    with called_operators:
+        out, lse = stock.attend_with_lse(q, q, q)
+    assert out.shape == q.shape and lse.shape == q.shape[:-1] and lse.dtype == torch.float32
+    assert f"aten._scaled_dot_product_{expected}_attention.default" in called_operators.names
