@@ -111,13 +111,13 @@ def measure(args: argparse.Namespace) -> Iterator[dict]:
     import torch
 
     from sat_sr.inference.byte_sizes import parse_bytes
-    from sat_sr.inference.devices import resolve_device
+    from sat_sr.inference.devices import default_dtype, resolve_device
     from sat_sr.inference.memory import parameter_count
 
     if args.threads:
         torch.set_num_threads(args.threads)
     device = resolve_device(args.device)
-    dtype = getattr(torch, args.dtype or ("bfloat16" if device.type == "cuda" else "float32"))
+    dtype = getattr(torch, args.dtype) if args.dtype else default_dtype(device)
     budget = parse_bytes(args.memory) if args.memory else None
 
     from sat_sr.model.inf_dit import InfDiT  # SAT takes seconds: not before what is asked for is known to be possible

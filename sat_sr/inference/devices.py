@@ -1,8 +1,10 @@
-"""The device that a name stands for."""
+"""The device that a name stands for, and the type in which a network computes there."""
 
 from __future__ import annotations
 
 import torch
+
+from sat_sr.model.stock import before_ampere
 
 
 def resolve_device(name: str) -> torch.device:
@@ -21,4 +23,13 @@ def resolve_device(name: str) -> torch.device:
     available = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}.get(device.type)
     if available and not available():
         raise ValueError(f"device {name!r} is not available on this machine: use --device auto or cpu")
+    if device.type == "cuda" and (device.index or 0) >= (count := torch.cuda.device_count()):
+        last = "cuda:0" if count == 1 else f"cuda:0 to cuda:{count - 1}"
+        raise ValueError(f"device {name!r} is not available on this machine: it has {last}")
     return device
+
+
+def default_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 on CUDA, else float32: CPUs compute bfloat16 slower, and CUDA devices before Ampere not at all. float16
+    would be fast on these, but weights that were trained in bfloat16 may leave its range."""
+    return torch.bfloat16 if device.type == "cuda" and not before_ampere(device) else torch.float32

@@ -22,7 +22,7 @@ from sat_sr.inference.backprojection import Backprojection
 from sat_sr.inference.canvas import Canvas
 from sat_sr.inference.color_fix import fix_colors
 from sat_sr.inference.detail import Detail
-from sat_sr.inference.devices import resolve_device
+from sat_sr.inference.devices import default_dtype, resolve_device
 from sat_sr.inference.job import Job, make_job
 from sat_sr.inference.memory import USABLE, canvas_bytes, free_bytes, parameter_count
 from sat_sr.inference.noise import position_noise
@@ -78,13 +78,13 @@ class Upscaler:
         They come to the device with the first picture, and only if its plan wants them there: to load them onto it and
         then stream them from the host would take more of it than the plan says.
 
-        dtype  of the network; None: bfloat16 on CUDA, float32 elsewhere (CPUs compute bfloat16 slower)
+        dtype  of the network; None: `default_dtype`, bfloat16 on CUDA and float32 elsewhere
 
         Raises FileNotFoundError or ValueError that says what is wrong with the file.
         """
         checkpoint = source if isinstance(source, Checkpoint) else load(source)
         place = resolve_device(device)
-        dtype = dtype or (torch.bfloat16 if place.type == "cuda" else torch.float32)
+        dtype = dtype or default_dtype(place)
         return cls(
             load_model(checkpoint, device="cpu", dtype=dtype),
             device=place,

@@ -21,7 +21,7 @@ from sat_sr.checkpoint import DEFAULT_CLIP, checkpoint_hash, load
 from sat_sr.diffusion.resize import resize
 from sat_sr.inference.byte_sizes import format_bytes
 from sat_sr.inference.canvas import Canvas
-from sat_sr.inference.devices import resolve_device
+from sat_sr.inference.devices import default_dtype, resolve_device
 from sat_sr.inference.find_network import CannotRun
 from sat_sr.inference.image_io import Picture, PictureError, check_output, resize_alpha, write_picture
 from sat_sr.inference.inputs import Entry
@@ -61,8 +61,7 @@ class Worker:
             raise ValueError(f"device {args.device!r} is not used: use --device auto, cpu, cuda or mps")
         if self.device == torch.device("cuda"):
             self.device = torch.device("cuda", local_rank % torch.cuda.device_count())
-        by_device = torch.bfloat16 if self.device.type == "cuda" else torch.float32
-        self.dtype = by_device if args.dtype == "auto" else getattr(torch, args.dtype)
+        self.dtype = default_dtype(self.device) if args.dtype == "auto" else getattr(torch, args.dtype)
         self.processes = 1 if self.device.type == "cuda" else local_ranks
         self.kernel, self.kernel_reason = choose_kernel(
             args.kernel, self.device, self.dtype, self.config.head_dim, self.config.tokens_per_block

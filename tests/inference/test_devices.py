@@ -8,7 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from sat_sr.config import InfDiTConfig
-from sat_sr.inference.devices import resolve_device
+from sat_sr.inference.devices import default_dtype, resolve_device
 from sat_sr.inference.job import make_job
 from sat_sr.inference.settings import SamplingSettings
 from sat_sr.inference.upscaler import Upscaler
@@ -21,6 +21,22 @@ def test_auto_is_cuda_else_mps_else_the_cpu(monkeypatch, cuda, mps, expected):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
     assert resolve_device("auto") == torch.device(expected)
+
+
+def test_a_device_beyond_the_last_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert resolve_device("cuda:1") == torch.device("cuda:1") and resolve_device("cuda") == torch.device("cuda")
+    with pytest.raises(ValueError, match=r"device 'cuda:2' is not available on this machine: it has cuda:0 to cuda:1$"):
+        resolve_device("cuda:2")
+
+
+@pytest.mark.parametrize(("capability", "expected"), [((7, 5), torch.float32), ((8, 0), torch.bfloat16)])
+def test_a_gpu_without_bfloat16_computes_in_float32(monkeypatch, capability, expected):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert default_dtype(torch.device("cuda")) == expected
+    assert default_dtype(torch.device("cpu")) == torch.float32
 
 
 @pytest.mark.parametrize("mode", ["auto", "full", "ar2", "ar"])
