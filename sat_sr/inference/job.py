@@ -49,6 +49,8 @@ def make_job(
 ) -> Job:
     """Decide how a picture of source (height, width) is computed, or this rank's part of it. Needs no weights.
 
+    ranks  that share the picture: all must be given the same `memory`, and plan the same
+
     Raises ValueError for settings that cannot be, MemoryError when nothing fits `memory` bytes.
     """
     settings, device = settings or SamplingSettings(), torch.device(device)
@@ -68,5 +70,6 @@ def make_job(
         kernel=choose_kernel(kernel, device, dtype, config.head_dim, config.tokens_per_block)[0],
         sampler=settings.sampler,
         part=ranks.part(grid) if ranks else None,
+        deciding=max(ranks.parts(grid), key=len) if ranks else None,
     )
     return Job(canvas, plan, settings, settings.network_calls * batch * flops(config, grid))

@@ -198,6 +198,7 @@ def make_plan(
     kernel: str = "merge",
     sampler: str = "heun",
     part: range | None = None,
+    deciding: range | None = None,
 ) -> Plan:
     """Choose the schedule of a canvas: the fastest that fits.
 
@@ -208,6 +209,8 @@ def make_plan(
     budget       bytes of device memory that may be used, weights included; None: no limit
     device       "cpu", "cuda", "cuda:1", "mps"
     part         block rows or columns computed by this process, see `Schedule`
+    deciding     the largest part of all processes that share the canvas: what is chosen for it all of them do, as lines
+                 of keys and values on the host cannot be handed to a device. There are no fallbacks then
 
     Raises ValueError for an unknown mode or offload, a block_batch below 1, or an offload from a device without memory
     of its own; MemoryError when nothing fits the budget.
@@ -224,8 +227,8 @@ def make_plan(
     grid = (canvas[0] // config.image_block_size, canvas[1] // config.image_block_size)
     itemsize = dtype.itemsize
 
-    def plan(order: Order, side: int, offload: str) -> Plan:
-        schedule = Schedule(grid, (side, side), order, part)
+    def plan(order: Order, group: tuple[int, int], offload: str, part: range | None) -> Plan:
+        schedule = Schedule(grid, group, order, part)
         kept, kept_on_host = kept_bytes(config, schedule, batch, itemsize, offload)
         weights = weight_bytes(config, itemsize, offload)
         on_device = weights + kept + group_bytes(config, schedule, batch, itemsize, kernel)
@@ -245,10 +248,11 @@ def make_plan(
     orders: tuple[Order, ...] = {"auto": ("layer", "block"), "full": ("layer",)}.get(mode, ("block",))
     largest = block_batch if mode == "ar2" else busy_side(config, batch, "cpu" if mode == "ar" else device)
     offloads = ("none",) if not own_memory else OFFLOADS if offload == "auto" else (offload,)
-    sides = range(1, largest + 1)
-    plans = sorted((plan(o, side, place) for o in orders for side in sides for place in offloads), key=cost)
+    groups = [(side, side) for side in range(1, largest + 1)]
+    decides = deciding or part
+    plans = sorted((plan(o, group, place, decides) for o in orders for group in groups for place in offloads), key=cost)
     # `ar2` asks for its group: smaller ones are for emergencies only.
-    wanted = Schedule(grid, (largest, largest), "block", part)
+    wanted = Schedule(grid, (largest, largest), "block", decides)
     candidates = [p for p in plans if p.schedule == wanted] if mode == "ar2" else plans
     fitting = [p for p in candidates if budget is None or p.device_bytes <= budget]
     if not fitting:
@@ -259,6 +263,8 @@ def make_plan(
             f"{format_bytes(budget)} may be used: {way_out}"
         )
     chosen, fallbacks = fitting[0], []
+    if deciding:
+        return plan(chosen.schedule.order, chosen.schedule.group, chosen.offload, part)
     for smaller in plans:
         if smaller.device_bytes < (fallbacks[-1] if fallbacks else chosen).device_bytes:
             fallbacks.append(smaller)

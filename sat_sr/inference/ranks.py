@@ -48,8 +48,9 @@ def join(settings: Mapping[str, object], device: torch.device | str, rank: int, 
 
     Must come before a network is built: SAT opens a process group of its own when there is none.
 
-    Raises ValueError on rank 0 when the settings of the ranks differ; the others leave with SystemExit, so that it is
-    said once. ValueError without a meeting place, ConnectionError when a rank does not come.
+    Raises ValueError on rank 0 when the settings of the ranks differ or two of them have the same GPU; the others leave
+    with SystemExit, so that it is said once. ValueError without a meeting place, ConnectionError when a rank does not
+    come.
     """
     if world == 1:
         return Ranks(0, 1)
@@ -62,28 +63,45 @@ def join(settings: Mapping[str, object], device: torch.device | str, rank: int, 
     try:
         dist.init_process_group(backend, rank=rank, world_size=world, timeout=EXCHANGE)
         meeting = dist.new_group(backend="gloo", timeout=MEETING)
-        mine = json.dumps(settings, sort_keys=True, default=str)
-        everyone: list[str] = [""] * world
+        mine = json.dumps(settings, sort_keys=True, default=str), _gpu(device)
+        everyone: list[tuple[str, str | None]] = [mine] * world
         dist.all_gather_object(everyone, mine, group=meeting)
     except RuntimeError as error:  # torch.distributed's own errors are RuntimeErrors, too
         raise ConnectionError(
             f"rank {rank} of {world} waited {MEETING} for the others, or lost them: see what they say"
         ) from error
-    if difference := _difference(everyone):
+    settings_of, gpus = zip(*everyone, strict=True)
+    if wrong := _difference(settings_of) or _shared_gpu(gpus):
         dist.destroy_process_group()
         if rank:
             raise SystemExit(1)
-        raise ValueError(f"{difference}: start all ranks with the same arguments")
+        raise ValueError(wrong)
     return Ranks(rank, world)
 
 
-def _difference(everyone: list[str]) -> str | None:
+def _difference(everyone: Sequence[str]) -> str | None:
     """What the first rank that differs from rank 0 has otherwise."""
     first, *others = map(json.loads, everyone)
     for rank, other in enumerate(others, 1):
         for name in sorted(first.keys() | other.keys()):
             if first.get(name) != other.get(name):
-                return f"rank 0 has {name}={first.get(name)!r}, rank {rank} has {other.get(name)!r}"
+                return (
+                    f"rank 0 has {name}={first.get(name)!r}, rank {rank} has {other.get(name)!r}: start all ranks with "
+                    "the same arguments"
+                )
+    return None
+
+
+def _gpu(device: torch.device) -> str | None:
+    """What tells a GPU from all others. Its number does not: a launcher may show each process its own as number 0."""
+    return str(torch.cuda.get_device_properties(device).uuid) if device.type == "cuda" else None
+
+
+def _shared_gpu(gpus: Sequence[str | None]) -> str | None:
+    """Which ranks have the same GPU: NCCL refuses that, and each would plan with all of its memory."""
+    for rank, gpu in enumerate(gpus):
+        if gpu and (first := gpus.index(gpu)) < rank:
+            return f"rank {first} and rank {rank} have the same GPU: start one rank for each, or use --device cpu"
     return None
 
 
@@ -109,13 +127,14 @@ class Ranks:
 
         Raises ValueError when there are more ranks than block rows.
         """
-        return self._parts(grid)[self.rank]
+        return self.parts(grid)[self.rank]
 
     def shared(self, places: Sequence[int]) -> int:
         """Pixels that this rank's part of a picture has in common with the one before, for a Denoiser with `places`."""
         return max(places) if self.rank else 0
 
-    def _parts(self, grid: tuple[int, int]) -> list[range]:
+    def parts(self, grid: tuple[int, int]) -> list[range]:
+        """Those of all ranks."""
         side = max(grid)
         if side < self.world:
             raise ValueError(
@@ -136,7 +155,7 @@ class Ranks:
         """
         if self.world == 1:
             return part
-        axis, parts = (3 if schedule.by_columns else 2), self._parts(schedule.grid)
+        axis, parts = (3 if schedule.by_columns else 2), self.parts(schedule.grid)
         canvas = None
         if self.rank:
             with _connected(0):
@@ -163,6 +182,14 @@ class Ranks:
             with _connected():
                 dist.all_reduce(share)
         return share
+
+    def least(self, number: int) -> int:
+        """The least of the ranks' numbers; each below 2**63."""
+        numbers = torch.tensor([number])
+        if self.world > 1:
+            with _connected():
+                dist.all_reduce(numbers, dist.ReduceOp.MIN)
+        return int(numbers)
 
     def agree(self, number: int) -> int:
         """The number that rank 0 has; 0 <= number < 2**63."""

@@ -111,8 +111,15 @@ class Run:
     def _join(self, worker: Worker, entries: list[Entry]) -> None:
         """Compute every picture together with the other ranks; the first one speaks and writes for all."""
         from sat_sr.inference.ranks import join
+        from sat_sr.inference.work import dtype_name
 
-        settings = {**vars(self.args), "weights": worker.checkpoint_hash, "pictures": [entry.name for entry in entries]}
+        settings = {
+            **vars(self.args),
+            "device": worker.device.type,
+            "dtype": dtype_name(worker.dtype),
+            "weights": worker.checkpoint_hash,
+            "pictures": [entry.name for entry in entries],
+        }
         try:
             worker.ranks = join(settings, worker.device, self.rank.number, self.rank.count)
         except (ValueError, OSError) as error:

@@ -164,6 +164,8 @@ class Upscaler:
         choices = {**defaults, **choices}
         if choices["memory"] is None:
             choices["memory"] = self._usable(source, choices)
+            if ranks := choices.get("ranks"):
+                choices["memory"] = ranks.least(choices["memory"])
         return make_job(self.model.config, tuple(source), **choices)
 
     def _usable(self, source: tuple[int, int], choices: Mapping) -> int:

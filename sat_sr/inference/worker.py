@@ -153,16 +153,20 @@ class Worker:
         return Canvas.of(size, block, target=size, margin=self.settings.margin(block)).size
 
     def _job(self, source: Size, target: Size) -> Job:
-        # Canvases live on the host; where that is the device, they leave the network less.
-        usable = self.args.memory or self._free()
+        usable, available = self.args.memory or self._free(), free_bytes(torch.device("cpu"))
+        if self.ranks:  # they plan the same, or refuse the same: one that plans otherwise would be waited for
+            usable, available = self.ranks.least(usable), self.ranks.least(available)
         canvas = self._canvas(target)
-        sharers, share, first = self._sharers(canvas), 1.0, True
-        if sharers:
-            grid = tuple(side // self.config.image_block_size for side in reversed(canvas))
-            share, first = len(sharers.part(grid)) / max(grid), sharers.rank == 0
-        canvases = canvas_bytes(canvas, 1, self.settings.sampler, share, gathers=first)
+        grid = tuple(side // self.config.image_block_size for side in reversed(canvas))
+        sharers = self._sharers(canvas)
+        parts = sharers.parts(grid) if sharers else [range(max(grid))]
+        # Canvases live on the host; where that is the device, they leave the network less.
+        canvases = max(
+            canvas_bytes(canvas, 1, self.settings.sampler, len(part) / max(grid), gathers=part.start == 0)
+            for part in parts
+        )
         if self.device.type == "cuda":
-            if canvases > (available := free_bytes(torch.device("cpu"))):
+            if canvases > available:
                 raise MemoryError(
                     f"{by(target)} needs about {format_bytes(canvases)} of the host's memory for pictures, "
                     f"{format_bytes(available)} are free: ask for a smaller size, or upscale parts"

@@ -2,6 +2,7 @@
 
 rank_program.py pictures FOLDER PORT...    pictures of 1, 2 and 3 ranks; then the command line with 1 and 2 ranks
 rank_program.py different PORT             three ranks, one of them with other settings
+rank_program.py same_gpu PORT              three ranks, two of them with the same GPU
 """
 
 from __future__ import annotations
@@ -97,9 +98,22 @@ def pictures(rank: int, world: int, path: str) -> None:
 
 
 def command_line(rank: int, world: int, folder: str) -> int:
-    """One picture of 5 x 3 blocks, in two passes."""
+    """One picture of 5 x 3 blocks, in two passes. The first rank has all memory free, the others little; each tells how
+    it plans."""
     import generate_sr_big
+    from sat_sr.inference import worker
 
+    plan = worker.Worker.plan
+
+    def tell(self, source):
+        work = plan(self, source)
+        chosen = [f"{job.plan.schedule}, {job.plan.offload}" for job in work.jobs]
+        print(f"rank {rank} of {world} plans {chosen}", flush=True)
+        return work
+
+    worker.Worker.plan = tell
+    if rank:
+        worker.free_bytes = lambda device: 318 << 10
     picture = [f"{folder}/small.png", "--infer-sr-scale", "6", "-o", f"{folder}/{world}.png"]
     settings = ["--seed", "7", "--sampler", "euler", "--num-steps", "2", "--device", "cpu"]
     return generate_sr_big.main([*picture, *settings, "--network", f"{folder}/1.safetensors"])
@@ -108,8 +122,19 @@ def command_line(rank: int, world: int, folder: str) -> int:
 def different(rank: int, world: int) -> int:
     from sat_sr.inference.ranks import join
 
+    return said_by(lambda: join({"seed": 7 if rank < 2 else 8, "scale": 4.0}, "cpu", rank, world))
+
+
+def same_gpu(rank: int, world: int) -> int:
+    from sat_sr.inference import ranks
+
+    ranks._gpu = lambda device: ["GPU-a", "GPU-b", "GPU-b"][rank]
+    return said_by(lambda: ranks.join({"seed": 7}, "cpu", rank, world))
+
+
+def said_by(join: Callable) -> int:
     try:
-        join({"seed": 7 if rank < 2 else 8, "scale": 4.0}, "cpu", rank, world)
+        join()
     except ValueError as error:
         print(f"error: {error}")
         return 2
@@ -120,8 +145,8 @@ if __name__ == "__main__":
     import torch.distributed  # noqa: F401
 
     what, *rest = sys.argv[1:]
-    if what == "different":
-        print(fork(3, rest[0], different))
+    if what in ("different", "same_gpu"):
+        print(fork(3, rest[0], {"different": different, "same_gpu": same_gpu}[what]))
     else:
         import sat_sr.model.inf_dit  # noqa: F401
 

@@ -188,6 +188,26 @@ def test_the_largest_groups_that_fit_are_taken(size):
         assert math.prod(auto.schedule.group) >= math.prod(fixed.schedule.group)
 
 
+@pytest.mark.parametrize("mode", ["auto", "full", "ar"])
+def test_all_parts_of_a_canvas_are_planned_alike(mode):
+    """In less and less memory, three ranks with 5, 5 and 6 of 16 block rows: plans fit and keep lines alike."""
+    config, cuda = PRESETS["official"], {"device": "cuda", "dtype": torch.bfloat16}
+    parts, size = [range(0, 5), range(5, 10), range(10, 16)], (2048, 2048)
+    largest = make_plan(config, size, mode=mode, offload="none", part=parts[2], **cuda).device_bytes
+    seen = set()
+    for percent in range(100, 35, -2):
+        budget = largest * percent // 100
+        plans = [
+            make_plan(config, size, mode=mode, budget=budget, part=part, deciding=parts[2], **cuda) for part in parts
+        ]
+        assert [plan.schedule.part for plan in plans] == parts
+        assert max(plan.device_bytes for plan in plans) <= budget
+        kinds = {(plan.schedule.order, plan.offload) for plan in plans}
+        assert len(kinds) == 1
+        seen |= kinds
+    assert len(seen) > 1
+
+
 def test_what_a_gpu_is_planned_to_hold():
     """The official model in bfloat16: 16384² in 8 GiB, and one block at a time whatever the width."""
     config, cuda = PRESETS["official"], {"device": "cuda", "dtype": torch.bfloat16}

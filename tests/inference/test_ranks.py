@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -59,6 +60,20 @@ def test_command_line_splits_one_picture(made):
     alone, together = (np.asarray(Image.open(folder / f"{world}.png"), dtype=int) for world in (1, 2))
     assert alone.shape == (24, 36, 3) and alone.std() > 10
     assert abs(alone - together).max() <= 1  # rounding to 8 bits
+
+
+def test_ranks_plan_by_the_least_memory_of_them(made):
+    """They hand each other lines of one place, so all plan the same; rank 0 alone would take larger groups."""
+    plans = dict(re.findall(r"(rank . of .) plans (\[.*?\])", made[1]))
+    alone, first, second = (plans[name] for name in ("rank 0 of 1", "rank 0 of 2", "rank 1 of 2"))
+    assert first == second and "groups of 1x1 blocks" in first and "groups of 3x" in alone
+
+
+def test_ranks_with_the_same_gpu_stop_with_one_message():
+    result = run("same_gpu", free_port())
+    said = [line for line in result.stdout.splitlines() if "error:" in line]
+    assert said == ["error: rank 1 and rank 2 have the same GPU: start one rank for each, or use --device cpu"]
+    assert "[2, 1, 1]" in result.stdout, result.stderr
 
 
 def test_ranks_with_different_arguments_stop_with_one_message():
