@@ -96,6 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--zero-stage", type=int, choices=(0, 1, 2), help="default: the JSON's")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto")
     add("--precision", choices=("auto", "bf16", "fp32"), default="auto", help="auto: the JSON's; fp32 on the CPU")
+    add("--tf32", action="store_true", help="fp32 on a GPU: matrix products by TF32, faster and of 10 bits")
     add("--checkpoint-activations", action="store_true", help="recompute layers in the backward: less memory, slower")
     add("--threads", type=int, help="CPU threads of each rank (default: PyTorch's)")
     add("--timeout", type=float, default=30.0, metavar="MINUTES", help="how long ranks wait for one another")

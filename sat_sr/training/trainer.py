@@ -14,13 +14,14 @@ import torch.distributed as dist
 from sat_sr.checkpoint import Checkpoint, save_safetensors
 from sat_sr.diffusion.edm import edm_loss
 from sat_sr.training import state
-from sat_sr.training.batches import TrainingBatches, validation_batches
+from sat_sr.training.batches import Batch, TrainingBatches, validation_batches
 from sat_sr.training.error_norm import ErrorNorm
 from sat_sr.training.logs import PHASES, PhaseTimer, RunLog, duration, peak_memory
 from sat_sr.training.muon import MuonWithEMA, muon_parameter_groups
 from sat_sr.training.noise import TrainingNoise
 from sat_sr.training.optimizer import AdamWWithEMA, learning_rate, parameter_groups
 from sat_sr.training.recipe import Recipe
+from sat_sr.training.tf32 import tf32
 from sat_sr.training.validation import SIGMAS, validate, write_picture
 from sat_sr.training.weights import clip_tower, initial_model, starting_point
 
@@ -140,8 +141,8 @@ class Trainer:
 
     def train_step(self) -> None:
         """One update: `accumulation` micro batches. A non-finite loss on any rank makes all ranks skip it."""
-        settings, engine = self.settings, self.engine
-        for group in engine.optimizer.param_groups:
+        settings = self.settings
+        for group in self.engine.optimizer.param_groups:
             group["lr"] = learning_rate(
                 self.step, settings.train_iters, group["peak_lr"], settings.warmup, settings.lr_decay_style
             )
@@ -150,23 +151,9 @@ class Trainer:
         for _ in range(self.recipe.accumulation):
             batch, batch_keys = self.batches.next()
             self.timer.mark("data")
-            target = batch["target"]
-            loss = edm_loss(
-                engine,
-                noise=self.noise.noise(target.shape),
-                sigma=self.noise.sigmas(len(target)),
-                position_offset=self.noise.position_offset(settings.model) if settings.random_position else (0, 0),
-                norm=self.error_norm,
-                **batch,
-            ).mean()
-            self.timer.mark("forward")
-            # An infinite loss may have finite gradients: make them NaN, then DeepSpeed's check of the gradient norm,
-            # which all ranks share, skips the update everywhere.
-            engine.backward(loss * torch.where(loss.detach().isfinite(), 1.0, torch.nan))
-            self.timer.mark("backward")
-            applied, self.grad_norm = self._update()
-            self.timer.mark("step")
-            losses.append(loss.detach())
+            with tf32(settings.tf32):
+                loss, applied = self._learn(batch)
+            losses.append(loss)
             keys += batch_keys
         self.step += 1
         loss = torch.stack(losses).mean()
@@ -176,6 +163,26 @@ class Trainer:
             self.interval_steps += 1
         else:
             self._count_bad_step(loss, keys)
+
+    def _learn(self, batch: Batch) -> tuple[torch.Tensor, bool]:
+        """Forward, backward and the engine's step for a micro batch: its loss, and whether the weights were changed."""
+        settings, engine, target = self.settings, self.engine, batch["target"]
+        loss = edm_loss(
+            engine,
+            noise=self.noise.noise(target.shape),
+            sigma=self.noise.sigmas(len(target)),
+            position_offset=self.noise.position_offset(settings.model) if settings.random_position else (0, 0),
+            norm=self.error_norm,
+            **batch,
+        ).mean()
+        self.timer.mark("forward")
+        # An infinite loss may have finite gradients: make them NaN, then DeepSpeed's check of the gradient norm, which
+        # all ranks share, skips the update everywhere.
+        engine.backward(loss * torch.where(loss.detach().isfinite(), 1.0, torch.nan))
+        self.timer.mark("backward")
+        applied, self.grad_norm = self._update()
+        self.timer.mark("step")
+        return loss.detach(), applied
 
     def _update(self) -> tuple[bool, float]:
         """After a backward: the engine's step. Returns whether the weights were changed, and the gradients' norm."""

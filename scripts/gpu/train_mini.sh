@@ -1,22 +1,22 @@
 #!/usr/bin/env bash
-# Trains the small model on a GPU for eight minutes, degradation on the GPU, and brings back averaged weights in bfloat16,
-# sample pictures, and the run itself in pieces of 15 MB (run.tar.00, …), so that another machine can go on with it.
+# Trains the small model on a GPU, degradation there as well. The run is in OUT/run, its averaged weights in bfloat16 in
+# OUT/mini.safetensors, and pictures made with them in OUT/samples. The same command again goes on with the run.
 #
 #   bash scripts/gpu/train_mini.sh         DATA=folder with train/ and valid/ shards (default: data/mini, as
-#                                          scripts/make_mini_data.sh makes them); OUT=folder; RESUME=folder with the
-#                                          pieces of an earlier run; SECONDS_TO_TRAIN=480; ITERS=steps of the whole
-#                                          schedule; DRY_RUN=1: half a minute on the CPU
+#                                          scripts/make_mini_data.sh makes them); OUT=folder; ITERS=steps of the whole
+#                                          schedule; LIMIT=seconds, after which the run saves itself and stops;
+#                                          DRY_RUN=1: half a minute on the CPU
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 
 data=${DATA:-data/mini}
-seconds=${SECONDS_TO_TRAIN:-480}
 iterations=${ITERS:-8000}
-settings=(--device cuda --precision bf16 --micro-batch-size 64 --degrade-on-device --num-workers 8 --cache-mb 500)
+settings=(--device cuda --micro-batch-size 64 --degrade-on-device --num-workers 8 --cache-mb 500)
 intervals=(--log-interval 50 --eval-interval 1000 --save-interval 2000)
 steps=10
+pictures=examples
 if [ "$dry" = 1 ]; then
-    data=$out/train_mini_data iterations=6 steps=2
+    data=$out/train_mini_data iterations=6 steps=2 pictures=examples/bridge.png
     settings=(--device cpu --micro-batch-size 2 --num-workers 1 --threads 1 --hidden-size 48 --num-layers 2)
     intervals=(--log-interval 2 --eval-interval 6 --save-interval 3)
     if [ ! -d "$data" ]; then
@@ -24,30 +24,18 @@ if [ "$dry" = 1 ]; then
         "$python" scripts/make_shards.py examples/flower_original.png "$data/valid" --tile 160 --min-side 160
     fi
 fi
-if [ ! -d "$data/train" ]; then
-    echo "train_mini.sh: no shards in $data/train: make them with scripts/make_mini_data.sh, or set DATA" >&2
-    exit 2
-fi
+[ -d "$data/train" ] || stop "no shards in $data/train: make them with scripts/make_mini_data.sh, or set DATA"
 
-run=$(mktemp -d) # many files and large ones: only what is packed below comes back
-trap 'rm -rf "$run"' EXIT
-if [ -n "${RESUME:-}" ]; then
-    cat "$RESUME"/run.tar.?? | tar -x -C "$run"
-    echo "going on with the run of $RESUME"
-fi
-
-# At the end of its time the run saves itself and ends with 75.
-saved_and_stopped=75
-code=0
-timeout --signal=USR1 --kill-after=60 "$seconds" "$python" train_text2image_sr.py --preset mini \
+# Asked to stop, the run saves itself and ends with 75; timeout itself answers 124 when it had to ask.
+run=$out/run code=0
+timeout --signal=USR1 --kill-after=60 "$(left 90)" "$python" train_text2image_sr.py --preset mini \
     --train-data ";$data/train" --valid-data ";$data/valid" --save "$run" --keep-last 1 \
     --degradation clean:0.9,mild:0.1 --augment full --random-position --sigma-sampling stratified \
-    --p-mean -0.3 --p-std 1.2 --gradient-weight 1 --seam-weight 8 \
+    --p-mean -0.3 --p-std 1.2 --gradient-weight 1 --seam-weight 8 --precision fp32 --tf32 \
     --optimizer muon --zero-stage 0 --lr 3e-3 --clip-grad 1 --lr-decay-style cosine --warmup 0.02 --ema-decay 0.999 \
     --train-iters "$iterations" --eval-iters 2 "${intervals[@]}" "${settings[@]}" 2>&1 | tee "$out/train.log" | tail -n 5 ||
     code=${PIPESTATUS[0]}
-# timeout itself answers 124 when it had to send its signal.
-case $code in 0 | 124 | "$saved_and_stopped") ;; *)
+case $code in 0 | 75 | 124) ;; *)
     echo "train_mini.sh: the training ended with $code, see $out/train.log" >&2
     exit "$code"
     ;;
@@ -55,13 +43,9 @@ esac
 
 "$python" scripts/convert_checkpoint.py "$run" "$out/mini.safetensors" --dtype bf16 \
     --sampler-defaults '{"name": "dpmpp_2m", "num_steps": 10, "sigma_max": 5.0}'
-"$python" generate_sr_big.py --network "$out/mini.safetensors" --out-dir "$run/samples" --overwrite --num-steps "$steps" \
-    --device "$device" --quiet $([ "$dry" = 1 ] && echo examples/bridge.png || echo examples) ||
+"$python" generate_sr_big.py --network "$out/mini.safetensors" --out-dir "$out/samples" --overwrite --num-steps "$steps" \
+    --device "$device" --quiet "$pictures" ||
     echo "train_mini.sh: some sample pictures are missing" >&2 # the weights are what counts
-
-tar -c -C "$run" samples >"$out/samples.tar" || true # named above, if they are missing
-rm -rf "$run/samples" "$out"/run.tar.??
-tar -c -C "$run" . | split --bytes=15M --numeric-suffixes - "$out/run.tar."
 
 "$python" - "$out" "$run" <<'PY'
 import json
@@ -77,5 +61,5 @@ for line in train[-1 :: -max(1, len(train) // 8)][::-1]:
 for line in [line for line in lines if line["kind"] != "train"][-1:]:
     print({key: round(value, 4) if isinstance(value, float) else value for key, value in line.items()})
 size = (out / "mini.safetensors").stat().st_size
-print(f"weights {size / 2**20:.1f} MiB in {out}/mini.safetensors, pictures in {out}/samples.tar")
+print(f"weights {size / 2**20:.1f} MiB in {out}/mini.safetensors, pictures in {out}/samples")
 PY

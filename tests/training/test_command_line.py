@@ -16,6 +16,7 @@ from sat_sr.model.layout import parameter_shapes
 from sat_sr.training.arguments import parse_arguments
 from sat_sr.training.ranks import find_ranks
 from sat_sr.training.recipe import read_deepspeed_config, settle
+from sat_sr.training.tf32 import tf32
 
 ROOT = Path(__file__).parents[2]
 JSON = ROOT / "scripts" / "ds_config_zero_clip.json"
@@ -229,6 +230,15 @@ def dry_run(monkeypatch, capsys, *flags):
     assert launch.launch(parse_arguments(["--dry-run", "--device", "cpu", *flags])) == 0
     said, settings = capsys.readouterr().out.split("{\n", 1)
     return said, json.loads("{" + settings)
+
+
+def test_tf32_is_for_what_is_inside():
+    products = torch.backends.cuda.matmul
+    for allowed in (True, False):
+        with pytest.raises(ZeroDivisionError), tf32(allowed):
+            assert products.allow_tf32 == allowed
+            _ = 1 / 0
+        assert not products.allow_tf32
 
 
 def test_both_rates_of_muon_are_told(monkeypatch, capsys):
