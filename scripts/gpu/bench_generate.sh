@@ -2,7 +2,8 @@
 # Speed and memory of the official size on a GPU, random weights: sizes, modes, kernels, places, compiled or not; one whole
 # run; and the largest canvas that a plan has for 8, 16 and 24 GiB.
 #
-#   bash scripts/gpu/bench_generate.sh     OUT=folder for bench_generate.json and .log; DRY_RUN=1: tiny sizes on the CPU
+#   bash scripts/gpu/bench_generate.sh     OUT=folder for bench_generate.json and .log, complete after every step;
+#                                          LIMIT=seconds; DRY_RUN=1: tiny sizes on the CPU
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 
@@ -17,18 +18,17 @@ parts=$(mktemp -d)
 trap 'rm -rf "$parts"' EXIT
 rm -f "$out"/bench_generate.{json,log}
 
-bench() { # NAME arguments…: the most telling come first, as time may run out
+bench() { # NAME arguments…: the most telling come first, should there be a limit
     local name=$1 note="" start=$SECONDS
     shift
-    if [ "$(left 520)" -lt 20 ]; then
+    if [ -n "${LIMIT:-}" ] && [ "$(left 40)" -lt 20 ]; then
         echo "$name: left out, no time" | tee -a "$out/bench_generate.log"
         return
     fi
-    timeout --kill-after=5 "$(left 540)" "$python" scripts/bench_generate.py "${sizes[@]}" --device "$device" \
+    timeout --kill-after=5 "$(left 30)" "$python" scripts/bench_generate.py "${sizes[@]}" --device "$device" \
         --repeat 2 --json "$parts/$name.json" "$@" >"$parts/log.txt" 2>&1 || note=" (failed or too slow)"
     echo "$name: $((SECONDS - start)) s$note"
     { echo "== $name$note"; cat "$parts/log.txt"; } >>"$out/bench_generate.log"
-    # Two files in all, complete after every step: whoever stops this script has what it measured until then.
     "$python" - "$parts" "$out/bench_generate.json" <<'PY'
 import json
 import sys
@@ -40,12 +40,12 @@ PY
 }
 
 bench modes --canvas "$small" --canvas "$middle" --canvas "$large" --mode auto
+[ "$dry" = 1 ] || bench compiled --canvas "$middle" --canvas "$large" --mode auto --compile
 bench blocks --canvas "$middle" --mode ar,ar2 --block-batch 4
 if [ "$dry" != 1 ]; then
     bench kernel_cudnn --canvas "$middle" --mode auto --kernel cudnn
     bench state_on_host --canvas "$large" --mode full --offload state
     bench all_on_host --canvas "$large" --mode full --offload all
-    bench compiled --canvas "$middle" --canvas "$large" --mode auto --compile
     bench whole_run --canvas "$middle" --mode auto --repeat 39
     bench kernel_flex --canvas "$middle" --mode auto --kernel flex
     bench kernel_sdpa --canvas "$middle" --mode auto --kernel sdpa

@@ -2,7 +2,8 @@
 # A training step of the official size on a GPU: 512-px crops, one sample, bf16, AdamW: seconds, share of the peak, GiB; with
 # and without recomputed activations. Pictures are made up, the CLIP input is left out (its weights are not needed).
 #
-#   bash scripts/gpu/bench_train.sh        OUT=folder for the logs; DRY_RUN=1: tiny sizes on the CPU
+#   bash scripts/gpu/bench_train.sh        OUT=folder for bench_train.json and .log; LIMIT=seconds; DRY_RUN=1: tiny sizes
+#                                          on the CPU
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 
@@ -15,7 +16,7 @@ if [ "$dry" = 1 ]; then
     engine=(--device cpu --threads 1)
 fi
 
-work=$(mktemp -d) # checkpoints take gigabytes: what comes back is a table and the logs, two files
+work=$(mktemp -d) # data and checkpoints, of gigabytes, that nobody wants afterwards
 trap 'rm -rf "$work"' EXIT
 data=$work/data
 "$python" scripts/gpu/make_pictures.py "$data/pictures" 16 "$side"
@@ -24,7 +25,7 @@ data=$work/data
 bench() { # NAME flags…
     local name=$1
     shift
-    timeout --kill-after=5 "$(left 560)" "$python" train_text2image_sr.py "${sizes[@]}" "${engine[@]}" \
+    timeout --kill-after=5 "$(left 10)" "$python" train_text2image_sr.py "${sizes[@]}" "${engine[@]}" \
         --train-data ";$data/train" --save "$work/train_$name" --micro-batch-size 1 --train-iters "$steps" \
         --log-interval "$interval" --save-interval 1000000 --eval-interval 1000000 --num-workers 4 "$@" >"$work/log.txt" 2>&1 || {
         echo "$name: failed, see $out/bench_train.log"

@@ -1,14 +1,16 @@
 #!/usr/bin/env bash
-# The test suite on a GPU: first what only a GPU can test, then everything, as far as ten minutes go.
+# The test suite on a machine with a GPU: first what only a GPU can test, then, without the GPU, everything else: that the
+# PyTorch of this machine does on its CPU what the tests expect.
 #
-#   bash scripts/gpu/test_cuda.sh          OUT=folder for the reports; DRY_RUN=1: a few tests on the CPU
+#   bash scripts/gpu/test_cuda.sh          OUT=folder for the reports; LIMIT=seconds; DRY_RUN=1: a few tests on the CPU
 set -euo pipefail
+needs=pytest
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 
 run() { # NAME pytest-arguments…
     local name=$1
     shift
-    timeout --signal=INT "$(left)" "$python" -m pytest -q -p no:cacheprovider --junitxml "$out/$name.xml" "$@" 2>&1 |
+    timeout --signal=INT "$(left 10)" "$python" -m pytest -q -p no:cacheprovider --junitxml "$out/$name.xml" "$@" 2>&1 |
         tee "$out/$name.log" | tail -n 15 || true # what failed is in the table
 }
 
@@ -16,10 +18,11 @@ if [ "$dry" = 1 ]; then
     run cuda tests/inference/test_cuda.py
     run all tests/inference/test_schedule.py
 else
-    run cuda -m cuda tests
+    mapfile -t files < <(grep -rl --include='test_*.py' 'mark\.cuda' tests)
+    run cuda -m cuda "${files[@]}"
     parallel=()
     "$python" -c 'import xdist' 2>/dev/null && parallel=(-n "$(($(nproc) / 2))" --dist loadfile)
-    OMP_NUM_THREADS=2 run all -m "not slurm and not cuda" "${parallel[@]}" tests
+    OMP_NUM_THREADS=2 CUDA_VISIBLE_DEVICES= run all -m "not slurm and not cuda" "${parallel[@]}" tests
 fi
 
 "$python" - "$out" <<'PY'
