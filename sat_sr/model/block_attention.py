@@ -69,5 +69,8 @@ def relation_bias(q: torch.Tensor, relation_embed: torch.Tensor) -> torch.Tensor
     relation_embed  (4, h, d), in the order of RELATIONS
     returns         (B, i, j, h, L, 4), at least float32, scaled by 1/sqrt(d)
     """
-    bias = torch.matmul(q, relation_embed.permute(1, 2, 0))
+    # As one product a head over the tokens as they lie in memory: `matmul` would copy q first.
+    tokens = q.transpose(3, 4).flatten(0, 3).transpose(0, 1)
+    bias = torch.bmm(tokens, relation_embed.permute(1, 2, 0))
+    bias = bias.unflatten(1, (*q.shape[:3], q.shape[4])).permute(1, 2, 3, 0, 4, 5)
     return bias.to(torch.promote_types(bias.dtype, torch.float32)) * q.shape[-1] ** -0.5
