@@ -164,7 +164,8 @@ def group_bytes(config: InfDiTConfig, schedule: Schedule, batch: int, itemsize: 
     cut = (9 * j * (1 + (batch > 1)) + 3 * (j + 2)) * feature
     exact = itemsize == 4
 
-    project = 6 * unit if exact else 8 * unit  # qkv, q, then a copy of k and the normalised one; rotated in float32
+    # qkv, q, then a copy of k and the normalised one; in half precision one row of blocks is rotated in float32.
+    project = 6 * unit if exact else max(6 * unit, 5 * unit + 3 * j * block)
     if kernel == "sdpa":
         # K and V of four neighbours of the blocks inside the picture, or of two, and all in wider heads, of a strip on
         # its edge. Some rows and columns of a group are inside: all but the first in the first group, all in others.

@@ -42,11 +42,21 @@ def rotary(rows: torch.Tensor, cols: torch.Tensor, head_dim: int, period: int) -
 def rotate_(x: torch.Tensor, rotation: torch.Tensor) -> torch.Tensor:
     """Rotate adjacent pairs (a, b) -> (a cos − b sin, b cos + a sin), in float32: one complex product.
 
-    x (..., i, j, L, h, d), overwritten if it is float32; rotation of `rotary`, or `torch.view_as_real` of it for
-    Inductor, which has no complex numbers: then nothing is overwritten. Returns the shape and dtype of x.
+    x (..., i, j, L, h, d), overwritten if it is float32 or there are no gradients; rotation of `rotary`, or
+    `torch.view_as_real` of it for Inductor, which has no complex numbers: then nothing is overwritten. Returns the
+    shape and dtype of x.
     """
     if not rotation.is_complex():
         (cos, sin), (a, b) = rotation.unbind(-1), x.float().unflatten(-1, (-1, 2)).unbind(-1)
         return torch.stack([a * cos - b * sin, b * cos + a * sin], dim=-1).flatten(-2).to(x.dtype)
-    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
-    return torch.view_as_real(pairs.mul_(rotation)).flatten(-2).to(x.dtype)
+    if x.dtype == torch.float32 or torch.is_grad_enabled():
+        return _rotated(x.float(), rotation).to(x.dtype)
+    # One row of blocks at a time: its copy in float32 is small, and of the official model stays in a GPU's cache.
+    for row, turn in zip(x.unbind(-5), rotation, strict=True):
+        row.copy_(_rotated(row.float(), turn))
+    return x
+
+
+def _rotated(x: torch.Tensor, rotation: torch.Tensor) -> torch.Tensor:
+    """x float32, overwritten."""
+    return torch.view_as_real(torch.view_as_complex(x.unflatten(-1, (-1, 2))).mul_(rotation)).flatten(-2)
