@@ -113,7 +113,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--clip-model", metavar="PATH|ID", help="CLIP image tower, where the weights carry none: a folder, a file or "
         "a Hugging Face id")  # fmt: skip
     add("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1, mps (default %(default)s)")
-    add("--dtype", choices=DTYPES, default="auto", help="of the network (default: bfloat16 on CUDA, else float32)")
+    add("--dtype", choices=DTYPES, default="auto", help="of the network (default: bfloat16 on new GPUs, else float32)")
     add("--bf16", action="store_const", const="bfloat16", dest="dtype", help="the same as --dtype bfloat16")
     add("--kernel", choices=KERNELS, default="auto", help="of attention (default %(default)s)")
 
