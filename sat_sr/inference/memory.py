@@ -1,10 +1,11 @@
 """How much memory a schedule takes, and which one to take: the planner behind `auto` and `--estimate`.
 
-device peak = weights + kept + group
+device peak = weights + kept + group + workspace
     weights   parameters x bytes
     kept      K and V of the frontier: 2 x (line + thickness) x L x C a layer, in all layers (block-major) or in one
               (layer-major), and layer-major the hidden state: I x J x L x C
     group     the halo workspace 2 x (i+1) x (j+1) x L x C and the activations of one group in its widest layer
+    workspace   of the libraries, on CUDA
 host peak   = canvases: the picture, its conditions, the noise, the sampler's state, all float32
 
 What an accelerator cannot hold moves to the host in two steps, `offload`:
@@ -34,6 +35,8 @@ BUSY_TOKENS = {"cuda": 16384, "mps": 4096, "cpu": 4096}
 FLOPS_PER_BYTE = 20_000
 # Copies beside the computation are not free: they share the memory, and the first and last of a call are waited for.
 OFFLOAD_SLOWDOWN = {"none": 1.0, "state": 1.1, "all": 1.15}
+# What libraries keep for themselves: cuBLAS and cuBLASLt, 32 MiB each on large GPUs, and rounding by the allocator.
+WORKSPACE = {"cuda": 100 << 20}
 # What is free is not all ours: other programs breathe, allocators waste.
 USABLE = 0.9
 # Canvas-sized float32 pictures alive at once: the upsampled condition, and what `diffusion.samplers` keeps.
@@ -222,7 +225,8 @@ def make_plan(
         raise ValueError(f"block_batch={block_batch}: must be at least 1")
     if offload not in ("auto", *OFFLOADS):
         raise ValueError(f"unknown offload {offload!r}: choose one of auto, {', '.join(OFFLOADS)}")
-    own_memory = torch.device(device).type == "cuda"
+    kind = torch.device(device).type
+    own_memory = kind == "cuda"
     if offload in ("state", "all") and not own_memory:
         raise ValueError(f"offload {offload!r}: device {device} has no memory of its own, use auto or none")
     grid = (canvas[0] // config.image_block_size, canvas[1] // config.image_block_size)
@@ -232,7 +236,8 @@ def make_plan(
         schedule = Schedule(grid, group, order, part)
         kept, kept_on_host = kept_bytes(config, schedule, batch, itemsize, offload)
         weights = weight_bytes(config, itemsize, offload)
-        on_device = weights + kept + group_bytes(config, schedule, batch, itemsize, kernel)
+        group_takes = group_bytes(config, schedule, batch, itemsize, kernel)
+        on_device = weights + kept + group_takes + WORKSPACE.get(kind, 0)
         share = schedule.blocks / math.prod(grid)
         canvases = canvas_bytes(canvas, batch, sampler, share, gathers=schedule.part.start == 0)
         on_host = canvases + kept_on_host + (parameter_count(config) * itemsize - weights)
