@@ -166,6 +166,38 @@ def test_what_a_kernel_needs(monkeypatch, name, device, dtype, head_dim, lacks):
     assert choose_kernel("auto", torch.device(device), dtype, head_dim)[0] in ("merge", "sdpa")
 
 
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_flex_is_compiled_for_each_of_many_shapes(monkeypatch):
+    """As on CUDA, but for the compiler behind it. Beyond PyTorch's limit of eight it would run uncompiled and make all
+    scores; beyond ours `fullgraph` makes that an error."""
+    import torch._dynamo
+
+    compiled, choices, compile_ = [], {}, torch.compile
+
+    def backend(graph, inputs):
+        compiled.append(graph)
+        return graph
+
+    def compile_by_it(function, **chosen):
+        choices.update(chosen)
+        return compile_(function, backend=backend, **chosen)
+
+    monkeypatch.setattr(torch, "compile", compile_by_it)
+    on_cuda = attention_kernels._flex_attention.__wrapped__("cuda")
+    monkeypatch.setattr(attention_kernels, "_flex_attention", lambda device: on_cuda)
+    torch._dynamo.reset()
+
+    def attend(blocks):
+        q, k, v = torch.randn(3, 1, 1, blocks, 1, 4, 8)
+        with torch.no_grad():
+            return KERNELS["flex"](q, clamped_halo(k, v), torch.randn(4, 1, 8))
+
+    for blocks in [*range(1, 12), 3]:
+        attend(blocks)
+    assert len(compiled) == 11 and choices["fullgraph"]
+    torch._dynamo.reset()
+
+
 def test_flex_needs_blocks_of_whole_tiles():
     cuda = torch.device("cuda")
     assert choose_kernel("flex", cuda, torch.bfloat16, 80, tokens_per_block=256)[0] == "flex"
