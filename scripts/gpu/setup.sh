@@ -35,8 +35,8 @@ imports() { # sets `said` to what Python says when something is missing
 if [ -n "${WHEELS:-}" ]; then
     packages=${XDG_CACHE_HOME:-$HOME/.cache}/sat_sr_packages
     export PYTHONPATH=$packages${PYTHONPATH:+:$PYTHONPATH}
-    # PyTorch and what belongs to it stay those that see the GPU.
-    imports || find "$WHEELS" -name '*.whl' ! -name 'torch-*' ! -name 'triton-*' ! -name 'nvidia_*' -print0 |
+    # PyTorch and what belongs to it stay those that see the GPU; sat_sr is this checkout.
+    imports || find "$WHEELS" -name '*.whl' ! -name 'torch-*' ! -name 'triton-*' ! -name 'nvidia_*' ! -name 'sat_sr-*' -print0 |
         xargs -0 "$python" -m pip install --quiet --no-index --no-deps --upgrade --target "$packages" ||
         stop "the wheels of $WHEELS cannot be installed, pip's reason is above"
 fi
