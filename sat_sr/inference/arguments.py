@@ -138,8 +138,8 @@ def make_parser() -> argparse.ArgumentParser:
     add = parser.add_argument_group("memory").add_argument
     add("--inference-type", choices=MODES, default="auto", help="the same picture in different memory: full (layer by "
         "layer), ar2, ar (block by block; small blocks by 4096 tokens), auto (the fastest that fits)")  # fmt: skip
-    add("--block-batch", type=_at_least(1), metavar="N", help="ar2 computes N x N blocks at a time, however small "
-        "(default 4)")  # fmt: skip
+    add("--block-batch", type=_at_least(1), metavar="N", help="ar2 computes up to N x N blocks at a time, "
+        "in groups of one size (default 4)")  # fmt: skip
     add("--offload", choices=OFFLOADS, default="auto", help="what a GPU leaves on the host: state (what grows with the "
         "picture), all (the weights, too); auto: as little as fits")  # fmt: skip
     add("--split-picture", action=argparse.BooleanOptionalAction, help="several ranks (torchrun) compute each picture "

@@ -8,7 +8,7 @@ import torch
 
 from sat_sr.config import InfDiTConfig
 from sat_sr.inference.canvas import Canvas
-from sat_sr.inference.memory import Plan, flops, make_plan
+from sat_sr.inference.memory import BLOCK_BATCH, Plan, flops, make_plan
 from sat_sr.inference.ranks import Ranks
 from sat_sr.inference.settings import SamplingSettings
 from sat_sr.model.attention_kernels import choose_kernel
@@ -38,7 +38,7 @@ def make_job(
     target: tuple[int, int] | None = None,
     settings: SamplingSettings | None = None,
     mode: str = "auto",
-    block_batch: int = 1,
+    block_batch: int = BLOCK_BATCH,
     offload: str = "auto",
     memory: int | None = None,
     batch: int = 1,

@@ -28,6 +28,7 @@ from sat_sr.model.attention_kernels import LARGE_BLOCK, MARK
 
 MODES = ("auto", "full", "ar2", "ar")
 OFFLOADS = ("none", "state", "all")
+BLOCK_BATCH = 4  # the release's default for ar2
 
 # Tokens that keep a device busy: larger groups gain nothing. Large blocks are taken one by one on a CPU, and by `ar`.
 BUSY_TOKENS = {"cuda": 16384, "mps": 4096, "cpu": 4096}
@@ -193,7 +194,7 @@ def make_plan(
     canvas: tuple[int, int],
     *,
     mode: str = "auto",
-    block_batch: int = 1,
+    block_batch: int = BLOCK_BATCH,
     offload: str = "auto",
     budget: int | None = None,
     batch: int = 1,
@@ -207,8 +208,8 @@ def make_plan(
     """Choose the schedule of a canvas: the fastest that fits.
 
     canvas       (H, W) pixels, multiples of the block side
-    mode         "full", "ar" (a block at a time, of small blocks a square of 4096 tokens), "ar2" (block_batch² blocks),
-                 "auto" (whatever fits)
+    mode         "full", "ar" (a block at a time, of small blocks a square of 4096 tokens), "ar2" (up to
+                 block_batch² blocks), "auto" (whatever fits)
     offload      what lives on the host: "none", "state", "all", or "auto" (as little as fits)
     budget       bytes of device memory that may be used, weights included; None: no limit
     device       "cpu", "cuda", "cuda:1", "mps"

@@ -24,7 +24,7 @@ from sat_sr.inference.color_fix import fix_colors
 from sat_sr.inference.detail import Detail
 from sat_sr.inference.devices import default_dtype, resolve_device
 from sat_sr.inference.job import Job, make_job
-from sat_sr.inference.memory import USABLE, canvas_bytes, free_bytes, parameter_count
+from sat_sr.inference.memory import BLOCK_BATCH, USABLE, canvas_bytes, free_bytes, parameter_count
 from sat_sr.inference.noise import position_noise
 from sat_sr.inference.pixels import Pixels, to_tensor
 from sat_sr.inference.ranks import Ranks
@@ -118,7 +118,7 @@ class Upscaler:
         size: tuple[int, int] | None = None,
         seed: int = 0,
         mode: str = "auto",
-        block_batch: int = 1,
+        block_batch: int = BLOCK_BATCH,
         offload: str = "auto",
         memory: int | None = None,
         kernel: str = "auto",
@@ -132,7 +132,8 @@ class Upscaler:
         scale      any number above 0.25 (default 4), or
         size       (width, height) of the output
         seed       0 <= seed < 2**64; the noise depends on it and the place in the picture only
-        mode       "auto", "full", "ar2" (with block_batch) or "ar": the same picture in different memory
+        mode       "auto", "full", "ar2" (up to block_batch² blocks at a time) or "ar": the same picture, in different
+                   memory
         offload    what lives on the host instead of the device: "none", "state", "all", or "auto" (as little as fits)
         memory     bytes of device memory that may be used, weights included; None: what is free
         callback   called after each step with (step, steps, current picture (B, 3, H, W) in [-1, 1])

@@ -26,7 +26,7 @@ from sat_sr.inference.find_network import CannotRun
 from sat_sr.inference.image_io import Picture, PictureError, check_output, resize_alpha, write_picture
 from sat_sr.inference.inputs import Entry
 from sat_sr.inference.job import Job, make_job
-from sat_sr.inference.memory import USABLE, canvas_bytes, free_bytes, parameter_count
+from sat_sr.inference.memory import BLOCK_BATCH, USABLE, canvas_bytes, free_bytes, parameter_count
 from sat_sr.inference.out_of_memory import is_out_of_memory
 from sat_sr.inference.picture import WRITE_FORMATS
 from sat_sr.inference.ranks import Ranks
@@ -36,7 +36,6 @@ from sat_sr.inference.upscaler import Upscaler, default_settings
 from sat_sr.inference.work import Work, dtype_name
 from sat_sr.model.attention_kernels import choose_kernel
 
-DEFAULT_BLOCK_BATCH = 4
 DEVICES = ("cpu", "cuda", "mps")
 
 
@@ -68,7 +67,7 @@ class Worker:
         )
         self.settings = self._settings(default_settings(self.checkpoint, args.fast))
         self.trim = Trim(args.lr_size, args.crop_size, args.round)
-        self.mode, self.block_batch = args.inference_type, args.block_batch or DEFAULT_BLOCK_BATCH
+        self.mode, self.block_batch = args.inference_type, args.block_batch or BLOCK_BATCH
         self.ranks: Ranks | None = None  # that compute every picture together with this one
 
     def _settings(self, defaults: SamplingSettings) -> SamplingSettings:

@@ -379,7 +379,8 @@ def test_callbacks_show_each_step(upscaler, sampler):
 
 @pytest.mark.parametrize("mode", ["full", "ar2"])
 def test_progress_rises_to_one(upscaler, mode):
-    job, shares = upscaler.prepare((7, 9), scale=4, mode=mode, settings=SETTINGS.replace(sampler="heun")), []
+    settings, shares = SETTINGS.replace(sampler="heun"), []
+    job = upscaler.prepare((7, 9), scale=4, mode=mode, block_batch=1, settings=settings)
     upscaler.run(tensor_picture(), job, on_progress=shares.append)
     assert len(shares) == job.settings.network_calls * (2 if mode == "full" else 6)  # layers, or 2 x 3 blocks
     assert shares == sorted(set(shares)) and 0 < shares[0] <= 1 / job.settings.network_calls
