@@ -28,7 +28,7 @@ from sat_sr.model.attention_kernels import LARGE_BLOCK, MARK
 MODES = ("auto", "full", "ar2", "ar")
 OFFLOADS = ("none", "state", "all")
 
-# Tokens that keep a device busy: larger groups gain nothing. A CPU and the steps of `ar` take large blocks one at a time.
+# Tokens that keep a device busy: larger groups gain nothing. A CPU and the steps of `ar` take large blocks singly.
 BUSY_TOKENS = {"cuda": 16384, "mps": 4096, "cpu": 4096}
 # A GPU's arithmetic over its link to the host, FLOP a byte: 500 TFLOP/s against 25 GB/s.
 FLOPS_PER_BYTE = 20_000
