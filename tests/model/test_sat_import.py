@@ -27,7 +27,8 @@ def test_the_python_interface_imports_in_silence():
 
 def test_what_the_user_had_switched_off_stays_off():
     done = run(
-        "import logging; logging.disable(logging.ERROR); import sat_sr.model.inf_dit; print(logging.root.manager.disable)"
+        "import logging; logging.disable(logging.ERROR)\n"
+        "import sat_sr.model.inf_dit; print(logging.root.manager.disable)"
     )
     assert done.stdout == "40\n", done.stderr
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 import types
@@ -15,6 +16,7 @@ import pytest
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio
 
+from sat_sr.evaluation import metrics, source
 from sat_sr.inference.settings import SamplingSettings
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "evaluate.py"
@@ -196,6 +198,40 @@ def test_an_interrupted_evaluation_goes_on(script, upscaler, images, network, tm
     upscaler.calls.clear()
     network.write_text("64")  # the same name, another network
     assert run(*arguments) == 0 and len(upscaler.calls) == 4
+
+
+def test_results_of_other_code_are_not_taken_over(script, upscaler, images, network, tmp_path, monkeypatch):
+    arguments = (script, images, tmp_path / "out", "--network", network, "--metrics", "psnr_y", "--no-sheets")
+    assert run(*arguments) == 0 and len(upscaler.calls) == 2
+    package = tmp_path / "package"
+    shutil.copytree(source.PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(source, "PACKAGE", package)
+    assert run(*arguments) == 0 and len(upscaler.calls) == 2, "the same code in another place"
+
+    def change(file: str) -> None:
+        (package / file).write_text((package / file).read_text() + "# changed\n")
+
+    # A new metric measures the pictures that are there; training has no part in either.
+    measured = []
+    monkeypatch.setattr(metrics, "psnr", lambda *pictures: measured.append(pictures) or 1.0)
+    change("evaluation/metrics.py")
+    assert run(*arguments) == 0 and len(upscaler.calls) == 2
+    assert len(measured) == 2 * 3 and report(tmp_path / "out")["runs"][3]["mean"]["psnr_y"] == 1.0
+    change("training/trainer.py")
+    assert run(*arguments) == 0 and len(upscaler.calls) == 2 and len(measured) == 2 * 3
+    for count, file in enumerate(("inference/denoiser.py", "model/inf_dit.py", "diffusion/edm.py", "config.py"), 2):
+        change(file)
+        assert run(*arguments) == 0 and len(upscaler.calls) == 2 * count, file
+
+
+def test_other_versions_of_packages_are_other_code(monkeypatch):
+    def digest() -> str:
+        return source.digest_of_source(source.SAMPLING, source.SAMPLING_PACKAGES)
+
+    first = digest()
+    assert first == digest()
+    monkeypatch.setattr(source.importlib.metadata, "version", lambda package: "0.0")
+    assert digest() != first
 
 
 def test_other_data_in_the_same_folder_do_not_mix(script, upscaler, images, network, tmp_path):
