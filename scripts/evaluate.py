@@ -18,7 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-WORST_BY = ("stlpips", "patch_grid", "block_grid", "flat_energy")
+WORST_BY = ("stlpips", "patch_grid", "block_grid", "block_lines", "flat_energy")
 MANY_COLUMNS = 8  # from here on the cells of the sheet are smaller
 
 
@@ -69,6 +69,13 @@ def build_parser() -> argparse.ArgumentParser:
     )
 
     parser.add_argument("--metrics", metavar="NAME,…", help="figures to compute (default: all that are installed)")
+    parser.add_argument(
+        "--bar",
+        action="append",
+        default=[],
+        metavar="NAME=MOST",
+        help='repeat for several: "patch_grid=1.15" counts the pictures whose figure is at most that',
+    )
     parser.add_argument("--out", default="runs/evaluation", metavar="DIR", help="results (default: runs/evaluation)")
     parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, mps")
     parser.add_argument(
@@ -114,15 +121,16 @@ def evaluate(args: argparse.Namespace, settings: list[dict]) -> int:
     from tqdm import tqdm
 
     try:
-        from sat_sr.evaluation.metrics import Metrics, choose_metrics
+        from sat_sr.evaluation.metrics import Metrics, choose_metrics, parse_bars
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(f"{error}: pip install scikit-image stlpips_pytorch") from error
     from sat_sr.evaluation.pairs import Pairs
-    from sat_sr.evaluation.report import LEGEND, mean_table, picture_table, write_report
+    from sat_sr.evaluation.report import LEGEND, bar_table, mean_table, picture_table, write_report
     from sat_sr.evaluation.runner import Evaluation, Network, name_networks
     from sat_sr.inference.storage import require_writable
 
     names, left_out = choose_metrics(args.metrics.replace(",", " ").split() if args.metrics else None)
+    bars = parse_bars(args.bar, names)
     if args.sheet_pictures < 1:
         raise ValueError(f"--sheet-pictures {args.sheet_pictures}: at least 1, or --no-sheets")
     device, dtype = args.device, args.dtype
@@ -153,11 +161,14 @@ def evaluate(args: argparse.Namespace, settings: list[dict]) -> int:
 
     if evaluation.resumed:
         print(f"{evaluation.resumed} of {bar.total} results were in {evaluation.records.path} already")
-    paths = write_report(evaluation, runs, facts_of(args, device, networks), folder)
+    paths = write_report(evaluation, runs, facts_of(args, device, networks), folder, bars)
     paths += [] if args.no_sheets else write_sheets(evaluation, runs, folder, args.sheet_pictures)
     if len(settings) * len(networks) <= 1:  # several would hide the means here: they are in report.md
         print(f"\n{runs[-1].title}\n{picture_table(evaluation, runs[-1])}")
-    print(f"\n{mean_table(evaluation, runs)}\n\n{LEGEND}\n\nWritten: {', '.join(map(str, paths))}")
+    print(f"\n{mean_table(evaluation, runs)}\n\n{LEGEND}\n")
+    if bars:
+        print(f"Pictures that keep the bars:\n\n{bar_table(evaluation, runs, bars)}\n")
+    print(f"Written: {', '.join(map(str, paths))}")
     return 0
 
 

@@ -25,6 +25,7 @@ from sat_sr.evaluation.source import (
     digest_of_source,
 )
 from sat_sr.inference.cost import measured
+from sat_sr.inference.settings import SamplingSettings
 from sat_sr.inference.storage import atomic_write
 
 if TYPE_CHECKING:  # takes seconds to import: not for those who only read a finished evaluation
@@ -120,6 +121,7 @@ class Evaluation:
         self._measuring = digest_of_source(MEASURING, MEASURING_PACKAGES)  # figures are kept by it, apart from costs
         self.to_converged: dict[str, float] = {}  # by key of a run: mean PSNR in dB
         self._digests: dict[str, str] = {}
+        self._blocks: dict[str, int] = {}  # by key of a run: pixels a side
 
     def evaluate(
         self,
@@ -136,8 +138,8 @@ class Evaluation:
         runs = list(BASELINES)
         for network, own_runs in networks:
             patch, block = self._sizes(network)
-            self.metrics.grids["patch_grid"].add(patch)
-            self.metrics.grids["block_grid"].add(block)
+            self.metrics.look_for(patch, block)
+            self._blocks |= {run.key: block for run in own_runs}
             for pair in self._pairs():
                 for run in [*BASELINES, *own_runs]:
                     self._bring(run, pair, network)
@@ -164,9 +166,12 @@ class Evaluation:
         self.to_converged |= {key: statistics.fmean(values) for key, values in found.items()}
 
     def result(self, run: Run, name: str) -> dict:
-        """What was found for a picture: "figures", and for networks "settings", "seconds", "calls", "peak_mib"."""
+        """What was found for a picture: "figures", and for networks "settings", "seconds", "calls", "peak_mib".
+
+        For networks also "target": the figures of GRIDS that the target has where this run had its grids.
+        """
         key = self._picture_key(name)
-        return {**self.records.get(run.key, key), "figures": self._figures(run, key)}
+        return {**self.records.get(run.key, key), "figures": {}, **self.records.get(self._figures_key(run), key)}
 
     def picture(self, run: Run, pair: Pair) -> np.ndarray:
         """The output of a finished run: (H, W, 3) uint8."""
@@ -220,10 +225,20 @@ class Evaluation:
             self.resumed += 1
         missing = [column for column in self.columns(run) if column not in self._figures(run, key)]
         if missing:
-            picture = self.picture(run, pair) if output is None else output
-            self.records.add(self._figures_key(run), key, figures=self.metrics(pair.target, pair.lr, picture, missing))
+            self._measure(run, pair, self.picture(run, pair) if output is None else output, missing)
         if output is not None:
             self.say(self._line(run, pair.name))
+
+    def _measure(self, run: Run, pair: Pair, picture: np.ndarray, columns: list[str]) -> None:
+        """Compute figures and write them down. Grids are looked for where the run had them; else in the corner."""
+        key, places, found = self._picture_key(pair.name), [0], {}
+        if run.network:
+            places = SamplingSettings(**self.records.get(run.key, key)["settings"]).places(self._blocks[run.key])
+            grids = [column for column in columns if column.startswith(GRIDS)]
+            known = self.records.get(self._figures_key(run), key).get("target", {})
+            found["target"] = known | self.metrics(pair.target, pair.lr, pair.target, grids, places)
+        figures = self.metrics(pair.target, pair.lr, picture, columns, places)
+        self.records.add(self._figures_key(run), key, figures=figures, **found)
 
     def _upscale(self, upscaler: Upscaler, run: Run, pair: Pair) -> tuple[np.ndarray, dict]:
         height, width = pair.target.shape[:2]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -121,6 +122,28 @@ def test_figures_are_those_of_the_written_pictures(script, upscaler, images, net
     for name in ("report.md", "sheet.png"):
         assert (out / name).stat().st_size
     assert len(list((out / "worst").glob("small-*-block_grid_32.png"))) == 1
+
+
+def test_grids_of_all_calls_and_of_the_target_at_their_lines(
+    script, upscaler, images, network, tmp_path, monkeypatch, capsys
+):
+    """Two calls, the second with the picture 22 px farther in: the stand-in leaves that one's lines, at 10, 42, …"""
+    marked = np.cumsum(np.where(np.arange(96) % 32 == 10, 6, 1))[:, None].repeat(3, 1).astype(np.uint8)
+    monkeypatch.setattr(upscaler, "__call__", lambda self, image, size, **_: marked[None, : size[0]].repeat(size[1], 0))
+    options = ("--network", network, "--metrics", "block_grid", "--num-steps", 2, "--sampler", "euler", "--no-sheets")
+    found = {}
+    for shift in (0, 22):
+        arguments = ("--grid-shift", shift, "--bar", "block_grid=3")
+        assert run(script, images, tmp_path / "out", *options, *arguments) == 0
+        found[shift] = {r["title"].partition(",")[0]: r for r in report(tmp_path / "out")["runs"]}
+        kept = 2 if shift == 0 else 0
+        assert re.search(rf"^\| small, .*\| *{kept} of 2; most \d", capsys.readouterr().out, re.MULTILINE)
+    assert found[0]["small"]["mean"]["block_grid_32"] < 1.2 and found[22]["small"]["mean"]["block_grid_32"] > 5
+    for name, width in (("a", 96), ("b", 68)):
+        target = metrics.luma(np.asarray(Image.open(images / f"{name}.png"))[:64, :width])
+        at_rest, moved = (found[shift]["small"]["pictures"][name]["target"]["block_grid_32"] for shift in (0, 22))
+        assert at_rest == found[22]["target"]["pictures"][name]["figures"]["block_grid_32"]
+        assert moved == pytest.approx(max(metrics.grid_ratio(target, 32), metrics.grid_ratio(target, 32, [22])))
 
 
 def test_settings_of_one_network_share_one_table(script, upscaler, images, network, tmp_path, capsys):
@@ -264,6 +287,7 @@ def test_networks_with_other_blocks_compare(script, upscaler, images, network, t
         (["--metrics", "psnr_y,fid"], "unknown metric fid: the known metrics are psnr_y, ssim_y"),
         (["--setting", "steps=3"], "unknown key 'steps'; the known keys are preset, seed, sampler, num_steps"),
         (["--setting", "num_steps=few"], "num_steps='few' is not of type int"),
+        (["--metrics", "psnr_y", "--bar", "psnr_y=30"], "bar 'psnr_y=30': can be set for none of the metrics computed"),
         (["--scale", "1"], "scale 1: must be more than 1"),
         (["--degradation", "mild", "--scale", "2"], "degradation mild at scale 2"),
         (["--network", "/nowhere/x.safetensors"], "/nowhere/x.safetensors: there is no such checkpoint"),
