@@ -4,7 +4,7 @@ from setuptools import find_packages, setup
 
 EXTRAS = {
     "train": ["tensorboardX>=2.6"],
-    "eval": ["scikit-image>=0.22", "stlpips_pytorch>=0.0.2"],
+    "eval": ["scikit-image>=0.22", "scipy>=1.11", "stlpips_pytorch>=0.0.2"],
     "dev": [
         "pytest>=8",
         "pytest-xdist>=3.5",

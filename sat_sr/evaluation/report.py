@@ -38,12 +38,17 @@ def summarize(evaluation: Evaluation, run: Run) -> dict:
     return summary
 
 
-def mean_table(evaluation: Evaluation, runs: Sequence[Run]) -> str:
-    """Markdown: a row a run, with its sampling settings, costs, and figures set against bicubic's."""
+def mean_table(evaluation: Evaluation, runs: Sequence[Run], *, brief: bool = False) -> str:
+    """Markdown: a row a run, with its sampling settings, costs, and figures set against bicubic's.
+
+    brief   the run's title in place of the network and all settings; of the costs the calls alone, which depend on no
+            machine
+    """
     settings = [settings_of(evaluation, run) for run in runs]
-    keys = shown_settings([s for s in settings if s])
+    keys = [] if brief else shown_settings([s for s in settings if s])
     columns = evaluation.metrics.columns
-    extras = COSTS | (TO_CONVERGED if evaluation.to_converged else {})
+    costs = {key: cost for key, cost in COSTS.items() if key == "calls" or not brief}
+    extras = costs | (TO_CONVERGED if evaluation.to_converged else {})
     bicubic = summarize(evaluation, BICUBIC)
     rows = []
     for run, setting in zip(runs, settings, strict=True):
@@ -52,7 +57,7 @@ def mean_table(evaluation: Evaluation, runs: Sequence[Run]) -> str:
         summary = summarize(evaluation, run)
         rows.append(
             [
-                run.network or run.title,
+                run.title if brief else run.network or run.title,
                 *(str(setting.get(key, "")) for key in keys),
                 *(f"{summary[key]:.{digits}f}" if key in summary else "" for key, (_, digits) in extras.items()),
                 *(_cell(column, summary, None if run in (BICUBIC, TARGET) else bicubic) for column in columns),

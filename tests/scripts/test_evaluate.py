@@ -17,7 +17,10 @@ import pytest
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio
 
+from sat_sr.diffusion.samplers import SAMPLERS
 from sat_sr.evaluation import metrics, source
+from sat_sr.evaluation.settings import KEYS
+from sat_sr.inference.color_fix import COLOR_FIXES
 from sat_sr.inference.settings import SamplingSettings
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "evaluate.py"
@@ -176,6 +179,11 @@ def test_settings_of_one_network_share_one_table(script, upscaler, images, netwo
     table = capsys.readouterr().out
     assert all(word in table for word in ("| num_steps |", "sigma_max", "PSNR(Y) dB", "bicubic", "Lanczos"))
     assert not (tmp_path / "out" / "sheet.png").exists()
+    assert run(script, images, tmp_path / "out", "--network", network, "--metrics", "psnr_y", *more, "--brief") == 0
+    lines = [line.replace(" ", "") for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    mean = runs[-1]["mean"]["psnr_y"]
+    assert lines[0] == "||calls|PSNR(Y)dB|" and len(lines) == 2 + 2 + len(runs)
+    assert lines[-1].startswith(f"|small,num_steps=5,sampler=dpmpp_2m|5|{mean:.2f}(")
 
 
 def test_distance_to_the_converged_pictures(script, upscaler, images, network, tmp_path, capsys):
@@ -304,6 +312,15 @@ def test_a_folder_without_usable_pictures_names_them(script, images, tmp_path, c
     assert run(script, images, tmp_path / "out") == 2
     error = capsys.readouterr().err
     assert "no usable picture among 2 picture files" in error and "small: 40x80" in error and "broken: " in error
+
+
+def test_the_help_knows_all_keys_and_samplers(script, capsys):
+    assert list(script.SETTING_KEYS) == list(KEYS)
+    options = {action.dest: action.choices for action in script.build_parser()._actions}
+    assert list(options["sampler"]) == list(SAMPLERS) and list(options["color_fix"]) == list(COLOR_FIXES)
+    with pytest.raises(SystemExit):
+        script.build_parser().parse_args(["--images", "x", "--sampler", "ddim"])
+    assert "unipc" in capsys.readouterr().err
 
 
 def test_help_does_not_import_torch():
