@@ -24,12 +24,20 @@ def evaluation(tmp_path):
     return evaluation
 
 
-def test_worst_is_lowest_psnr_and_highest_energy(evaluation):
-    assert sheet.worst(evaluation, BICUBIC, "psnr_y", 2) == ["2", "1"]
-    energies = {n: evaluation.result(BICUBIC, n)["figures"]["flat_energy"] for n in "012"}
-    assert energies["2"] is None or energies["2"] < 1
-    present = [n for n in "012" if energies[n] is not None]
-    assert sheet.worst(evaluation, BICUBIC, "flat_energy") == sorted(present, key=lambda n: -energies[n])
+def test_worst_is_lowest_psnr_and_highest_energy(evaluation, monkeypatch):
+    figures = {
+        "0": {"psnr_y": 31.0, "flat_energy": 0.4},
+        "1": {"psnr_y": 27.5, "flat_energy": None},  # no flat area
+        "2": {"psnr_y": 29.0, "flat_energy": 2.0},
+    }
+    monkeypatch.setattr(evaluation, "result", lambda run, name: {"figures": figures[name]})
+    assert sheet.worst(evaluation, BICUBIC, "psnr_y") == ["1", "2", "0"]
+    assert sheet.worst(evaluation, BICUBIC, "psnr_y", 2) == ["1", "2"]
+    assert sheet.worst(evaluation, BICUBIC, "flat_energy") == ["2", "0"]
+
+
+def test_the_sharpest_noise_is_the_worst_for_bicubic(evaluation):
+    assert sheet.worst(evaluation, BICUBIC, "psnr_y") == ["2", "1", "0"]
 
 
 def test_picture_sheet_holds_the_pixels(evaluation):
