@@ -9,7 +9,7 @@ from PIL import Image
 from sat_sr.evaluation import sheet
 from sat_sr.evaluation.metrics import Metrics
 from sat_sr.evaluation.pairs import Pairs
-from sat_sr.evaluation.runner import BICUBIC, Evaluation
+from sat_sr.evaluation.runner import BICUBIC, TARGET, Evaluation, Run
 
 
 @pytest.fixture
@@ -38,6 +38,26 @@ def test_worst_is_lowest_psnr_and_highest_energy(evaluation, monkeypatch):
 
 def test_the_sharpest_noise_is_the_worst_for_bicubic(evaluation):
     assert sheet.worst(evaluation, BICUBIC, "psnr_y") == ["2", "1", "0"]
+
+
+def test_captions_of_grids_have_the_target_at_the_same_lines(evaluation, monkeypatch):
+    network = Run("mine", "key", network="mine")
+    results = {
+        "mine": {"figures": {"block_grid_32": 1.25, "psnr_y": 30.0}, "target": {"block_grid_32": 1.0625}},
+        "bicubic": {"figures": {"block_grid_32": 1.2, "psnr_y": 28.0}},
+        "target": {"figures": {"block_grid_32": 1.0}},
+    }
+    monkeypatch.setattr(evaluation, "result", lambda run, name: results[run.title])
+    pair = evaluation.pairs.read("1")
+    monkeypatch.setattr(evaluation, "picture", lambda run, pair: pair.target)
+
+    def captions(column: str) -> list[str]:
+        row = sheet._row(evaluation, [BICUBIC, network, TARGET], pair, lambda picture: picture, column)
+        return [caption for caption, _ in row]
+
+    grid = "mine  block grid 32 px 1.250 (target 1.062)"
+    assert captions("block_grid_32") == ["input", "bicubic", grid, "target"]
+    assert captions("psnr_y") == ["input", "bicubic  PSNR(Y) 28.00 dB", "mine  PSNR(Y) 30.00 dB", "target"]
 
 
 def test_picture_sheet_holds_the_pixels(evaluation):
