@@ -9,7 +9,7 @@ VERSION = re.search(r'__version__ = "(.+)"', (Path(__file__).parent / "sat_sr/__
 
 EXTRAS = {
     "train": ["tensorboardX>=2.6"],
-    "eval": ["scikit-image>=0.22", "stlpips_pytorch>=0.0.2"],
+    "eval": ["scikit-image>=0.22", "scipy>=1.11", "stlpips_pytorch>=0.0.2"],
     "dev": [
         "pytest>=8",
         "pytest-xdist>=3.5",

@@ -20,6 +20,7 @@ import gc
 import itertools
 import json
 import math
+import os
 import platform
 import shlex
 import statistics
@@ -281,7 +282,7 @@ def resident_bytes() -> int:
         return 0
     getattr(ctypes.CDLL(None), "malloc_trim", lambda keep: None)(0)
     pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * 4096
+    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def processor() -> str:

@@ -18,7 +18,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-WORST_BY = ("stlpips", "patch_grid", "block_grid", "flat_energy")
+from sat_sr.inference.arguments import COLOR_FIXES, SAMPLERS  # does not import PyTorch
+
+# Of sat_sr.evaluation.settings.KEYS, whose import takes seconds; a test compares the two.
+SETTING_KEYS = (
+    "preset", "seed", "sampler", "num_steps", "sigma_min", "sigma_max", "init_noise", "strength", "color_fix", "detail",
+    "grid_shift",
+)  # fmt: skip
+WORST_BY = ("stlpips", "patch_grid", "block_grid", "block_lines", "flat_energy")
 MANY_COLUMNS = 8  # from here on the cells of the sheet are smaller
 
 
@@ -43,19 +50,19 @@ def build_parser() -> argparse.ArgumentParser:
         "--network", action="append", default=[], metavar="CKPT", help="a checkpoint; repeat to compare several"
     )
     compared.add_argument("--fast", action="store_true", help="the checkpoint's quick preset instead of its default")
-    compared.add_argument("--sampler", help="heun, euler or dpmpp_2m")
+    compared.add_argument("--sampler", choices=SAMPLERS)
     compared.add_argument("--num-steps", type=int)
     compared.add_argument("--sigma-max", type=float)
     compared.add_argument("--sigma-min", type=float)
-    compared.add_argument("--color-fix", help="none, mean, wavelet or backprojection")
+    compared.add_argument("--color-fix", choices=COLOR_FIXES)
     compared.add_argument("--grid-shift", type=int, metavar="PX", help="of the grid of blocks from call to call")
     compared.add_argument(
         "--setting",
         action="append",
         default=[],
         metavar="KEY=VALUE,…",
-        help='repeat to compare several: "sampler=dpmpp_2m,num_steps=10,sigma_max=5"; also strength, init_noise, seed '
-        "and preset=fast; over the options above",
+        help='repeat to compare several: "sampler=dpmpp_2m,num_steps=10,sigma_max=5" or "preset=fast"; over the '
+        f"options above; the keys are {', '.join(SETTING_KEYS)}",
     )
     compared.add_argument(
         "--converged",
@@ -69,12 +76,22 @@ def build_parser() -> argparse.ArgumentParser:
     )
 
     parser.add_argument("--metrics", metavar="NAME,…", help="figures to compute (default: all that are installed)")
+    parser.add_argument(
+        "--bar",
+        action="append",
+        default=[],
+        metavar="NAME=MOST",
+        help='repeat for several: "patch_grid=1.15" counts the pictures whose figure is at most that',
+    )
     parser.add_argument("--out", default="runs/evaluation", metavar="DIR", help="results (default: runs/evaluation)")
     parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, mps")
     parser.add_argument(
         "--dtype", choices=("auto", "float32", "bfloat16"), default="auto", help="of the network (default: by device)"
     )
     parser.add_argument("--sheet-pictures", type=int, default=8, metavar="N", help="rows of sheet.png (default 8)")
+    parser.add_argument(
+        "--brief", action="store_true", help="the table of means without settings, seconds and memory: to be quoted"
+    )
     parser.add_argument("--no-sheets", action="store_true", help="write tables only: for long lists of settings")
     return parser
 
@@ -114,15 +131,16 @@ def evaluate(args: argparse.Namespace, settings: list[dict]) -> int:
     from tqdm import tqdm
 
     try:
-        from sat_sr.evaluation.metrics import Metrics, choose_metrics
+        from sat_sr.evaluation.metrics import Metrics, choose_metrics, parse_bars
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f"{error}: pip install scikit-image stlpips_pytorch") from error
+        raise ModuleNotFoundError(f"{error}: pip install scikit-image scipy stlpips_pytorch") from error
     from sat_sr.evaluation.pairs import Pairs
-    from sat_sr.evaluation.report import LEGEND, mean_table, picture_table, write_report
+    from sat_sr.evaluation.report import LEGEND, bar_table, mean_table, picture_table, write_report
     from sat_sr.evaluation.runner import Evaluation, Network, name_networks
     from sat_sr.inference.storage import require_writable
 
     names, left_out = choose_metrics(args.metrics.replace(",", " ").split() if args.metrics else None)
+    bars = parse_bars(args.bar, names)
     if args.sheet_pictures < 1:
         raise ValueError(f"--sheet-pictures {args.sheet_pictures}: at least 1, or --no-sheets")
     device, dtype = args.device, args.dtype
@@ -153,11 +171,14 @@ def evaluate(args: argparse.Namespace, settings: list[dict]) -> int:
 
     if evaluation.resumed:
         print(f"{evaluation.resumed} of {bar.total} results were in {evaluation.records.path} already")
-    paths = write_report(evaluation, runs, facts_of(args, device, networks), folder)
+    paths = write_report(evaluation, runs, facts_of(args, device, networks), folder, bars)
     paths += [] if args.no_sheets else write_sheets(evaluation, runs, folder, args.sheet_pictures)
     if len(settings) * len(networks) <= 1:  # several would hide the means here: they are in report.md
         print(f"\n{runs[-1].title}\n{picture_table(evaluation, runs[-1])}")
-    print(f"\n{mean_table(evaluation, runs)}\n\n{LEGEND}\n\nWritten: {', '.join(map(str, paths))}")
+    print(f"\n{mean_table(evaluation, runs, brief=args.brief)}\n\n{LEGEND}\n")
+    if bars:
+        print(f"Pictures that keep the bars:\n\n{bar_table(evaluation, runs, bars)}\n")
+    print(f"Written: {', '.join(map(str, paths))}")
     return 0
 
 
@@ -175,12 +196,12 @@ def remarks(pairs, left_out: str):
 
 
 def write_sheets(evaluation, runs, folder: Path, count: int) -> list[Path]:
+    from sat_sr.evaluation.pairs import spread
     from sat_sr.evaluation.runner import write_png
     from sat_sr.evaluation.sheet import picture_sheet, worst_sheet
 
     own = [run for run in runs if run.network]
-    names = evaluation.pairs.names
-    shown = names[:: max(1, len(names) // count)][:count]  # spread over the list
+    shown = sorted(spread(evaluation.pairs.names, count))
     paths = [folder / "sheet.png"]
     write_png(paths[0], picture_sheet(evaluation, own, shown, side=512 if len(own) + 3 < MANY_COLUMNS else 256))
     for run in own:

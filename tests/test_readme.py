@@ -1,4 +1,4 @@
-"""Every command of README.md and every example of docs/api.md, taken from the files.
+"""Every command of README.md and every example of docs/api.md, taken from the files; links and flags of all pages.
 
 bash runs the lines as they stand, in a folder with the project's files and tiny pictures by the examples' names. What
 would take long is replaced: `python` and the launchers write down how they were called, and the calls are then made in
@@ -7,17 +7,21 @@ this process, with tiny random weights and one step. `bash scripts/test.sh` is t
 
 from __future__ import annotations
 
+import argparse
+import importlib
 import importlib.util
 import itertools
 import json
 import os
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
 import sys
 import sysconfig
 import venv
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +33,9 @@ from sat_sr.checkpoint import save_safetensors
 from sat_sr.config import InfDiTConfig
 
 ROOT = Path(__file__).resolve().parents[1]
+PAGES = ["README.md", "ckpt/README.md", "examples/README.md", *sorted(f"docs/{p.name}" for p in ROOT.glob("docs/*.md"))]
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+ANY_FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 TINY = InfDiTConfig(
     num_layers=1, hidden_size=16, num_attention_heads=2, image_block_size=16, image_size=64, vector_dim=0
 )
@@ -223,7 +229,7 @@ def test_python_examples_run(file, folder, weights, monkeypatch):
         assert Image.open("flower_large.png").size == (28, 20)
 
 
-@pytest.mark.parametrize("file", ["README.md", "docs/api.md", "docs/fidelity.md"])
+@pytest.mark.parametrize("file", PAGES)
 def test_links_lead_somewhere(file):
     text = (ROOT / file).read_text(encoding="utf-8")
     links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if not link.startswith("http")]
@@ -231,3 +237,61 @@ def test_links_lead_somewhere(file):
     assert not missing
     named = re.findall(r"`((?:sat_sr|tests|scripts|docs)/[\w/.]*)`", text)
     assert not [name for name in named if not (ROOT / name).exists()]
+
+
+def documented_calls() -> Iterator[tuple[str, str]]:
+    """(page, command) of every call of a Python program of this project, in a fence or between backticks."""
+    for file in PAGES:
+        text = (ROOT / file).read_text(encoding="utf-8")
+        lines: list[str] = []
+        for _, code in ANY_FENCE.findall(text):
+            for line in code.replace("\\\n", " ").splitlines():
+                if lines and not closed(lines[-1]):
+                    lines[-1] += " " + line  # within quotes
+                else:
+                    lines.append(line)
+        lines += [" ".join(code.split()) for code in re.findall(r"`([^`]+)`", ANY_FENCE.sub("", text))]
+        for line in lines:
+            call = re.search(r"(?:^|\s)((?:\w+/)*\w+\.py) ", line)
+            if call and (ROOT / call[1]).exists() and "--help" not in line and not line.lstrip().startswith("#"):
+                yield file, line[call.start(1) :]
+
+
+def closed(line: str) -> bool:
+    """No quotation mark waits for its other one."""
+    try:
+        shlex.split(line, comments=True)
+    except ValueError:
+        return False
+    return True
+
+
+class Parsed(Exception):
+    """Flags were understood; what follows is not done."""
+
+
+@pytest.mark.parametrize(("file", "line"), documented_calls())
+def test_documented_flags_are_understood(file, line, monkeypatch):
+    """By the program's own parser, with the placeholders of the page replaced; nothing is done."""
+    for placeholder, value in {"MODE": "ar", "SECONDS": "5"}.items():
+        line = re.sub(rf"\b{placeholder}\b", value, line)
+    program, *arguments = shlex.split(re.sub(r"\[(--[^]]+)\]", r"\1", line), comments=True)
+    arguments = arguments[: next((i for i, a in enumerate(arguments) if a in ("|", ">", "&&", "&")), None)]
+    real = argparse.ArgumentParser.parse_known_args
+
+    def parse_known_args(self, *args, **kwargs):
+        real(self, *args, **kwargs)
+        raise Parsed
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_known_args", parse_known_args)
+    monkeypatch.setattr(sys, "argv", [program, *arguments])
+    parse = {
+        "generate_sr_big.py": "sat_sr.inference.arguments:parse_arguments",
+        "train_text2image_sr.py": "sat_sr.training.arguments:parse_arguments",
+    }.get(program)
+    with pytest.raises(Parsed):
+        if parse:
+            module, _, function = parse.partition(":")
+            getattr(importlib.import_module(module), function)(arguments)
+        else:
+            runpy.run_path(str(ROOT / program), run_name="__main__")

@@ -1,4 +1,8 @@
-"""The weights that ship enlarge a photograph that they never saw better than bicubic interpolation does."""
+"""The weights that ship enlarge a photograph that they never saw better than bicubic interpolation does.
+
+Bars lie a little beyond what was measured on this crop, so that a change for the worse is noticed; what was measured is
+written beside each. docs/quality.md has the means over many tiles.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +18,7 @@ from sat_sr.evaluation.perceptual import PerceptualDistance, missing_packages
 
 ROOT = Path(__file__).parents[1]
 WEIGHTS = ROOT / "ckpt" / "mini.safetensors"
+SETTINGS = ("default", "fast")
 
 
 @pytest.fixture(scope="module")
@@ -24,38 +29,53 @@ def upscaler():
 
 
 @pytest.fixture(scope="module")
-def pictures() -> dict[str, np.ndarray]:
-    """The middle of an example, what it was made of, and its bicubic interpolation, as files would hold them."""
+def settings(upscaler):
+    return {"default": upscaler.defaults, "fast": upscaler.fast}
+
+
+@pytest.fixture(scope="module")
+def pictures(upscaler, settings) -> dict[str, np.ndarray]:
+    """The middle of an example, what it was made of, its bicubic interpolation and ours, as files would hold them."""
     lr = np.asarray(Image.open(ROOT / "examples" / "flower.png"))[32:96, 32:96]
     target = np.asarray(Image.open(ROOT / "examples" / "flower_original.png"))[128:384, 128:384]
-    return {"target": target, "lr": lr, "bicubic": downscale(lr, target.shape[:2]).round().astype(np.uint8)}
+    bicubic = downscale(lr, target.shape[:2]).round().astype(np.uint8)
+    ours = {name: upscaler(lr, seed=0, **settings[name].to_dict()) for name in SETTINGS}
+    return {"target": target, "lr": lr, "bicubic": bicubic, **ours}
 
 
-def test_default_setting_is_nearer_to_the_eye_than_bicubic(upscaler, pictures):
+@pytest.mark.parametrize("name", SETTINGS)
+def test_nearer_to_the_eye_than_bicubic(pictures, name):
+    """0.57 (default) and 0.56 (fast) times bicubic's distance."""
     if missing := missing_packages("stlpips"):
         pytest.skip(f"needs {', '.join(missing)}")
     distance = PerceptualDistance("stlpips")
-    ours, bicubic = (distance(pictures["target"], p) for p in (upscaler(pictures["lr"], seed=0), pictures["bicubic"]))
-    assert ours < 0.8 * bicubic
+    ours, bicubic = (distance(pictures["target"], pictures[p]) for p in (name, "bicubic"))
+    assert ours < 0.62 * bicubic
 
 
-def test_fast_setting_has_less_error_than_bicubic(upscaler, pictures):
-    ours = upscaler(pictures["lr"], seed=0, **upscaler.fast.to_dict())
+@pytest.mark.parametrize(("name", "least"), [("default", -0.2), ("fast", 0.15)])  # -0.06 and +0.26 dB
+def test_error_against_bicubic(pictures, name, least):
     target = luma(pictures["target"])
-
-    def error(picture: np.ndarray) -> float:
-        return np.square(luma(picture) - target).mean()
-
-    assert error(ours) < error(pictures["bicubic"])
+    ours, bicubic = (psnr(target, luma(pictures[p])) for p in (name, "bicubic"))
+    assert ours - bicubic > least
 
 
-def test_output_reduced_is_the_input(upscaler, pictures):
-    output = upscaler(pictures["lr"], seed=0)
-    assert psnr(pictures["lr"].astype(np.float32), downscale(output, (64, 64))) > 36
+@pytest.mark.parametrize(("name", "least"), [("default", 39), ("fast", 40)])  # 40.1 and 41.5 dB; bicubic 36.3
+def test_output_reduced_is_the_input(pictures, name, least):
+    assert psnr(pictures["lr"].astype(np.float32), downscale(pictures[name], (64, 64))) > least
 
 
-def test_patches_and_blocks_fit_together(upscaler, pictures):
-    """Bicubic interpolation has 1.2 to 1.3, photographs 1.02; with a grid at rest the model has more than bicubic."""
-    config, output = upscaler.model.config, luma(upscaler(pictures["lr"], seed=0))
-    assert grid_ratio(output, config.patch_size) < 1.25
-    assert grid_ratio(output, config.image_block_size) < 1.2
+# Ratios of gradients: patches against elsewhere, blocks against elsewhere, blocks against lines at the same place in a
+# patch. The worst calls had 1.19, 1.19, 1.15 (default; the photograph itself has 1.15 at the last of these) and 1.27,
+# 1.35, 1.14 (fast). With a grid at rest: 1.27, 1.32, 1.11 and 1.39, 1.45, 1.15.
+@pytest.mark.parametrize(
+    ("name", "patch_bar", "block_bar", "lines_bar"), [("default", 1.23, 1.23, 1.19), ("fast", 1.31, 1.39, 1.17)]
+)
+def test_no_call_leaves_its_grid(upscaler, settings, pictures, name, patch_bar, block_bar, lines_bar):
+    patch, block = upscaler.model.config.patch_size, upscaler.model.config.image_block_size
+    output, places = luma(pictures[name]), settings[name].places(block)
+    assert len(set(places)) == {"default": 12, "fast": 4}[name]  # each call has its lines elsewhere
+    for place in places:
+        assert grid_ratio(output, patch, [place]) < patch_bar, place
+        assert grid_ratio(output, block, [place]) < block_bar, place
+        assert grid_ratio(output, block, [place], among=patch) < lines_bar, place

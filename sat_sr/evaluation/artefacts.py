@@ -6,6 +6,9 @@ All work on luma (H, W) float in levels 0..255. `grid_ratio` needs one picture; 
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
+
 import numpy as np
 from scipy.ndimage import gaussian_filter, uniform_filter
 
@@ -17,30 +20,38 @@ ROUNDING_ENERGY = 1 / 12  # squared levels: what rounding to 8 bit adds to any p
 LEAST_FLAT_PIXELS = 1024  # fewer say nothing about a picture's smooth areas
 
 
-def grid_ratio(luma: np.ndarray, period: int) -> float:
-    """How much steeper the picture is across the lines of a grid than elsewhere.
+def grid_ratio(luma: np.ndarray, period: int, places: Iterable[int] = (0,), among: int = 1) -> float:
+    """How much steeper the picture is across the lines of a grid than elsewhere, for the call whose grid shows most.
 
-    With horizontal differences d(y, x) = |luma(y, x) - luma(y, x-1)| and the vertical ones likewise,
+    With horizontal differences d(y, x) = |luma(y, x) - luma(y, x-1)| and the vertical ones likewise, both directions
+    pooled, a network call that had the picture `place` pixels farther in has the lines x ≡ -place (mod period), and
 
-        mean of d at x = period, 2·period, …  /  mean of d at all other x,
+        mean of d on its lines  /  mean of d on all other x ≡ -place (mod among).
 
-    both directions pooled. The grid starts in the upper left corner. A picture without a grid has about 1, bicubic
-    interpolation by 4 has more at period 4, for it is steepest halfway between the samples.
+    The result is the largest of these ratios. A picture without a grid has about 1, a little more with every place
+    that is looked at, since the largest of several is taken: compare with the target at the same places. Bicubic
+    interpolation by 4 has more at period 4, for it is steepest halfway between the samples; `among` 4 keeps that out
+    of the blocks' figure.
 
     luma     (H, W) in levels
     period   pixels between grid lines: the side of a patch or of a block
+    places   where the picture lay on the grid in the calls (`inference.placement`); 0: the grid begins in its corner
+    among    1: elsewhere is anywhere; the side of a patch, a divisor of period: only lines at the same place in a patch
     returns  a ratio; nan where the picture has no line of the grid or nothing but lines, or is constant elsewhere
     """
-    on_lines, elsewhere = [], []
+    assert period % among == 0, (period, among)
+    totals, counts = np.zeros(period), np.zeros(period)  # of d, and how many, by x modulo period
     for axis in (0, 1):
         steps = np.moveaxis(np.abs(np.diff(luma, axis=axis)), axis, 0)
-        is_line = np.arange(1, luma.shape[axis]) % period == 0
-        on_lines.append(steps[is_line].ravel())
-        elsewhere.append(steps[~is_line].ravel())
-    lines, others = np.concatenate(on_lines), np.concatenate(elsewhere)
-    if not lines.size or not others.size or not others.any():
-        return float("nan")
-    return float(lines.mean() / others.mean())
+        phases = np.arange(1, luma.shape[axis]) % period
+        totals += np.bincount(phases, steps.sum(axis=1), period)
+        counts += np.bincount(phases, minlength=period) * steps.shape[1]
+    ratios = []
+    for line in {-place % period for place in places}:
+        others = [phase for phase in range(line % among, period, among) if phase != line]
+        if counts[line] and totals[others].sum() > 0:
+            ratios.append(totals[line] / counts[line] * counts[others].sum() / totals[others].sum())
+    return float(max(ratios, default=math.nan))
 
 
 def flat_mask(target_luma: np.ndarray) -> np.ndarray:

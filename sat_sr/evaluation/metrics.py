@@ -1,7 +1,8 @@
 """The figures of a picture, by name.
 
 Pictures are (H, W, 3) uint8 RGB: what a file would hold. Whole pictures are compared, borders included, for an
-upscaler's border is part of its output. PSNR and SSIM come from scikit-image.
+upscaler's border is part of its output; SSIM alone leaves out the 5 outermost pixels, where its window does not fit.
+PSNR and SSIM come from scikit-image.
 """
 
 from __future__ import annotations
@@ -51,9 +52,12 @@ METRICS = {
     "consistency": Metric("consistency", "dB", 2, "high"),
     "patch_grid": Metric("patch grid", "", 3, "one"),
     "block_grid": Metric("block grid", "", 3, "one"),
+    "block_lines": Metric("block lines", "", 3, "one"),
     "flat_energy": Metric("flat energy", "", 3, "one"),
 }
-GRIDS = ("patch_grid", "block_grid")  # one column for every size of patch or block that is compared
+# One column for every size of patch or block that is compared. A grid's lines are set against everything else, those
+# of block_lines against lines at the same place in a patch: the input's pixels, and patches, do not count as blocks.
+GRIDS = ("patch_grid", "block_grid", "block_lines")
 PERCEPTUAL = ("stlpips", "lpips")
 
 
@@ -76,18 +80,41 @@ def choose_metrics(names: Iterable[str] | None) -> tuple[list[str], str]:
     return [name for name in METRICS if name in names], ""
 
 
-def metric_of(column: str) -> tuple[str, int | None]:
-    """The metric of a column of `Metrics.columns`, and the size of its grid: "block_grid_32" -> ("block_grid", 32)."""
+def parse_bars(texts: Iterable[str], names: Iterable[str]) -> dict[str, float]:
+    """ "patch_grid=1.15" -> {"patch_grid": 1.15}: what a figure may be at most, for figures where less is better.
+
+    names   of the metrics that are computed
+    Raises ValueError for text of another form, and for a metric that is not computed or where more is better.
+    """
+    known = [name for name in names if METRICS[name].better != "high"]
+    bars = {}
+    for text in texts:
+        name, _, value = text.partition("=")
+        try:
+            bars[name] = float(value)
+        except ValueError:
+            raise ValueError(f"bar {text!r}: not of the form NAME=NUMBER") from None
+        if name not in known:
+            raise ValueError(f"bar {text!r}: can be set for {', '.join(known) or 'none of the metrics computed'}")
+    return bars
+
+
+def metric_of(column: str) -> tuple[str, tuple[int, ...]]:
+    """The metric of a column of `Metrics.columns`, and the sizes of its grid, in pixels.
+
+    "psnr_y" -> ("psnr_y", ()); "block_grid_32" -> ("block_grid", (32,)); "block_lines_32x4" -> ("block_lines",
+    (32, 4)): blocks of 32 pixels, compared with lines at the same place in patches of 4.
+    """
     if column in METRICS:
-        return column, None
-    name, _, size = column.rpartition("_")
-    return name, int(size)
+        return column, ()
+    name, _, sizes = column.rpartition("_")
+    return name, tuple(map(int, sizes.split("x")))
 
 
 def title_of(column: str) -> str:
     """In words: "PSNR(Y)", "block grid 32 px"."""
-    name, size = metric_of(column)
-    return METRICS[name].title + (f" {size} px" if size else "")
+    name, sizes = metric_of(column)
+    return METRICS[name].title + (f" {sizes[0]} px" if sizes else "")
 
 
 def heading_of(column: str) -> str:
@@ -118,7 +145,10 @@ def psnr(target: np.ndarray, picture: np.ndarray) -> float:
 
 
 def ssim(target: np.ndarray, picture: np.ndarray) -> float:
-    """Structural similarity as in Wang et al. 2004: Gaussian window of σ 1.5; the mean over channels, if any."""
+    """Structural similarity as in Wang et al. 2004: Gaussian window of σ 1.5 in 11×11 pixels; the mean over channels.
+
+    The mean over all pixels around which the window fits: the outermost 5 are left out.
+    """
     return float(
         structural_similarity(
             target,
@@ -146,46 +176,60 @@ def consistency(lr: np.ndarray, picture: np.ndarray) -> float:
 class Metrics:
     """Computes chosen figures; keeps the perceptual networks, and what one target is compared with many times.
 
-    names          of METRICS
-    patch_sizes, block_sizes  pixels: the grids to look for, one figure each, named like "block_grid_32"
-    device         for the perceptual networks
+    names    of METRICS
+    grids    (patch, block) in pixels: the grids to look for, one figure each, named like "block_grid_32"; more can be
+             added later with `look_for`
+    device   for the perceptual networks
     """
 
     def __init__(
         self,
         names: Iterable[str],
-        patch_sizes: Iterable[int] = (),
-        block_sizes: Iterable[int] = (),
+        grids: Iterable[tuple[int, int]] = (),
         device: str | torch.device = "cpu",
     ) -> None:
         self.names = list(names)
-        self.grids = {"patch_grid": set(patch_sizes), "block_grid": set(block_sizes)}
+        self._sizes: dict[str, set[tuple[int, ...]]] = {name: set() for name in GRIDS}
+        for patch, block in grids:
+            self.look_for(patch, block)
         self.device = device
         self._perceptual: dict[str, PerceptualDistance] = {}
+
+    def look_for(self, patch: int, block: int) -> None:
+        """One more network's grids, by the sides of its patches and blocks."""
+        for name, sizes in (("patch_grid", (patch,)), ("block_grid", (block,)), ("block_lines", (block, patch))):
+            self._sizes[name].add(sizes)
 
     @property
     def columns(self) -> list[str]:
         """Keys of the figures: the names, those of GRIDS once for every size."""
         columns = []
         for name in self.names:
-            columns += [f"{name}_{size}" for size in sorted(self.grids[name])] if name in GRIDS else [name]
+            sizes = sorted(self._sizes.get(name, ()))
+            columns += [f"{name}_{'x'.join(map(str, s))}" for s in sizes] if name in GRIDS else [name]
         return columns
 
     def __call__(
-        self, target: np.ndarray, lr: np.ndarray, picture: np.ndarray, columns: Iterable[str] | None = None
+        self,
+        target: np.ndarray,
+        lr: np.ndarray,
+        picture: np.ndarray,
+        columns: Iterable[str] | None = None,
+        places: Iterable[int] = (0,),
     ) -> dict[str, float | None]:
         """Figures of one output.
 
         target, picture  (H, W, 3) uint8; lr (h, w, 3) uint8
         columns          all of `columns` if None
+        places           of the picture on the grid in the calls that made it (`grid_ratio`)
         returns          {column: figure}; None where the picture gives no answer (no flat area, no line of the grid)
         """
         assert target.shape == picture.shape, (target.shape, picture.shape)
-        columns = self.columns if columns is None else list(columns)
+        columns, places = self.columns if columns is None else list(columns), list(places)
         target_y, picture_y = luma(target), luma(picture)
         figures = {}
         for column in columns:
-            name, size = metric_of(column)
+            name, sizes = metric_of(column)
             match name:
                 case "psnr_y":
                     value = psnr(target_y, picture_y)
@@ -202,7 +246,10 @@ class Metrics:
                 case "consistency":
                     value = consistency(lr, picture)
                 case "patch_grid" | "block_grid":
-                    value = grid_ratio(picture_y, size)
+                    value = grid_ratio(picture_y, *sizes, places)
+                case "block_lines":
+                    block, patch = sizes
+                    value = grid_ratio(picture_y, block, places, among=patch)
                 case "flat_energy":
                     value = flat_energy(picture_y, target_y)
             figures[column] = value if math.isfinite(value) else None

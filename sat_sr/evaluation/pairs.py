@@ -130,9 +130,15 @@ class Pairs:
         return lr[0].permute(1, 2, 0).mul(255).round().byte().numpy()
 
 
+def spread(names: list[str], count: int) -> list[str]:
+    """`count` names, or all if there are fewer, at equal distances over the list."""
+    count = min(count, len(names))
+    return [names[i * len(names) // count] for i in range(count)]
+
+
 def _spread_first(names: list[str], count: int | None) -> list[str]:
     """All names, `count` of them that are spread evenly over the list before the rest."""
-    chosen = names if count is None else [names[i * len(names) // count] for i in range(min(count, len(names)))]
+    chosen = names if count is None else spread(names, count)
     return [*chosen, *(name for name in names if name not in set(chosen))]
 
 

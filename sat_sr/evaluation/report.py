@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from sat_sr.evaluation.metrics import METRICS, format_figure, heading_of, metric_of
+from sat_sr.evaluation.metrics import METRICS, format_figure, heading_of, metric_of, title_of
 from sat_sr.evaluation.runner import BICUBIC, TARGET, Evaluation, Run
 from sat_sr.inference.settings import SamplingSettings
 from sat_sr.inference.storage import atomic_write
@@ -23,23 +23,32 @@ def mean_of(values: Sequence[float | None]) -> float | None:
 
 
 def summarize(evaluation: Evaluation, run: Run) -> dict:
-    """Means of a run: every figure over the pictures that have it; calls and seconds; the largest peak."""
+    """Means of a run: every figure over the pictures that have it; calls and seconds; the largest peak.
+
+    For networks "target" has those of the target's grids, at the places of the run's own.
+    """
     results = [evaluation.result(run, name) for name in evaluation.pairs.names]
     summary = {c: mean_of([r["figures"][c] for r in results]) for c in evaluation.columns(run)}
     if run.network:
         summary |= {key: mean_of([r[key] for r in results]) for key in ("calls", "seconds")}
         summary["peak_mib"] = max(r["peak_mib"] for r in results)
+        summary["target"] = {c: mean_of([r["target"][c] for r in results]) for c in results[0]["target"]}
     if run.key in evaluation.to_converged:
         summary["to_converged"] = evaluation.to_converged[run.key]
     return summary
 
 
-def mean_table(evaluation: Evaluation, runs: Sequence[Run]) -> str:
-    """Markdown: a row a run, with its sampling settings, costs, and figures set against bicubic's."""
+def mean_table(evaluation: Evaluation, runs: Sequence[Run], *, brief: bool = False) -> str:
+    """Markdown: a row a run, with its sampling settings, costs, and figures set against bicubic's.
+
+    brief   the run's title in place of the network and all settings; of the costs the calls alone, which depend on no
+            machine
+    """
     settings = [settings_of(evaluation, run) for run in runs]
-    keys = shown_settings([s for s in settings if s])
+    keys = [] if brief else shown_settings([s for s in settings if s])
     columns = evaluation.metrics.columns
-    extras = COSTS | (TO_CONVERGED if evaluation.to_converged else {})
+    costs = {key: cost for key, cost in COSTS.items() if key == "calls" or not brief}
+    extras = costs | (TO_CONVERGED if evaluation.to_converged else {})
     bicubic = summarize(evaluation, BICUBIC)
     rows = []
     for run, setting in zip(runs, settings, strict=True):
@@ -48,7 +57,7 @@ def mean_table(evaluation: Evaluation, runs: Sequence[Run]) -> str:
         summary = summarize(evaluation, run)
         rows.append(
             [
-                run.network or run.title,
+                run.title if brief else run.network or run.title,
                 *(str(setting.get(key, "")) for key in keys),
                 *(f"{summary[key]:.{digits}f}" if key in summary else "" for key, (_, digits) in extras.items()),
                 *(_cell(column, summary, None if run in (BICUBIC, TARGET) else bicubic) for column in columns),
@@ -88,6 +97,26 @@ def picture_table(evaluation: Evaluation, run: Run) -> str:
     return markdown(["picture", *(title for title, _ in costs.values()), *map(heading_of, columns)], rows)
 
 
+def bar_table(evaluation: Evaluation, runs: Sequence[Run], bars: Mapping[str, float]) -> str:
+    """Markdown: how many pictures keep a figure at or under its bar, and the largest figure of all; "" without bars.
+
+    bars   by metric; it holds for all of its columns
+    """
+    columns = [column for column in evaluation.metrics.columns if metric_of(column)[0] in bars]
+    rows = []
+    for run in runs:
+        cells = []
+        for column in columns:
+            values = [evaluation.result(run, n)["figures"].get(column) for n in evaluation.pairs.names]
+            values = [value for value in values if value is not None]
+            kept = sum(value <= bars[metric_of(column)[0]] for value in values)
+            largest = f"; most {format_figure(column, max(values))}" if values else ""
+            cells.append(f"{kept} of {len(values)}{largest}")
+        rows.append([run.title, *cells])
+    headings = [f"{title_of(column)} ≤ {bars[metric_of(column)[0]]:g}" for column in columns]
+    return markdown(["", *headings], rows) if columns else ""
+
+
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table with columns of equal width, so that it can be read as text too; numbers are aligned to the right."""
     cells = [[cell.replace("|", "\\|") for cell in row] for row in (header, *rows)]
@@ -100,8 +129,13 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([lines[0], f"|{rule}|", *lines[1:]])
 
 
-def write_report(evaluation: Evaluation, runs: Sequence[Run], facts: dict, folder: Path) -> list[Path]:
-    """report.json and report.md with everything: `facts` (plain values that head it), means, and every picture."""
+def write_report(
+    evaluation: Evaluation, runs: Sequence[Run], facts: dict, folder: Path, bars: Mapping[str, float] | None = None
+) -> list[Path]:
+    """report.json and report.md with everything: `facts` (plain values that head it), means, and every picture.
+
+    bars   of `bar_table`, in report.md alone
+    """
     content = {
         **facts,
         "pictures": evaluation.pairs.names,
@@ -120,6 +154,8 @@ def write_report(evaluation: Evaluation, runs: Sequence[Run], facts: dict, folde
     text = ["# Evaluation", "", *(f"* {key}: {_plain(value)}" for key, value in facts.items())]
     text += [f"* skipped: {name} ({reason})" for name, reason in evaluation.pairs.skipped.items()]
     text += ["", "## Means", "", mean_table(evaluation, runs), "", LEGEND]
+    if table := bar_table(evaluation, runs, bars or {}):
+        text += ["", "## Pictures that keep the bars", "", table]
     for run in runs:
         text += ["", f"## {run.title}", "", picture_table(evaluation, run)] if evaluation.columns(run) else []
     paths = [folder / "report.json", folder / "report.md"]
@@ -130,16 +166,21 @@ def write_report(evaluation: Evaluation, runs: Sequence[Run], facts: dict, folde
 
 
 LEGEND = (
-    "In brackets: against bicubic. PSNR, SSIM and consistency (PSNR between the output reduced to the input's size and "
-    "the input): the higher the better; LPIPS and ST-LPIPS: the lower the better. Grids: gradient on the borders of "
-    "patches or blocks over that elsewhere; flat energy: high frequencies on the target's flat areas over the target's "
-    "own; both 1 at best. Peak: the largest of all pictures."
+    "In brackets: against bicubic; for grids, what the target has at the same lines. PSNR, SSIM and consistency (PSNR "
+    "between the output reduced to the input's size and the input): the higher the better; LPIPS and ST-LPIPS: the "
+    "lower the better. Grids: gradient on the borders of patches or blocks over that elsewhere, in each picture for "
+    "the network call whose grid shows most (target and interpolations: for the first call); block lines: over that on "
+    "lines at the same place in a patch. Flat energy: high frequencies on the target's flat areas over the target's "
+    "own. Grids, lines and flat energy: 1 at best. Peak: the largest of all pictures, the networks of the metrics "
+    "included."
 )
 
 
 def _cell(column: str, summary: dict, bicubic: dict | None) -> str:
     value = summary.get(column)
     text = format_figure(column, value) if column in summary else ""
+    if (target := summary.get("target", {}).get(column)) is not None:
+        return f"{text} ({format_figure(column, target)})"
     compared = METRICS[metric_of(column)[0]].baseline
     if not compared or not bicubic or value is None or not bicubic[column]:
         return text

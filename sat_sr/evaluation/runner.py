@@ -13,12 +13,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-import sat_sr
 from sat_sr.evaluation.metrics import GRIDS, Metrics, describe, psnr
 from sat_sr.evaluation.pairs import Pair, Pairs, interpolate
 from sat_sr.evaluation.records import Records, digest_of, digest_of_file
 from sat_sr.evaluation.settings import Setting, resolve
+from sat_sr.evaluation.source import (
+    MEASURING,
+    MEASURING_PACKAGES,
+    SAMPLING,
+    SAMPLING_PACKAGES,
+    digest_of_source,
+)
 from sat_sr.inference.cost import measured
+from sat_sr.inference.settings import SamplingSettings
 from sat_sr.inference.storage import atomic_write
 
 if TYPE_CHECKING:  # takes seconds to import: not for those who only read a finished evaluation
@@ -71,10 +78,10 @@ class Network:
             upscaler.close()
 
     def runs(self, settings: Iterable[Setting], options: Setting) -> list[Run]:
-        """One run a setting. `options` is what else decides the output (device, dtype, …)."""
-        runs = []
+        """One run a setting. `options` is what else decides the output (device, dtype, …); the code does, too."""
+        source, runs = digest_of_source(SAMPLING, SAMPLING_PACKAGES), []
         for setting in settings:
-            what = {"network": self.digest, "setting": setting, "options": options, "version": sat_sr.__version__}
+            what = {"network": self.digest, "setting": setting, "options": options, "source": source}
             title = ", ".join([self.name, *(f"{key}={value}" for key, value in setting.items())])
             runs.append(Run(title, digest_of(what), self.name, setting))
         return runs
@@ -111,8 +118,10 @@ class Evaluation:
         self.pairs, self.metrics, self.folder, self.device, self.say = pairs, metrics, folder, device, say
         self.records = Records(folder / "records.jsonl")
         self.resumed = 0  # results that were found on disk
+        self._measuring = digest_of_source(MEASURING, MEASURING_PACKAGES)  # figures are kept by it, apart from costs
         self.to_converged: dict[str, float] = {}  # by key of a run: mean PSNR in dB
         self._digests: dict[str, str] = {}
+        self._blocks: dict[str, int] = {}  # by key of a run: pixels a side
 
     def evaluate(
         self,
@@ -129,8 +138,8 @@ class Evaluation:
         runs = list(BASELINES)
         for network, own_runs in networks:
             patch, block = self._sizes(network)
-            self.metrics.grids["patch_grid"].add(patch)
-            self.metrics.grids["block_grid"].add(block)
+            self.metrics.look_for(patch, block)
+            self._blocks |= {run.key: block for run in own_runs}
             for pair in self._pairs():
                 for run in [*BASELINES, *own_runs]:
                     self._bring(run, pair, network)
@@ -157,8 +166,12 @@ class Evaluation:
         self.to_converged |= {key: statistics.fmean(values) for key, values in found.items()}
 
     def result(self, run: Run, name: str) -> dict:
-        """What was found for a picture: "figures", and for networks "settings", "seconds", "calls", "peak_mib"."""
-        return {"figures": {}, **self.records.get(run.key, self._picture_key(name))}
+        """What was found for a picture: "figures", and for networks "settings", "seconds", "calls", "peak_mib".
+
+        For networks also "target": the figures of GRIDS that the target has where this run had its grids.
+        """
+        key = self._picture_key(name)
+        return {**self.records.get(run.key, key), "figures": {}, **self.records.get(self._figures_key(run), key)}
 
     def picture(self, run: Run, pair: Pair) -> np.ndarray:
         """The output of a finished run: (H, W, 3) uint8."""
@@ -179,6 +192,13 @@ class Evaluation:
 
     def _picture_key(self, name: str) -> str:
         return f"{name} {self._digests[name]}"
+
+    def _figures(self, run: Run, key: str) -> dict[str, float | None]:
+        """Those that are known of a picture, computed by the present code."""
+        return self.records.get(self._figures_key(run), key).get("figures", {})
+
+    def _figures_key(self, run: Run) -> str:
+        return f"{run.key} measured by {self._measuring}"
 
     def _path(self, run: Run, name: str) -> Path:
         return self.folder / "pictures" / run.folder / f"{name}-{self._digests[name][:6]}.png"
@@ -203,12 +223,22 @@ class Evaluation:
             self.records.add(run.key, key, title=run.title, **cost)
         elif run.network and network:
             self.resumed += 1
-        missing = [column for column in self.columns(run) if column not in record.get("figures", {})]
+        missing = [column for column in self.columns(run) if column not in self._figures(run, key)]
         if missing:
-            picture = self.picture(run, pair) if output is None else output
-            self.records.add(run.key, key, figures=self.metrics(pair.target, pair.lr, picture, missing))
+            self._measure(run, pair, self.picture(run, pair) if output is None else output, missing)
         if output is not None:
             self.say(self._line(run, pair.name))
+
+    def _measure(self, run: Run, pair: Pair, picture: np.ndarray, columns: list[str]) -> None:
+        """Compute figures and write them down. Grids are looked for where the run had them; else in the corner."""
+        key, places, found = self._picture_key(pair.name), [0], {}
+        if run.network:
+            places = SamplingSettings(**self.records.get(run.key, key)["settings"]).places(self._blocks[run.key])
+            grids = [column for column in columns if column.startswith(GRIDS)]
+            known = self.records.get(self._figures_key(run), key).get("target", {})
+            found["target"] = known | self.metrics(pair.target, pair.lr, pair.target, grids, places)
+        figures = self.metrics(pair.target, pair.lr, picture, columns, places)
+        self.records.add(self._figures_key(run), key, figures=figures, **found)
 
     def _upscale(self, upscaler: Upscaler, run: Run, pair: Pair) -> tuple[np.ndarray, dict]:
         height, width = pair.target.shape[:2]

@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import uniform_filter
 
 from sat_sr.evaluation.artefacts import flat_mask, high_frequencies
-from sat_sr.evaluation.metrics import METRICS, describe, luma, metric_of
+from sat_sr.evaluation.metrics import GRIDS, METRICS, describe, format_figure, luma, metric_of
 from sat_sr.evaluation.pairs import Pair
 from sat_sr.evaluation.runner import BICUBIC, TARGET, Evaluation, Run
 
@@ -67,12 +67,19 @@ def worst_sheet(evaluation: Evaluation, run: Run, column: str, count: int = 3) -
 def _row(
     evaluation: Evaluation, runs: Sequence[Run], pair: Pair, cut: Callable[[np.ndarray], np.ndarray], column: str | None
 ) -> list[tuple[str, np.ndarray]]:
-    """(caption, cell) of the input and each run; the caption has the figures of `column`, or one for perception."""
+    """(caption, cell) of the input and each run; the caption has the figures of `column`, or one for perception.
+
+    Figures of a grid stand at the network's cell alone, with the target's at the same lines.
+    """
     cells = [("input", cut(nearest(pair.lr, pair.target.shape[:2])))]
     for run in runs:
-        figures = evaluation.result(run, pair.name)["figures"]
+        result = evaluation.result(run, pair.name)
+        figures, target = result["figures"], result.get("target", {})
         shown = [column] if column else [c for c in ("psnr_y", "stlpips") if c in figures]
-        texts = [describe(c, figures[c]) for c in shown if c in figures]
+        shown = [c for c in shown if c in figures and (c in target or not c.startswith(GRIDS))]
+        texts = [
+            describe(c, figures[c]) + (f" (target {format_figure(c, target[c])})" if c in target else "") for c in shown
+        ]
         cells.append(("  ".join([run.title, *texts]), cut(evaluation.picture(run, pair))))
     return cells
 

@@ -41,7 +41,7 @@ def measured(device: str | torch.device) -> Iterator[Cost]:
     if cuda:
         torch.cuda.synchronize(device)
     cost.seconds = time.perf_counter() - start
-    cost.peak_mib = (torch.cuda.max_memory_allocated(device) if cuda else _peak_rss()) / MIB
+    cost.peak_mib = (torch.cuda.max_memory_allocated(device) if cuda else peak_rss()) / MIB
 
 
 def _reset_peak_rss() -> None:
@@ -51,8 +51,8 @@ def _reset_peak_rss() -> None:
             Path("/proc/self/clear_refs").write_text("5")
 
 
-def _peak_rss() -> int:
-    """Bytes."""
+def peak_rss() -> int:
+    """Bytes: the largest resident size of this process since it began, or since `_reset_peak_rss`."""
     status = Path("/proc/self/status")
     if status.exists():
         for line in status.read_text().splitlines():

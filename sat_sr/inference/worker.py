@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import logging
 import math
 from collections.abc import Callable, Mapping
 from functools import cached_property
@@ -77,7 +76,6 @@ class Worker:
     @cached_property
     def upscaler(self) -> Upscaler:
         """The network with its weights, loaded on first use. Raises CannotRun."""
-        _import_sat_quietly()
         try:
             return Upscaler.from_checkpoint(
                 self.checkpoint,
@@ -281,12 +279,3 @@ class Worker:
     @cached_property
     def checkpoint_hash(self) -> str:
         return checkpoint_hash(self.checkpoint.path)
-
-
-def _import_sat_quietly() -> None:
-    """What SAT and DeepSpeed say while they are imported concerns nobody here, and some of it goes to stdout."""
-    logging.disable(logging.WARNING)
-    try:
-        import sat  # noqa: F401
-    finally:
-        logging.disable(logging.NOTSET)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import torch
 from einops import rearrange
-from sat.model.base_model import BaseMixin
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
@@ -19,6 +18,7 @@ from sat_sr.model.embeddings import adaptive_norm, layer_norm
 from sat_sr.model.linear import linear, linear_gelu
 from sat_sr.model.lr_cross_attention import attend_windows, lr_features
 from sat_sr.model.rope import rotate_
+from sat_sr.model.sat_import import BaseMixin
 
 Extend = Callable[[torch.Tensor, torch.Tensor], Extended]
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from sat.model.base_model import BaseMixin
 from torch import nn
 
 from sat_sr.config import IN_CHANNELS, LAYERNORM_EPS, OUT_CHANNELS, TIME_FREQUENCIES, InfDiTConfig
 from sat_sr.model.linear import linear
+from sat_sr.model.sat_import import BaseMixin
 
 
 def modulate(x: torch.Tensor, shift: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:

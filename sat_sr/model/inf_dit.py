@@ -12,9 +12,6 @@ import logging
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from sat import mpu
-from sat.model.base_model import BaseModel
-from sat.model.transformer import BaseTransformer
 from torch import nn
 
 from sat_sr.config import LAYERNORM_EPS, MAX_SEQUENCE_LENGTH, InfDiTConfig
@@ -23,6 +20,7 @@ from sat_sr.model.block_attention import clamped_halo
 from sat_sr.model.embeddings import FinalLayerMixin, PatchEmbedMixin, TimeEmbedding, VectorEmbedding
 from sat_sr.model.lr_cross_attention import group_lr
 from sat_sr.model.rope import rotary
+from sat_sr.model.sat_import import BaseModel, BaseTransformer, mpu
 
 
 class InfDiT(BaseModel):

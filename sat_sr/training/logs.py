@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import sys
 import time
 from pathlib import Path
 
 import torch
 
+from sat_sr.inference.cost import peak_rss
 from sat_sr.training.tensorboard import EventFile
 
 PHASES = ("data", "forward", "backward", "step")
@@ -54,7 +54,7 @@ def peak_memory(use_cuda: bool) -> float:
     """GiB: most that was allocated on the device, or the largest resident size of this process."""
     if use_cuda:
         return torch.cuda.max_memory_allocated() / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return peak_rss() / 2**30
 
 
 def say(message: str) -> None:

@@ -16,7 +16,9 @@ from sat_sr.diffusion.edm import denoise, edm_loss, karras_sigmas
 from sat_sr.diffusion.samplers import dpmpp_2m
 from sat_sr.training.noise import mix_seed
 
-SIGMAS = (0.05, 0.2, 0.5, 1.0, 3.0)  # a detail's noise to a picture's; N(-1, 1.4) draws its ln sigma from here mostly
+# From noise that hides the finest detail to noise that hides most of a picture. Training's default, ln sigma ~
+# N(-1, 1.4), draws six of seven levels from between the two ends.
+SIGMAS = (0.05, 0.2, 0.5, 1.0, 3.0)
 PICTURES = 4  # sampled and shown, each rank
 SIGMA_MAX, SIGMA_MIN = 5.0, 0.02  # where sampling starts: early in training higher levels are hardly learnt
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sat_sr.evaluation.pairs import Pairs
+from sat_sr.evaluation.pairs import Pairs, spread
 
 
 @pytest.fixture
@@ -66,6 +66,11 @@ def test_limit_spreads_and_counts_usable_pictures(folder):
         (folder / f"x{i}.png").write_bytes((folder / "one.png").read_bytes())
     assert Pairs(folder, limit=3).names == ["one", "x0", "x4"]  # the 1st (broken, so the next), 4th, 8th of 11
     assert Pairs(folder, limit=99).names == Pairs(folder).names
+
+
+def test_spread_reaches_over_the_whole_list():
+    assert spread([*"abcdefghijklmno"], 8) == [*"abdfhjln"]  # 15/8 apart, rounded down
+    assert spread([*"abc"], 8) == [*"abc"] and spread([*"abcd"], 2) == [*"ac"]
 
 
 @pytest.mark.parametrize(

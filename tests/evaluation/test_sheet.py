@@ -9,7 +9,7 @@ from PIL import Image
 from sat_sr.evaluation import sheet
 from sat_sr.evaluation.metrics import Metrics
 from sat_sr.evaluation.pairs import Pairs
-from sat_sr.evaluation.runner import BICUBIC, Evaluation
+from sat_sr.evaluation.runner import BICUBIC, TARGET, Evaluation, Run
 
 
 @pytest.fixture
@@ -24,12 +24,40 @@ def evaluation(tmp_path):
     return evaluation
 
 
-def test_worst_is_lowest_psnr_and_highest_energy(evaluation):
-    assert sheet.worst(evaluation, BICUBIC, "psnr_y", 2) == ["2", "1"]
-    energies = {n: evaluation.result(BICUBIC, n)["figures"]["flat_energy"] for n in "012"}
-    assert energies["2"] is None or energies["2"] < 1
-    present = [n for n in "012" if energies[n] is not None]
-    assert sheet.worst(evaluation, BICUBIC, "flat_energy") == sorted(present, key=lambda n: -energies[n])
+def test_worst_is_lowest_psnr_and_highest_energy(evaluation, monkeypatch):
+    figures = {
+        "0": {"psnr_y": 31.0, "flat_energy": 0.4},
+        "1": {"psnr_y": 27.5, "flat_energy": None},  # no flat area
+        "2": {"psnr_y": 29.0, "flat_energy": 2.0},
+    }
+    monkeypatch.setattr(evaluation, "result", lambda run, name: {"figures": figures[name]})
+    assert sheet.worst(evaluation, BICUBIC, "psnr_y") == ["1", "2", "0"]
+    assert sheet.worst(evaluation, BICUBIC, "psnr_y", 2) == ["1", "2"]
+    assert sheet.worst(evaluation, BICUBIC, "flat_energy") == ["2", "0"]
+
+
+def test_the_sharpest_noise_is_the_worst_for_bicubic(evaluation):
+    assert sheet.worst(evaluation, BICUBIC, "psnr_y") == ["2", "1", "0"]
+
+
+def test_captions_of_grids_have_the_target_at_the_same_lines(evaluation, monkeypatch):
+    network = Run("mine", "key", network="mine")
+    results = {
+        "mine": {"figures": {"block_grid_32": 1.25, "psnr_y": 30.0}, "target": {"block_grid_32": 1.0625}},
+        "bicubic": {"figures": {"block_grid_32": 1.2, "psnr_y": 28.0}},
+        "target": {"figures": {"block_grid_32": 1.0}},
+    }
+    monkeypatch.setattr(evaluation, "result", lambda run, name: results[run.title])
+    pair = evaluation.pairs.read("1")
+    monkeypatch.setattr(evaluation, "picture", lambda run, pair: pair.target)
+
+    def captions(column: str) -> list[str]:
+        row = sheet._row(evaluation, [BICUBIC, network, TARGET], pair, lambda picture: picture, column)
+        return [caption for caption, _ in row]
+
+    grid = "mine  block grid 32 px 1.250 (target 1.062)"
+    assert captions("block_grid_32") == ["input", "bicubic", grid, "target"]
+    assert captions("psnr_y") == ["input", "bicubic  PSNR(Y) 28.00 dB", "mine  PSNR(Y) 30.00 dB", "target"]
 
 
 def test_picture_sheet_holds_the_pixels(evaluation):

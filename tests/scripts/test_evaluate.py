@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
+import shutil
 import subprocess
 import sys
 import types
@@ -15,6 +17,10 @@ import pytest
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio
 
+from sat_sr.diffusion.samplers import SAMPLERS
+from sat_sr.evaluation import metrics, source
+from sat_sr.evaluation.settings import KEYS
+from sat_sr.inference.color_fix import COLOR_FIXES
 from sat_sr.inference.settings import SamplingSettings
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "evaluate.py"
@@ -121,6 +127,28 @@ def test_figures_are_those_of_the_written_pictures(script, upscaler, images, net
     assert len(list((out / "worst").glob("small-*-block_grid_32.png"))) == 1
 
 
+def test_grids_of_all_calls_and_of_the_target_at_their_lines(
+    script, upscaler, images, network, tmp_path, monkeypatch, capsys
+):
+    """Two calls, the second with the picture 22 px farther in: the stand-in leaves that one's lines, at 10, 42, …"""
+    marked = np.cumsum(np.where(np.arange(96) % 32 == 10, 6, 1))[:, None].repeat(3, 1).astype(np.uint8)
+    monkeypatch.setattr(upscaler, "__call__", lambda self, image, size, **_: marked[None, : size[0]].repeat(size[1], 0))
+    options = ("--network", network, "--metrics", "block_grid", "--num-steps", 2, "--sampler", "euler", "--no-sheets")
+    found = {}
+    for shift in (0, 22):
+        arguments = ("--grid-shift", shift, "--bar", "block_grid=3")
+        assert run(script, images, tmp_path / "out", *options, *arguments) == 0
+        found[shift] = {r["title"].partition(",")[0]: r for r in report(tmp_path / "out")["runs"]}
+        kept = 2 if shift == 0 else 0
+        assert re.search(rf"^\| small, .*\| *{kept} of 2; most \d", capsys.readouterr().out, re.MULTILINE)
+    assert found[0]["small"]["mean"]["block_grid_32"] < 1.2 and found[22]["small"]["mean"]["block_grid_32"] > 5
+    for name, width in (("a", 96), ("b", 68)):
+        target = metrics.luma(np.asarray(Image.open(images / f"{name}.png"))[:64, :width])
+        at_rest, moved = (found[shift]["small"]["pictures"][name]["target"]["block_grid_32"] for shift in (0, 22))
+        assert at_rest == found[22]["target"]["pictures"][name]["figures"]["block_grid_32"]
+        assert moved == pytest.approx(max(metrics.grid_ratio(target, 32), metrics.grid_ratio(target, 32, [22])))
+
+
 def test_settings_of_one_network_share_one_table(script, upscaler, images, network, tmp_path, capsys):
     grid = tmp_path / "grid.json"
     grid.write_text('{"sampler": ["heun", "dpmpp_2m"], "num_steps": [2, 5]}')
@@ -151,6 +179,11 @@ def test_settings_of_one_network_share_one_table(script, upscaler, images, netwo
     table = capsys.readouterr().out
     assert all(word in table for word in ("| num_steps |", "sigma_max", "PSNR(Y) dB", "bicubic", "Lanczos"))
     assert not (tmp_path / "out" / "sheet.png").exists()
+    assert run(script, images, tmp_path / "out", "--network", network, "--metrics", "psnr_y", *more, "--brief") == 0
+    lines = [line.replace(" ", "") for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    mean = runs[-1]["mean"]["psnr_y"]
+    assert lines[0] == "||calls|PSNR(Y)dB|" and len(lines) == 2 + 2 + len(runs)
+    assert lines[-1].startswith(f"|small,num_steps=5,sampler=dpmpp_2m|5|{mean:.2f}(")
 
 
 def test_distance_to_the_converged_pictures(script, upscaler, images, network, tmp_path, capsys):
@@ -198,6 +231,40 @@ def test_an_interrupted_evaluation_goes_on(script, upscaler, images, network, tm
     assert run(*arguments) == 0 and len(upscaler.calls) == 4
 
 
+def test_results_of_other_code_are_not_taken_over(script, upscaler, images, network, tmp_path, monkeypatch):
+    arguments = (script, images, tmp_path / "out", "--network", network, "--metrics", "psnr_y", "--no-sheets")
+    assert run(*arguments) == 0 and len(upscaler.calls) == 2
+    package = tmp_path / "package"
+    shutil.copytree(source.PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(source, "PACKAGE", package)
+    assert run(*arguments) == 0 and len(upscaler.calls) == 2, "the same code in another place"
+
+    def change(file: str) -> None:
+        (package / file).write_text((package / file).read_text() + "# changed\n")
+
+    # A new metric measures the pictures that are there; training has no part in either.
+    measured = []
+    monkeypatch.setattr(metrics, "psnr", lambda *pictures: measured.append(pictures) or 1.0)
+    change("evaluation/metrics.py")
+    assert run(*arguments) == 0 and len(upscaler.calls) == 2
+    assert len(measured) == 2 * 3 and report(tmp_path / "out")["runs"][3]["mean"]["psnr_y"] == 1.0
+    change("training/trainer.py")
+    assert run(*arguments) == 0 and len(upscaler.calls) == 2 and len(measured) == 2 * 3
+    for count, file in enumerate(("inference/denoiser.py", "model/inf_dit.py", "diffusion/edm.py", "config.py"), 2):
+        change(file)
+        assert run(*arguments) == 0 and len(upscaler.calls) == 2 * count, file
+
+
+def test_other_versions_of_packages_are_other_code(monkeypatch):
+    def digest() -> str:
+        return source.digest_of_source(source.SAMPLING, source.SAMPLING_PACKAGES)
+
+    first = digest()
+    assert first == digest()
+    monkeypatch.setattr(source.importlib.metadata, "version", lambda package: "0.0")
+    assert digest() != first
+
+
 def test_other_data_in_the_same_folder_do_not_mix(script, upscaler, images, network, tmp_path):
     out, fixed = tmp_path / "out", ("--network", network, "--metrics", "psnr_y", "--no-sheets")
     assert run(script, images, out, *fixed) == 0
@@ -228,6 +295,7 @@ def test_networks_with_other_blocks_compare(script, upscaler, images, network, t
         (["--metrics", "psnr_y,fid"], "unknown metric fid: the known metrics are psnr_y, ssim_y"),
         (["--setting", "steps=3"], "unknown key 'steps'; the known keys are preset, seed, sampler, num_steps"),
         (["--setting", "num_steps=few"], "num_steps='few' is not of type int"),
+        (["--metrics", "psnr_y", "--bar", "psnr_y=30"], "bar 'psnr_y=30': can be set for none of the metrics computed"),
         (["--scale", "1"], "scale 1: must be more than 1"),
         (["--degradation", "mild", "--scale", "2"], "degradation mild at scale 2"),
         (["--network", "/nowhere/x.safetensors"], "/nowhere/x.safetensors: there is no such checkpoint"),
@@ -244,6 +312,15 @@ def test_a_folder_without_usable_pictures_names_them(script, images, tmp_path, c
     assert run(script, images, tmp_path / "out") == 2
     error = capsys.readouterr().err
     assert "no usable picture among 2 picture files" in error and "small: 40x80" in error and "broken: " in error
+
+
+def test_the_help_knows_all_keys_and_samplers(script, capsys):
+    assert list(script.SETTING_KEYS) == list(KEYS)
+    options = {action.dest: action.choices for action in script.build_parser()._actions}
+    assert list(options["sampler"]) == list(SAMPLERS) and list(options["color_fix"]) == list(COLOR_FIXES)
+    with pytest.raises(SystemExit):
+        script.build_parser().parse_args(["--images", "x", "--sampler", "ddim"])
+    assert "unipc" in capsys.readouterr().err
 
 
 def test_help_does_not_import_torch():

@@ -1,0 +1,21 @@
+"""What the network takes from SAT (SwissArmyTransformer), imported here and nowhere else.
+
+SAT imports DeepSpeed, and both remark at that moment, partly on standard output, that this machine has no GPU or no
+compiled kernels. That concerns nobody who enlarges a picture and would stand in the middle of progress bars and JSON
+lines: remarks up to the level of a warning are left out while they are imported. Logged errors and exceptions are not.
+"""
+
+from __future__ import annotations
+
+import logging
+
+_before = logging.root.manager.disable
+logging.disable(max(_before, logging.WARNING))
+try:
+    from sat import mpu
+    from sat.model.base_model import BaseMixin, BaseModel
+    from sat.model.transformer import BaseTransformer
+finally:
+    logging.disable(_before)
+
+__all__ = ["BaseMixin", "BaseModel", "BaseTransformer", "mpu"]
