@@ -131,23 +131,23 @@ def pack(entry: tuple[str, Path], *, min_side: int, tile: int | None, quality: i
     """Read one picture and make the JPEGs to store of it."""
     from PIL import Image
 
-    from sat_sr.data.pictures import ORIENTATION, to_rgb
+    from sat_sr.data.pictures import DECODING_ERRORS, orientation, to_rgb
 
     key, path = entry
     try:
         data = path.read_bytes()
         with Image.open(io.BytesIO(data)) as image:
-            image.load()  # decode it all: a JPEG that breaks off opens well
             if min(image.size) < min_side:
                 return Packed(skipped=f"a side below {min_side} px")
-            upright = image.getexif().get(ORIENTATION, 1) == 1
+            rgb, converted = to_rgb(image)
+            rgb.load()  # decode it all: a JPEG that breaks off opens well
+            upright = orientation(image) == 1
             stored = image.format == "JPEG" and image.mode == "RGB" and upright
             if stored and tile is None:
                 return Packed({key: data})
-            rgb, converted = to_rgb(image)
     except Image.DecompressionBombError:
         return Packed(skipped=f"more than {2 * Image.MAX_IMAGE_PIXELS / 1e6:.0f} megapixels: cut it up first")
-    except (OSError, SyntaxError, ValueError):  # Pillow's ways to say that a file is damaged or of no known kind
+    except DECODING_ERRORS:
         return Packed(skipped="cannot be decoded")
     if tile is None:
         reason = converted or ("rotated by EXIF" if not upright else "not JPEG")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import struct
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,13 +14,11 @@ from PIL import Image
 from webdataset.tariterators import tarfile_samples
 
 from sat_sr.config import LR_FACTOR
-from sat_sr.data.pictures import to_rgb
+from sat_sr.data.pictures import DECODING_ERRORS, to_rgb
 from sat_sr.data.shards import URL
 
 PICTURE_KEYS = ("jpg", "png", "jpeg")
 LR_KEYS = ("lr.jpg", "lr.png", "lr.jpeg")
-DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error)
-"""Pillow's ways to say that a picture is damaged or of no known kind."""
 
 
 class Unusable(Exception):
