@@ -18,8 +18,8 @@ try:
     from sat_sr.inference.console import Console
     from sat_sr.inference.find_network import CannotRun
     from sat_sr.inference.picture import PictureError
-    from sat_sr.inference.rank import Rank
     from sat_sr.inference.run import Run
+    from sat_sr.launcher import Rank
 except ModuleNotFoundError as error:
     if __name__ != "__main__":
         raise

@@ -39,8 +39,9 @@ run=(
 python=${PYTHON:-python3}
 command=(train_text2image_sr.py "${model[@]}" ${start[@]+"${start[@]}"} "${recipe[@]}" "${run[@]}" "$@")
 
-# A launcher has numbered this process already: it is one rank.
-if [[ ${SLURM_STEP_ID:-} =~ ^[0-9]+$ && -n ${SLURM_PROCID:-} ]] || [[ -n ${RANK:-} ]]; then
+# A launcher has numbered this process already: it is one rank. The shell of an interactive allocation is a step, too, of
+# a number beyond 4 billion.
+if [[ ${SLURM_STEP_ID:-} =~ ^[0-9]{1,9}$ && -n ${SLURM_PROCID:-} ]] || [[ -n ${RANK:-} ]]; then
     exec "$python" -u "${command[@]}"
 fi
 gpus=0

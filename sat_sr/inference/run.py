@@ -20,8 +20,8 @@ from sat_sr.inference.find_network import CannotRun, find_network
 from sat_sr.inference.inputs import Entry, expand_inputs
 from sat_sr.inference.outputs import Output, next_free, plan_outputs
 from sat_sr.inference.picture import Picture, PictureError
-from sat_sr.inference.rank import Rank
 from sat_sr.inference.storage import NameTaken, require_writable
+from sat_sr.launcher import Rank
 
 if TYPE_CHECKING:
     import torch

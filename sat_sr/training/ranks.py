@@ -1,4 +1,4 @@
-"""Which process am I: ranks from Slurm, from torchrun, or a single process; and what ranks tell each other."""
+"""Where the ranks of a training meet, and their process group. Which of them this is: sat_sr/launcher.py."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import shutil
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
+
+from sat_sr.launcher import Rank
 
 BASE_PORT = 10000  # MASTER_PORT under Slurm: this plus the last four digits of the job id
 _TORCHRUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -39,34 +41,20 @@ def find_ranks(environment: Mapping[str, str] | None = None) -> Ranks:
     """Reads the launcher's variables: torchrun's if there are any, else a Slurm step's (srun), else one process.
 
     Under Slurm MASTER_ADDR is the first host of SLURM_NODELIST and MASTER_PORT is BASE_PORT + the last four digits of
-    SLURM_JOBID, unless they are set. Raises ValueError when a launcher's variables are incomplete or no integers.
+    SLURM_JOBID, unless they are set. Raises ValueError when a launcher's variables are incomplete or no numbers.
     """
     environment = os.environ if environment is None else environment
-    if "WORLD_SIZE" in environment and "RANK" in environment:
+    if environment.get("WORLD_SIZE") or environment.get("RANK"):
         _require(environment, _TORCHRUN, "torchrun")
-        return Ranks(
-            rank=_integer(environment, "RANK"),
-            local_rank=_integer(environment, "LOCAL_RANK"),
-            world_size=_integer(environment, "WORLD_SIZE"),
-            master_addr=environment["MASTER_ADDR"],
-            master_port=_integer(environment, "MASTER_PORT"),
-            source="torchrun",
-        )
-    # SLURM_NTASKS alone is also set in the batch script itself and in an interactive allocation; only a step started
-    # by srun has SLURM_STEP_ID *and* a task number that counts.
-    if "SLURM_PROCID" in environment and environment.get("SLURM_STEP_ID", "batch").isdecimal():
+    elif environment.get("SLURM_STEP_ID", "batch").isdecimal() and environment.get("SLURM_PROCID"):
         _require(environment, _SLURM, "Slurm")
+    rank = Rank.of(environment)
+    address, port = environment.get("MASTER_ADDR"), _port(environment)
+    if rank.source == "Slurm":
         job_id = environment.get("SLURM_JOB_ID", environment.get("SLURM_JOBID", "0"))
-        return Ranks(
-            rank=_integer(environment, "SLURM_PROCID"),
-            local_rank=_integer(environment, "SLURM_LOCALID"),
-            world_size=_integer(environment, "SLURM_NTASKS"),
-            master_addr=environment.get("MASTER_ADDR") or first_host(environment["SLURM_NODELIST"]),
-            master_port=int(environment.get("MASTER_PORT") or BASE_PORT + int(job_id[-4:])),
-            source="Slurm",
-        )
-    port = int(environment.get("MASTER_PORT") or _free_port())
-    return Ranks(0, 0, 1, environment.get("MASTER_ADDR", "127.0.0.1"), port, "single process")
+        address, port = address or first_host(environment["SLURM_NODELIST"]), port or BASE_PORT + int(job_id[-4:])
+    source = rank.source or "single process"
+    return Ranks(rank.number, rank.local, rank.count, address or "127.0.0.1", port or _free_port(), source)
 
 
 def first_host(node_list: str) -> str:
@@ -86,11 +74,11 @@ def _require(environment: Mapping[str, str], names: tuple[str, ...], launcher: s
         raise ValueError(f"started by {launcher}, but {', '.join(missing)} is not set: start all ranks by one launcher")
 
 
-def _integer(environment: Mapping[str, str], name: str) -> int:
-    try:
-        return int(environment[name])
-    except ValueError:
-        raise ValueError(f"{name}={environment[name]!r}: must be an integer") from None
+def _port(environment: Mapping[str, str]) -> int | None:
+    port = environment.get("MASTER_PORT")
+    if port and not (port.isdecimal() and 0 < int(port) < 65536):
+        raise ValueError(f"MASTER_PORT={port!r}: must be a port's number, such as 29500")
+    return int(port) if port else None
 
 
 def _free_port() -> int:

@@ -23,7 +23,7 @@ from sat_sr.inference import worker
 from sat_sr.inference.arguments import SETTLED, make_parser
 from sat_sr.inference.console import Console
 from sat_sr.inference.describe import PROGRAM_BYTES
-from sat_sr.inference.rank import Rank
+from sat_sr.launcher import Rank
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -51,6 +51,7 @@ BATCH = {"SLURM_PROCID": "0", "SLURM_NTASKS": "16", "SLURM_JOB_ID": "7"}  # sbat
         ({"NPROC": "2"}, 0, 2),
         (STEP, 8, 1),
         (BATCH, 8, 8),
+        (STEP | {"SLURM_PROCID": "0", "SLURM_STEP_ID": "4294967290"}, 8, 8),  # salloc's shell, where that is a step
         ({"RANK": "1", "WORLD_SIZE": "2"}, 8, 1),
     ],
 )

@@ -1,4 +1,4 @@
-"""Which process this is among those that torchrun or Slurm started. What ranks do together is in ranks.py."""
+"""Which process this is among those that torchrun or Slurm started, for both programs."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Rank:
-    """This process among those that share the list: number of count, and of local_count on this host."""
+    """This process: number of count, and of local_count on this host; source is "torchrun", "Slurm" or "" (alone)."""
 
     number: int = 0
     count: int = 1
     local: int = 0
     local_count: int = 1
+    source: str = ""
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> Rank:
@@ -29,16 +30,17 @@ class Rank:
             return int(value)
 
         if environment.get("WORLD_SIZE") and environment.get("RANK"):
-            names = "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"
+            source, names = "torchrun", ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
         elif environment.get("SLURM_PROCID") and environment.get("SLURM_NTASKS"):
             # A batch script and an interactive shell have both variables, too, but run once: no step, or one of a task.
-            if environment.get("SLURM_JOB_ID") and not environment.get("SLURM_STEP_ID", "batch").isdecimal():
+            in_job = environment.get("SLURM_JOB_ID") or environment.get("SLURM_JOBID")
+            if in_job and not environment.get("SLURM_STEP_ID", "batch").isdecimal():
                 return cls()
             tasks = "SLURM_STEP_NUM_TASKS" if environment.get("SLURM_STEP_NUM_TASKS") else "SLURM_NTASKS"
-            names = "SLURM_PROCID", tasks, "SLURM_LOCALID", "SLURM_NTASKS_PER_NODE"
+            source, names = "Slurm", ("SLURM_PROCID", tasks, "SLURM_LOCALID", "SLURM_NTASKS_PER_NODE")
         else:
             return cls()
         number, count = read(names[0], default=0), read(names[1], default=1)
         if not number < count:
             raise ValueError(f"{names[0]}={number} with {names[1]}={count}: must be below; unset both to run alone")
-        return cls(number, count, read(names[2], default=0), read(names[3], default=1))
+        return cls(number, count, read(names[2], default=0), read(names[3], default=1), source)
