@@ -56,7 +56,9 @@ def _folder(part: str) -> list[str]:
 
 
 def _tars_in(folder: Path) -> list[str]:
-    tars = sorted(str(path) for path in folder.rglob("*") if path.name.endswith(SUFFIXES) and path.is_file())
+    found = (path for path in folder.rglob("*") if path.name.endswith(SUFFIXES) and path.is_file())
+    # Hidden folders are of make_shards.py: what it has not finished, or was killed in.
+    tars = sorted(str(path) for path in found if not any(p.startswith(".") for p in path.relative_to(folder).parts))
     if not tars:
         raise ValueError(
             f"shard folder {str(folder)!r}: no {', '.join(SUFFIXES)} in it; scripts/make_shards.py makes some"

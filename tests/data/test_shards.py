@@ -32,6 +32,12 @@ def test_paths_globs_braces_and_folders_in_one_list(folders):
     ]
 
 
+def test_what_make_shards_has_not_finished_is_left_out(folders):
+    (folders / "b" / ".b.unfinished-x1").mkdir()
+    (folders / "b" / ".b.unfinished-x1" / "shard-000000.tar").touch()
+    assert expand_shards(f";{folders}/b") == [f"{folders}/b/0000.tar"]
+
+
 def test_several_texts_name_the_shards_of_all(folders):
     assert expand_shards([f";{folders}/b", f"{folders}/a/*.tar"]) == [f"{folders}/b/0000.tar", f"{folders}/a/0001.tar"]
 
