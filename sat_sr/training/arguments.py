@@ -154,6 +154,10 @@ def _check(settings: argparse.Namespace) -> None:
         value = getattr(settings, name)
         if value is not None and not 0 < value < math.inf:
             raise ValueError(f"--{name.replace('_', '-')} {value}: must be above 0")
+    for name, most in (("timeout", 1e6), ("threads", 1024), ("seed", 2**63 - 1)):
+        value = getattr(settings, name)
+        if value is not None and value > most:
+            raise ValueError(f"--{name} {value}: must be at most {int(most)}")
     for name in ("clip_grad", "weight_decay", "gradient_weight", "seam_weight"):
         value = getattr(settings, name)
         if value is not None and not 0 <= value < math.inf:

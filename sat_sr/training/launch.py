@@ -22,6 +22,7 @@ from sat_sr.data.degradation_law import parse_degradation
 from sat_sr.data.shards import expand_shards
 from sat_sr.model.layout import mismatch, parameter_shapes
 from sat_sr.training.logs import say, warn
+from sat_sr.training.preemption import Preemption
 from sat_sr.training.ranks import Ranks, find_ranks, start_process_group
 from sat_sr.training.recipe import Recipe, read_deepspeed_config, settle
 
@@ -36,6 +37,9 @@ def launch(settings: argparse.Namespace) -> int:
     wait for us, and a rank that lingers after the first has gone is killed by srun.
     """
     code = EXIT_FAILED
+    preemption = Preemption()
+    if not settings.dry_run:
+        preemption.watch()  # first: to start takes minutes where weights are large
     try:
         ranks = _with_own_gpu(find_ranks())
         use_cuda = _use_cuda(settings.device, ranks)
@@ -45,7 +49,7 @@ def launch(settings: argparse.Namespace) -> int:
             _introduce(settings, recipe, ranks, use_cuda)
         if settings.dry_run:
             return 0
-        code = _train(settings, recipe, ranks, use_cuda)
+        code = _train(settings, recipe, ranks, use_cuda, preemption)
     except Exception as error:
         if sentence := _sentence(error, settings):
             warn(f"error: {sentence}")
@@ -59,7 +63,7 @@ def launch(settings: argparse.Namespace) -> int:
     os._exit(code)
 
 
-def _train(settings: argparse.Namespace, recipe: Recipe, ranks: Ranks, use_cuda: bool) -> int:
+def _train(settings: argparse.Namespace, recipe: Recipe, ranks: Ranks, use_cuda: bool, preemption: Preemption) -> int:
     if settings.threads:
         torch.set_num_threads(settings.threads)
     logging.disable(logging.WARNING)  # what SAT and DeepSpeed say while they start concerns nobody
@@ -68,7 +72,7 @@ def _train(settings: argparse.Namespace, recipe: Recipe, ranks: Ranks, use_cuda:
     from sat_sr.training.trainer import Trainer
 
     device = torch.device("cuda", ranks.local_rank) if use_cuda else torch.device("cpu")
-    trainer = Trainer(settings, recipe, device)
+    trainer = Trainer(settings, recipe, device, preemption)
     logging.disable(logging.NOTSET)
     code = trainer.run()
     torch.distributed.barrier()  # all have saved and logged
@@ -153,6 +157,11 @@ def _introduce(settings: argparse.Namespace, recipe: Recipe, ranks: Ranks, use_c
         raise ValueError(
             f"--image-size {side} with --degradation {settings.degradation}: crops of at least {SMALLEST_SIDE} pixels "
             "are wanted; smaller ones can only be degraded clean"
+        )
+    if side % settings.model.image_block_size:
+        raise ValueError(
+            f"--image-size {side}: crops must be whole blocks, a multiple of --image-block-size "
+            f"{settings.model.image_block_size}"
         )
     for note in settings.notes:
         say(note)

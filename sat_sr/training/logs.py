@@ -75,17 +75,21 @@ class RunLog:
         if not enabled:
             return
         self._path = folder / "log.jsonl"
-        kept = [line for line in self._lines() if json.loads(line)["step"] <= resume_step]
+        kept = [line for line in self._lines() if _step_of(line) <= resume_step]
         temporary = self._path.with_suffix(".tmp")
         temporary.write_text("".join(kept), encoding="utf-8")
         os.replace(temporary, self._path)
         self._board = EventFile(folder / "tensorboard", first_step=resume_step + 1)
 
     def _lines(self) -> list[str]:
+        """The records there are. A killed process may have left half a line, a power cut anything."""
         if not self._path.exists():
             return []
-        lines = self._path.read_text(encoding="utf-8").splitlines(keepends=True)
-        return [line for line in lines if line.endswith("\n")]  # a killed process may have left half a line
+        lines = self._path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+        whole = [line for line in lines if line.endswith("\n") and _step_of(line) >= 0]
+        if len(whole) < len(lines):
+            warn(f"{self._path}: {len(lines) - len(whole)} damaged line(s) left out")
+        return whole
 
     def line(self, message: str) -> None:
         if self._enabled:
@@ -107,6 +111,14 @@ class RunLog:
     def close(self) -> None:
         if self._board:
             self._board.close()
+
+
+def _step_of(line: str) -> int:
+    """Of a record; -1 where the line is none."""
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return -1
 
 
 def warn(message: str) -> None:

@@ -3,6 +3,7 @@
 A run's folder:
 
     config.json                     the architecture
+    lock                            which process trains here (`run_lock`)
     latest                          name of the newest complete checkpoint
     1000/                           one checkpoint, named by its step
         mp_rank_00_model_states.pt      weights, key "module", names of the official checkpoint (DeepSpeed)
@@ -26,6 +27,7 @@ import shutil
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TextIO
 
 import torch
 import torch.distributed as dist
@@ -34,6 +36,7 @@ from deepspeed.utils import safe_get_full_optimizer_state
 
 from sat_sr.checkpoint import FORMAT
 from sat_sr.config import InfDiTConfig
+from sat_sr.training.run_lock import lock_folder
 
 LATEST = "latest"
 CONFIG = "config.json"
@@ -41,10 +44,13 @@ _TEMPORARY = "tmp-"
 WriteEMA = Callable[[Path, dict[str, torch.Tensor]], None]
 
 
-def claim_folder(folder: Path, config: InfDiTConfig) -> None:
-    """Makes the run's folder and writes config.json, or checks the one that is there.
+def claim_folder(folder: Path, config: InfDiTConfig) -> TextIO:
+    """Makes the run's folder and writes config.json, or checks the one that is there if there is a checkpoint as well.
 
-    Raises ValueError when the folder belongs to a model of another architecture, or cannot be made.
+    returns  the folder's lock, see `lock_folder`
+
+    Raises ValueError when the checkpoints are of a model of another architecture, another process trains there, or the
+    folder cannot be made.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -54,10 +60,11 @@ def claim_folder(folder: Path, config: InfDiTConfig) -> None:
         raise ValueError(
             f"--save {folder}: no folder can be made there ({error.strerror}): choose another place"
         ) from None
+    lock = lock_folder(folder)
     path = folder / CONFIG
-    if not path.exists():
+    if not (path.exists() and find_latest(folder)):  # a start that failed before it saved has claimed nothing
         _write(path, json.dumps(config.to_dict(), indent=2) + "\n")
-        return
+        return lock
     there = InfDiTConfig.from_json(path.read_text(encoding="utf-8")).to_dict()
     here = config.to_dict()
     differing = [f"{name} {there[name]} (here {here[name]})" for name in here if here[name] != there[name]]
@@ -66,6 +73,7 @@ def claim_folder(folder: Path, config: InfDiTConfig) -> None:
             f"{folder} holds a run of another architecture: {', '.join(differing)}; choose another --save, or that "
             "model"
         )
+    return lock
 
 
 def require_shared(folder: Path) -> None:
@@ -78,15 +86,19 @@ def require_shared(folder: Path) -> None:
 
 
 def find_latest(folder: Path) -> Path | None:
-    """The newest complete checkpoint of a run, None where there is none. Raises ValueError if `latest` is broken."""
+    """The checkpoint that `latest` names; without one the newest, as a step's name is given to complete ones only.
+
+    None where there is none. Raises ValueError if `latest` is broken.
+    """
     pointer = folder / LATEST
     if not pointer.exists():
-        return None
+        steps = _steps(folder) if folder.is_dir() else []
+        return folder / str(steps[-1]) if steps else None
     tag = pointer.read_text(encoding="utf-8").strip()
     if not tag.isdecimal() or not (folder / tag / "training.json").is_file():
         raise ValueError(
             f"{pointer} names {tag!r}, which is no checkpoint in {folder}: write the name of a complete one into it "
-            f"(there are: {', '.join(map(str, _steps(folder))) or 'none'}), or remove it to start anew"
+            f"(there are: {', '.join(map(str, _steps(folder))) or 'none'}), or choose another --save to start anew"
         )
     return folder / tag
 
@@ -160,11 +172,14 @@ def publish(folder: Path, temporary: Path, step: int) -> None:
 
 
 def remove_old(folder: Path, keep_last: int) -> None:
-    """Removes all but the newest `keep_last` checkpoints (0: none is removed); never the one that `latest` names."""
+    """Removes all but the newest `keep_last` checkpoints (0: none is removed) up to the one that `latest` names.
+
+    Later ones are of a run that was taken back by hand: they are not counted, and replaced when this one gets there.
+    """
     latest = find_latest(folder)
-    for step in _steps(folder)[:-keep_last] if keep_last else []:
-        if folder / str(step) != latest:
-            _remove(folder / str(step))
+    steps = [step for step in _steps(folder) if latest and step <= int(latest.name)]
+    for step in steps[:-keep_last] if keep_last else []:
+        _remove(folder / str(step))
 
 
 def load(engine: DeepSpeedEngine, checkpoint: Path) -> dict:

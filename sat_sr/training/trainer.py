@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import time
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from sat_sr.training.logs import PHASES, PhaseTimer, RunLog, duration, peak_memo
 from sat_sr.training.muon import MuonWithEMA, muon_parameter_groups
 from sat_sr.training.noise import TrainingNoise
 from sat_sr.training.optimizer import AdamWWithEMA, learning_rate, parameter_groups
+from sat_sr.training.preemption import Preemption
 from sat_sr.training.recipe import Recipe
 from sat_sr.training.tf32 import tf32
 from sat_sr.training.validation import SIGMAS, validate, write_picture
@@ -32,12 +32,15 @@ UNUSED = ("transformer.position_embeddings.", ".k_layer_norm.")  # in every chec
 class Trainer:
     """One rank of a run: built, it has the model and the data where the last checkpoint left them; `run` trains."""
 
-    def __init__(self, settings: argparse.Namespace, recipe: Recipe, device: torch.device) -> None:
+    def __init__(
+        self, settings: argparse.Namespace, recipe: Recipe, device: torch.device, preemption: Preemption | None = None
+    ) -> None:
         self.settings, self.recipe, self.device = settings, recipe, device
+        self.preemption = preemption or Preemption()
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
         self.folder = Path(settings.save, settings.experiment_name or "")
         if self.rank == 0:
-            state.claim_folder(self.folder, settings.model)
+            self._lock = state.claim_folder(self.folder, settings.model)  # for as long as this process lives
         dist.barrier()
         state.require_shared(self.folder)
         checkpoint = state.find_latest(self.folder)
@@ -69,7 +72,6 @@ class Trainer:
         self.timer = PhaseTimer(device.type == "cuda")
         self.data_counts = self.batches.counts
         self.grad_norm = 0.0
-        self.preempted = False
         self._start_interval()
         if checkpoint:
             self.log.line(f"resuming {self.folder} at step {self.step}")
@@ -118,20 +120,23 @@ class Trainer:
 
     def run(self) -> int:
         """Trains to the end, or until a signal asks to stop. Returns the exit code: 0, or EXIT_PREEMPTED."""
-        for number in (signal.SIGTERM, signal.SIGUSR1):
-            signal.signal(number, self._ask_to_stop)  # stays: a second one must not end the process while it saves
+        self.preemption.watch()
         total = self.settings.train_iters
         if self.step >= total:
             self.log.line(f"nothing to do: {self.folder} is at step {self.step} of {total}")
+        due = False
         while self.step < total:
             self.train_step()
             if self.step % self.settings.log_interval == 0 or self.step == total:
                 self._log_interval()
             if self.settings.valid_data and (self.step % self.settings.eval_interval == 0 or self.step == total):
                 self._validate()
-            stop = self._any_rank(self.preempted) and self.step < total
-            if stop or self.step % self.settings.save_interval == 0 or self.step == total:
+            stop = self._any_rank(self.preemption.asked) and self.step < total
+            due = due or self.step % self.settings.save_interval == 0
+            # Not in the middle of bad steps: what came before them may have spoiled the weights.
+            if stop or self.step == total or (due and not self.bad_steps):
                 self._save()
+                due = False
             if stop:
                 self.log.line(f"stopped by a signal, saved at step {self.step}: run the same command again to go on")
                 self.log.close()
@@ -211,8 +216,9 @@ class Trainer:
         self.log.line(f"step {self.step} skipped on all ranks, no finite gradient ({self.bad_steps} in a row): {what}")
         if self.bad_steps >= self.settings.max_bad_steps:
             raise FloatingPointError(
-                f"{self.bad_steps} steps in a row without a finite gradient, the last is step {self.step}: {what}; the "
-                "checkpoint before is intact: try a lower --lr, or look at these samples"
+                f"{self.bad_steps} steps in a row without a finite gradient, the last is step {self.step}: {what}; go "
+                "on from the last checkpoint with a lower --lr, or look at these samples. If it fails there at once, "
+                "its weights are spoiled already: write the name of an earlier one into `latest`"
             )
 
     def _any_rank(self, flag: bool) -> bool:
@@ -221,9 +227,6 @@ class Trainer:
         value = torch.tensor(int(flag), device=self.device)
         dist.all_reduce(value, op=dist.ReduceOp.MAX)
         return bool(value)
-
-    def _ask_to_stop(self, number: int, frame: object) -> None:
-        self.preempted = True  # looked at after the step; the ranks agree there
 
     def _start_interval(self) -> None:
         self.interval_loss = torch.zeros((), device=self.device)

@@ -19,7 +19,7 @@ from sat_sr.training.noise import mix_seed
 # From noise that hides the finest detail to noise that hides most of a picture. Training's default, ln sigma ~
 # N(-1, 1.4), draws six of seven levels from between the two ends.
 SIGMAS = (0.05, 0.2, 0.5, 1.0, 3.0)
-PICTURES = 4  # sampled and shown, each rank
+PICTURES = 4  # sampled and shown, each rank, where its batches hold so many
 SIGMA_MAX, SIGMA_MIN = 5.0, 0.02  # where sampling starts: early in training higher levels are hardly learnt
 
 
@@ -53,14 +53,18 @@ def validate(model, batches: list[dict], *, steps: int, seed: int, device: torch
             loss = edm_loss(model, noise=noise, sigma=target.new_full((len(target),), sigma), **batch)
             sums[level] += loss.sum()
             counts[level] += len(loss)
-    grid = None
-    if batches:
-        psnr, grid = _sample(model, {name: tensor[:PICTURES] for name, tensor in batches[0].items()}, steps, generator)
-        sums[-1], counts[-1] = psnr.sum(), len(psnr)
+    grids = []
+    for batch in batches:
+        if (missing := PICTURES - int(counts[-1])) <= 0:
+            break
+        psnr, grid = _sample(model, {name: tensor[:missing] for name, tensor in batch.items()}, steps, generator)
+        sums[-1] += psnr.sum()
+        counts[-1] += len(psnr)
+        grids.append(grid)
     dist.all_reduce(sums)
     dist.all_reduce(counts)
     *by_sigma, psnr = (sums / counts).tolist()
-    return ValidationResult(sum(by_sigma) / len(by_sigma), by_sigma, psnr, grid)
+    return ValidationResult(sum(by_sigma) / len(by_sigma), by_sigma, psnr, torch.cat(grids, dim=-2) if grids else None)
 
 
 def _sample(model, batch: dict, steps: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:

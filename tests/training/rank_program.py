@@ -99,12 +99,13 @@ def skip_bad_steps(report, *flags):
     trainer.train_step()
     report["good step resets"] = trainer.bad_steps
     report["good step changed"] = digest(before) != digest(weights(trainer))
-    trainer = build(f"bad-end{len(flags)}", *flags, "--max-bad-steps", "2", damaged=(1, 2, 3))
+    trainer = build(f"bad-end{len(flags)}", *flags, "--max-bad-steps", "2", "--save-interval", "1", damaged=(1, 2, 3))
     try:
         trainer.run()
     except FloatingPointError as error:
         report["bad end"] = str(error)
         report["bad end keys"] = trainer.steps[-1]["keys"]
+    report["bad end saved"] = state._steps(trainer.folder)
     lines = (FOLDER / f"bad-end{len(flags)}" / "log.jsonl").read_text().splitlines()
     report["bad end logged"] = [json.loads(line)["step"] for line in lines]
 

@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -82,6 +83,9 @@ def test_dashes_and_underscores_are_the_same_and_sizes_go_over_the_preset():
         (["--clip-grad", "-1"], ["--clip-grad -1.0", "0 or a positive number"]),
         (["--timeout", "0"], ["--timeout 0.0", "above 0"]),
         (["--p-mean", "inf"], ["--p-mean inf", "must be a number"]),
+        (["--timeout", "1e30"], ["--timeout 1e+30", "at most 1000000"]),
+        (["--threads", "1000000"], ["--threads 1000000", "at most 1024"]),
+        (["--seed", "99999999999999999999"], ["--seed 99999999999999999999", "at most 9223372036854775807"]),
         (["--trian-iters", "5"], ["--trian-iters"]),
     ],
 )
@@ -188,7 +192,14 @@ def test_ranks_from_torchrun_from_slurm_and_alone(monkeypatch, tmp_path):
     assert find_ranks(batch).world_size == 1
     with pytest.raises(ValueError, match="SLURM_NTASKS is not set"):
         find_ranks({name: value for name, value in slurm.items() if name != "SLURM_NTASKS"})
-    with pytest.raises(ValueError, match="LOCAL_RANK='x': must be an integer"):
+    shell = {**slurm, "SLURM_PROCID": "0", "SLURM_STEP_ID": "4294967290", "SLURM_STEP_NUM_TASKS": "1"}
+    assert find_ranks(shell).world_size == 1  # of an interactive allocation of eight tasks
+    for one in ("RANK", "WORLD_SIZE"):
+        with pytest.raises(ValueError, match=r"started by torchrun, but .* not set"):
+            find_ranks({one: "1"})
+    with pytest.raises(ValueError, match="MASTER_PORT='abc': must be a port's number"):
+        find_ranks(torchrun | {"MASTER_PORT": "abc"})
+    with pytest.raises(ValueError, match="LOCAL_RANK='x' in the environment: must be a number"):
         find_ranks(torchrun | {"LOCAL_RANK": "x"})
     with pytest.raises(ValueError, match=r"cannot read SLURM_NODELIST='node\[9\]'"):
         find_ranks(slurm | {"SLURM_NODELIST": "node[9]"})
@@ -273,6 +284,24 @@ def test_pictures_that_are_all_too_small_end_the_program_with_one_sentence(shard
     assert result.returncode == 1
     (said,) = result.stderr.splitlines()
     assert said.startswith("error: no picture of at least 128x128 pixels in 2 shards (") and "10 too small" in said
+
+
+def test_a_signal_while_it_starts_is_heard(shards, tmp_path):
+    """Slurm's warning may come before the first step: the run saves after it, and says that it is not done."""
+    flags = ["--preset", "mini", "--num-layers", "1", "--hidden-size", "24", "--device", "cpu", "--num-workers", "0"]
+    flags += ["--image-size", "32", "--degradation", "clean", "--train-iters", "50"]
+    command = [sys.executable, "-u", "train_text2image_sr.py", *flags, "--train-data", str(shards)]
+    with subprocess.Popen([*command, "--save", str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        while "rank(s) from single process" not in process.stdout.readline():  # then SAT and DeepSpeed are imported
+            assert process.poll() is None
+        process.send_signal(signal.SIGUSR1)
+        assert "stopped by a signal, saved at step 1" in process.stdout.read()
+    assert process.returncode == 75 and (tmp_path / "latest").read_text() == "1"
+
+
+def test_crops_that_are_no_whole_blocks_are_refused_before_anything_starts(monkeypatch, capsys):
+    with pytest.raises(pytest.fail.Exception, match=r"--image-size 40: crops must be whole blocks, .* 16"):
+        dry_run(monkeypatch, capsys, "--degradation", "clean", "--image-size", "40", "--image-block-size", "16")
 
 
 def test_a_dry_run_shows_settings_and_size_and_writes_nothing(tmp_path):

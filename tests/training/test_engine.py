@@ -49,7 +49,7 @@ def test_a_crash_between_any_two_changes_of_a_save_leaves_a_checkpoint_that_is_r
     for crash, step in zip(report["crashes"], steps, strict=True):
         assert crash["resumed"] == step, crash  # weights and average are those of that step
         assert crash["position"] == (step == 4)
-        assert crash["cleaned"] == ["6", "config.json", "latest", "tensorboard"], crash
+        assert crash["cleaned"] == ["6", "config.json", "latest", "lock", "tensorboard"], crash
     assert {"tmp-4"} <= {name for crash in crashes for name in crash["left"]}
 
 

@@ -74,6 +74,7 @@ def test_a_loss_that_is_not_finite_on_one_rank_is_skipped_by_all_and_too_many_en
         message = report["bad end"]
         assert "2 steps in a row" in message and "step 3" in message and "loss " in message
         assert set(report["bad end logged"]) == {1}  # a skipped step has no loss
+        assert report["bad end saved"] == [1]  # and is no reason to save
     damaged = skips[-1]
     assert all(key in damaged["bad end"] for key in damaged["bad end keys"])
 

@@ -3,11 +3,15 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 
 from sat_sr.config import InfDiTConfig
 from sat_sr.training import state
+from sat_sr.training.logs import RunLog
+from sat_sr.training.run_lock import lock_folder
 
 FILES = ("mp_rank_00_model_states.pt", "ema.safetensors", "training.json", "data_rank_0.json")
 
@@ -99,6 +103,55 @@ def test_the_one_that_latest_names_is_kept_though_a_newer_is_there(tmp_path):
     assert latest_step(tmp_path) == 1
 
 
+def test_checkpoints_of_a_run_that_was_taken_back_are_not_counted(tmp_path):
+    for step in (10, 20, 30):
+        write_checkpoint(tmp_path, step, keep_last=0)
+    (tmp_path / "latest").write_text("10")  # the user went back
+    for step in (12, 14):
+        write_checkpoint(tmp_path, step, keep_last=2)
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["12", "14", "20", "30"]
+
+
+def test_without_latest_the_newest_checkpoint_is_taken(tmp_path):
+    assert state.find_latest(tmp_path / "nowhere") is None
+    for step in (9, 10):
+        write_checkpoint(tmp_path, step, keep_last=0)
+    (tmp_path / "latest").unlink()
+    assert latest_step(tmp_path) == 10
+
+
+def test_a_start_that_saved_nothing_has_not_claimed_the_folder(tmp_path):
+    state.claim_folder(tmp_path, InfDiTConfig.preset("official")).close()
+    state.claim_folder(tmp_path, InfDiTConfig.preset("mini")).close()
+    assert InfDiTConfig.from_json((tmp_path / "config.json").read_text()) == InfDiTConfig.preset("mini")
+    write_checkpoint(tmp_path, 1)
+    with pytest.raises(ValueError, match=r"num_layers 4 \(here 28\).*hidden_size 192 \(here 1280\)"):
+        state.claim_folder(tmp_path, InfDiTConfig.preset("official"))
+
+
+def test_a_folder_is_of_one_process_until_that_ends(tmp_path):
+    code = (
+        "import sys, pathlib; from sat_sr.training.run_lock import lock_folder; "
+        "lock = lock_folder(pathlib.Path(sys.argv[1])); print('has it', flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "has it\n"
+        with pytest.raises(ValueError, match=rf"is in use by process {other.pid} on .*: wait for it"):
+            lock_folder(tmp_path)
+        other.kill()
+    lock_folder(tmp_path).close()
+
+
+def test_damaged_lines_of_the_log_are_left_out_and_the_rest_kept(tmp_path, capsys):
+    good = '{"kind": "train", "step": 1, "loss": 2.0}\n'
+    later = '{"kind": "train", "step": 9, "loss": 1.0}\n'
+    (tmp_path / "log.jsonl").write_bytes(good.encode() + b"\0" * 200 + b"\n[1]\n" + later.encode() + b'{"kind": "tr')
+    RunLog(tmp_path, resume_step=5, enabled=True).close()
+    assert (tmp_path / "log.jsonl").read_text() == good
+    assert "log.jsonl: 3 damaged line(s) left out" in capsys.readouterr().err
+
+
 def test_a_broken_latest_is_named_with_what_there_is(tmp_path):
     write_checkpoint(tmp_path, 7)
     for text in ("8", "../7", ""):
@@ -112,13 +165,6 @@ def test_a_rank_that_sees_another_folder_than_rank_0_is_refused(tmp_path):
     state.require_shared(tmp_path / "run")
     with pytest.raises(ValueError, match=r"elsewhere/run on .* put --save on a file system that all nodes share"):
         state.require_shared(tmp_path / "elsewhere" / "run")
-
-
-def test_a_folder_of_another_architecture_is_refused(tmp_path):
-    state.claim_folder(tmp_path / "run", InfDiTConfig.preset("mini"))
-    state.claim_folder(tmp_path / "run", InfDiTConfig.preset("mini"))
-    with pytest.raises(ValueError, match=r"num_layers \d \(here 28\).*hidden_size 192 \(here 1280\)"):
-        state.claim_folder(tmp_path / "run", InfDiTConfig.preset("official"))
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
