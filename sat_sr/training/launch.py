@@ -21,10 +21,11 @@ from sat_sr.data.degradation import SMALLEST_SIDE
 from sat_sr.data.degradation_law import parse_degradation
 from sat_sr.data.shards import expand_shards
 from sat_sr.model.layout import mismatch, parameter_shapes
+from sat_sr.training.deepspeed_config import read_deepspeed_config
 from sat_sr.training.logs import say, warn
 from sat_sr.training.preemption import Preemption
 from sat_sr.training.ranks import Ranks, find_ranks, start_process_group
-from sat_sr.training.recipe import Recipe, read_deepspeed_config, settle
+from sat_sr.training.recipe import Recipe, settle
 
 EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130  # as of a program that Ctrl-C ended

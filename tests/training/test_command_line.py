@@ -15,8 +15,9 @@ from sat_sr.checkpoint import save_safetensors
 from sat_sr.config import InfDiTConfig
 from sat_sr.model.layout import parameter_shapes
 from sat_sr.training.arguments import parse_arguments
+from sat_sr.training.deepspeed_config import read_deepspeed_config
 from sat_sr.training.ranks import find_ranks
-from sat_sr.training.recipe import read_deepspeed_config, settle
+from sat_sr.training.recipe import settle
 from sat_sr.training.tf32 import tf32
 
 ROOT = Path(__file__).parents[2]
@@ -138,6 +139,13 @@ def test_a_global_batch_sets_the_accumulation_or_does_not_divide():
         ('{"zero_optimization": {"offload_optimizer": {"device": "cpu"}}}', "state stays on the device.*remove"),
         ('{"bf16": {"enabled": true},}', "no valid JSON: .*line 1"),
         ('{"zero_optimization": 1}', "zero_optimization must be an object"),
+        ('{"zero_optimization": {"reduce_bucket_size": "big"}}', "reduce_bucket_size is 'big': must be a whole number"),
+        ('{"zero_optimization": {"overlap_comm": "yess"}}', "overlap_comm is 'yess': must be true or false"),
+        ('{"communication_data_type": "foo"}', 'communication_data_type is .foo.: must be "fp32", "fp16" or "bf16"'),
+        ('{"data_types": {"grad_accum_dtypee": "fp32"}}', "data_types: unknown key 'grad_accum_dtypee'; is grad_accum"),
+        ('{"sparse_gradients": true}', "sparse_gradients is True: must be false"),
+        ('{"optimizer": {"params": {"lr": 0}}}', "optimizer.params: lr is 0: must be a number above 0"),
+        ('{"flops_profiler": {"enabledd": true}}', "flops_profiler: unknown key 'enabledd'; is enabled meant"),
         ("[]", "one JSON object"),
     ],
 )
