@@ -18,8 +18,9 @@ from pathlib import Path
 import torch
 
 from sat_sr.training.arguments import parse_arguments
+from sat_sr.training.deepspeed_config import read_deepspeed_config
 from sat_sr.training.ranks import find_ranks, start_process_group
-from sat_sr.training.recipe import read_deepspeed_config, settle
+from sat_sr.training.recipe import settle
 
 FOLDER, FLAGS = Path(sys.argv[1]), sys.argv[2:]
 RANKS = find_ranks()

@@ -9,7 +9,8 @@ import pytest
 
 from sat_sr.config import InfDiTConfig
 from sat_sr.training.arguments import parse_arguments
-from sat_sr.training.recipe import read_deepspeed_config, settle
+from sat_sr.training.deepspeed_config import read_deepspeed_config
+from sat_sr.training.recipe import settle
 
 ROOT = Path(__file__).parents[2]
 LAUNCHER = "train_text2image_sr_big_clip.sh"
