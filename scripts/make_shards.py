@@ -131,7 +131,8 @@ def pack(entry: tuple[str, Path], *, min_side: int, tile: int | None, quality: i
     """Read one picture and make the JPEGs to store of it."""
     from PIL import Image
 
-    from sat_sr.data.pictures import DECODING_ERRORS, orientation, to_rgb
+    from sat_sr.data.pictures import orientation, to_rgb
+    from sat_sr.picture_errors import DECODING_ERRORS
 
     key, path = entry
     try:
@@ -139,12 +140,12 @@ def pack(entry: tuple[str, Path], *, min_side: int, tile: int | None, quality: i
         with Image.open(io.BytesIO(data)) as image:
             if min(image.size) < min_side:
                 return Packed(skipped=f"a side below {min_side} px")
-            rgb, converted = to_rgb(image)
-            rgb.load()  # decode it all: a JPEG that breaks off opens well
-            upright = orientation(image) == 1
-            stored = image.format == "JPEG" and image.mode == "RGB" and upright
+            stored = image.format == "JPEG" and image.mode == "RGB" and orientation(image) == 1
             if stored and tile is None:
+                image.load()  # decode it all: a JPEG that breaks off opens well
                 return Packed({key: data})
+            rgb, converted = to_rgb(image)
+            upright = orientation(image) == 1
     except Image.DecompressionBombError:
         return Packed(skipped=f"more than {2 * Image.MAX_IMAGE_PIXELS / 1e6:.0f} megapixels: cut it up first")
     except DECODING_ERRORS:

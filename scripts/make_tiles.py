@@ -97,11 +97,12 @@ def read(path: Path):
 
     from sat_sr.data.pictures import to_rgb
     from sat_sr.data.tiles import jpeg_quality
+    from sat_sr.picture_errors import DECODING_ERRORS
 
     try:
         with Image.open(path) as image:
             return to_rgb(image)[0], jpeg_quality(image)
-    except OSError as error:
+    except DECODING_ERRORS as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
 
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from sat_sr.data.deep_color import is_deep, load_rounded
+from sat_sr.picture_errors import DECODING_ERRORS
+
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"})
 ORIENTATION = 0x0112  # EXIF tag
-UPRIGHT = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}  # its values -> Image.Transpose that undoes them
-DECODING_ERRORS = (OSError, SyntaxError, ValueError, TypeError, EOFError, struct.error)
-"""Pillow's ways to say that a picture is damaged or of no known kind."""
-DEEP = ("I;16", "I;16L", "I;16B", "I;16N", "I")  # Pillow's modes of 16-bit grey
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
 
 
 def find_pictures(paths: Iterable[str | Path]) -> tuple[dict[str, Path], list[Path]]:
@@ -50,46 +53,44 @@ def find_pictures(paths: Iterable[str | Path]) -> tuple[dict[str, Path], list[Pa
     return pictures, others
 
 
-def orientation(image: Image.Image) -> int:
-    """1 to 8, from EXIF; 1, upright, where there is none or it is damaged: that need not cost the picture."""
-    try:
-        found = image.getexif().get(ORIENTATION, 1)
-    except DECODING_ERRORS:
-        return 1
-    return found if found in UPRIGHT else 1
-
-
 def to_rgb(image: Image.Image) -> tuple[Image.Image, str | None]:
     """The picture as 8-bit RGB, upright, and what had to be converted for that.
 
+    image    opened, not loaded yet: once it is, Pillow has cut 16-bit colour
     returns  image in mode RGB; and None, "grey", "16-bit", "CMYK", "palette", "alpha" or the name of the mode
 
-    image must not be loaded yet. 16-bit grey is rounded to 8 bits; of 16-bit colours Pillow gives the upper 8.
-    Transparency is laid over white; CMYK is converted without its profile.
-
-    Raises ValueError for values without a fixed range: floating point, or integers of more than 16 bits.
+    16-bit values are rounded to 8 bits; transparency is laid over white; CMYK is converted without its profile.
+    Raises one of DECODING_ERRORS for a damaged picture, ValueError for one of floating-point or 32-bit values.
     """
-    deep = any("16" in raw for raw in _raw_modes(image))  # not to be seen once it is loaded
-    turned = orientation(image)
-    if turned != 1:  # not by ImageOps.exif_transpose: it rewrites the other EXIF tags, and fails if one is damaged
-        image = image.transpose(Image.Transpose(UPRIGHT[turned]))
-    if image.mode == "RGB":
+    source, deep, tiff = image, is_deep(image), image.format == "TIFF"
+    if deep:
+        image = load_rounded(image)
+    else:
+        image.load()
+    info, turn = source.info, _TURNS.get(orientation(source))  # not earlier: a PNG's EXIF may stand behind its pixels
+    if turn is not None and not tiff:  # Pillow turns TIFF itself
+        image = image.transpose(turn)
+    if image.mode == "RGB" and "transparency" not in info:
         return image, "16-bit" if deep else None
     if image.mode == "F":
         raise ValueError("floating-point pictures have no fixed range: store them with 8 or 16 bits")
-    if image.mode in DEEP:
+    if image.mode.startswith("I"):
         values = np.asarray(image).astype(np.int64)
-        if values.min() < 0 or values.max() > 65535:
-            raise ValueError("integers of more than 16 bits have no fixed range: store them with 8 or 16 bits")
+        if image.mode == "I" and (tiff or values.min() < 0 or values.max() > 65535):
+            raise ValueError("signed and 32-bit values have no fixed white: store them with 8 or 16 bits")
         grey = ((values * 255 + 32767) // 65535).astype(np.uint8)
         return Image.fromarray(grey).convert("RGB"), "16-bit"
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in info:
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB"), "alpha"
     names = {"L": "grey", "1": "grey", "CMYK": "CMYK", "P": "palette"}
     return image.convert("RGB"), names.get(image.mode, image.mode)
 
 
-def _raw_modes(image: Image.Image) -> list[str]:
-    """How the values lie in the file, "RGB;16B" for one."""
-    return [args if isinstance(args, str) else str(args[0]) for *_, args in getattr(image, "tile", []) if args]
+def orientation(image: Image.Image) -> int:
+    """EXIF's 1 (upright) to 8; 1 where a picture says nothing, or nothing that can be read: its pixels may be good."""
+    try:
+        stored = image.getexif().get(ORIENTATION, 1)
+    except DECODING_ERRORS:
+        return 1
+    return stored if stored in _TURNS else 1

@@ -14,8 +14,9 @@ from PIL import Image
 from webdataset.tariterators import tarfile_samples
 
 from sat_sr.config import LR_FACTOR
-from sat_sr.data.pictures import DECODING_ERRORS, to_rgb
+from sat_sr.data.pictures import to_rgb
 from sat_sr.data.shards import URL
+from sat_sr.picture_errors import DECODING_ERRORS
 
 PICTURE_KEYS = ("jpg", "png", "jpeg")
 LR_KEYS = ("lr.jpg", "lr.png", "lr.jpeg")

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import struct
 import threading
 import warnings
-import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -20,13 +18,8 @@ from sat_sr.inference.color import check_profile, fill_transparent, unpremultipl
 from sat_sr.inference.decode import decode, read_header
 from sat_sr.inference.metadata import SETTINGS_KEY, upright_xmp, valid_dpi
 from sat_sr.inference.picture import DEFAULT_MAX_PIXELS, READ_FORMATS, Decoded, Picture, PictureError
+from sat_sr.picture_errors import DECODING_ERRORS
 
-# What Pillow's decoders raise on damaged files.
-_DECODER_ERRORS = (
-    OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, OverflowError, EOFError, AttributeError,
-    ZeroDivisionError, AssertionError, RuntimeError, struct.error, zlib.error, Image.DecompressionBombError,
-    ImageCms.PyCMSError,
-)  # fmt: skip
 _pillow_globals = threading.Lock()
 
 
@@ -130,7 +123,7 @@ def _decoding(source: Source, notes: list[str]) -> Iterator[tuple[BinaryIO, str]
             raise PictureError(f"{name} does not fit into the memory that is free: cut it into parts") from error
         except NotImplementedError as error:
             raise PictureError(f"{name} is of a kind that is not read ({error}): save it as PNG") from error
-        except _DECODER_ERRORS as error:
+        except (*DECODING_ERRORS, ImageCms.PyCMSError) as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise PictureError(f"{name} is damaged ({reason}): fetch or save it again") from error
         finally:

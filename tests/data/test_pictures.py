@@ -1,78 +1,117 @@
-"""Every kind of picture becomes upright 8-bit RGB; a damaged EXIF block does not cost the picture."""
+"""Bringing every kind of picture to 8-bit RGB: depths, orientations, and EXIF that is damaged."""
 
 from __future__ import annotations
 
 import io
 import struct
 import zlib
+from collections import Counter
 
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+import tifffile
+from PIL import Image
 
-from sat_sr.data.pictures import ORIENTATION, to_rgb
+from sat_sr.data.pictures import to_rgb
+from sat_sr.data.samples import Unusable, decode
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (40, 48, 3), dtype=np.uint8)
 
 
-def jpeg_with_exif(*entries: bytes) -> bytes:
-    pixels = np.random.default_rng(0).integers(0, 255, (24, 40, 3), np.uint8)
-    exif = b"Exif\0\0MM\0*" + struct.pack(">IH", 8, len(entries)) + b"".join(entries) + bytes(4)
+def jpeg(exif: bytes | Image.Exif = b"") -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "JPEG", exif=exif)
+    Image.fromarray(PIXELS).save(buffer, "JPEG", exif=exif)
     return buffer.getvalue()
 
 
-def orientation_tag(value: int) -> bytes:
-    return struct.pack(">HHIHH", ORIENTATION, 3, 1, value, 0)
+def directory(*entries: tuple[int, int, int, bytes], byteorder: str = ">") -> bytes:
+    """An EXIF block of (tag, type, count, the four bytes of the value), by the letter of TIFF 6.0."""
+    head = b"MM\0*" if byteorder == ">" else b"II*\0"
+    body = b"".join(struct.pack(f"{byteorder}HHI", *entry[:3]) + entry[3] for entry in entries)
+    count = struct.pack(f"{byteorder}H", len(entries))
+    return b"Exif\0\0" + head + struct.pack(f"{byteorder}I", 8) + count + body + b"\0" * 4
 
 
-@pytest.mark.parametrize("turned", range(1, 9))
-def test_turned_as_pillow_itself_does(turned):
-    data = jpeg_with_exif(orientation_tag(turned))
-    rgb, converted = to_rgb(Image.open(io.BytesIO(data)))
-    assert converted is None
-    assert np.array_equal(rgb, ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
+ORIENTATION = (0x0112, 3, 1, struct.pack(">HH", 6, 0))
+DAMAGED = {
+    "text where Pillow writes fractions": directory((0x011A, 2, 3, b"ab\0\0"), ORIENTATION),
+    "more entries than bytes": directory(ORIENTATION)[:14] + b"\xff\x03" + directory(ORIENTATION)[16:],
+    "no header": b"Exif\0\0MX\0*" + bytes(20),
+    "cut short": directory(ORIENTATION)[:17],
+}
 
 
-def test_a_damaged_tag_does_not_cost_the_picture():
-    """Text where the tag wants a fraction."""
-    data = jpeg_with_exif(orientation_tag(6), struct.pack(">HHI4s", 0x011F, 2, 4, b"abc\1"))
-    with pytest.raises(TypeError):  # Pillow's own way of turning it
-        ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
-    rgb, _ = to_rgb(Image.open(io.BytesIO(data)))
-    assert rgb.size == (24, 40)
+@pytest.mark.parametrize("exif", DAMAGED.values(), ids=DAMAGED)
+def test_a_damaged_exif_block_does_not_cost_the_picture(exif):
+    found = decode({"__key__": "a", "jpg": jpeg(exif)}, 40, Counter()).image
+    plain = decode({"__key__": "a", "jpg": jpeg()}, 40, Counter()).image
+    upright = found if found.shape == plain.shape else found.rot90(1, (1, 2))  # its orientation may be readable still
+    assert upright.equal(plain)
 
 
-def test_an_exif_block_that_breaks_off_is_taken_for_none():
-    data = jpeg_with_exif(orientation_tag(6))
-    at = data.index(b"Exif\0\0") + 6
-    rgb, _ = to_rgb(Image.open(io.BytesIO(data[:at] + b"\xff" * 4 + data[at + 4 :])))
-    assert rgb.size == (40, 24)
+@pytest.mark.parametrize("orientation", range(1, 10))
+def test_every_orientation_is_turned_upright_as_the_standard_has_it(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    buffer = io.BytesIO()
+    Image.fromarray(PIXELS).save(buffer, "PNG", exif=exif)
+    with Image.open(buffer) as image:
+        found = np.asarray(to_rgb(image)[0])
+    # Where row 0 and column 0 of what is stored belong (EXIF 2.3, 4.6.4 A): 5 to 8 swap rows and columns.
+    turned = PIXELS.swapaxes(0, 1) if 5 <= orientation <= 8 else PIXELS
+    if orientation in (2, 3, 6, 7):
+        turned = turned[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        turned = turned[::-1]
+    assert np.array_equal(found, turned)
 
 
-def png_of_16_bits(values: np.ndarray) -> bytes:
-    """(h, w, 3) uint16, by hand: Pillow writes no such file."""
+def png16(values: np.ndarray) -> bytes:
+    """(H, W, 3 or 4) uint16 as a PNG by the letter of the standard."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    height, width, _ = values.shape
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
-    header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    head = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], 16, {3: 2, 4: 6}[values.shape[2]], 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
-def test_sixteen_bits_are_counted_and_near():
-    values = np.random.default_rng(1).integers(0, 65536, (8, 9, 3)).astype(np.uint16)
-    rgb, converted = to_rgb(Image.open(io.BytesIO(png_of_16_bits(values))))
-    assert converted == "16-bit"
-    assert np.abs(np.asarray(rgb) - values / 257).max() <= 1
-    grey = Image.fromarray(values[..., 0])
-    rgb, converted = to_rgb(grey)
-    assert converted == "16-bit"
-    assert np.array_equal(np.asarray(rgb)[..., 0], np.round(values[..., 0] / 257))
+def tiff16(values: np.ndarray, **options) -> bytes:
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, values, photometric="rgb", **options)
+    return buffer.getvalue()
 
 
-@pytest.mark.parametrize("values", [np.array([[0, 70000]], np.int32), np.array([[-1, 5]], np.int32)])
-def test_integers_without_a_range_are_refused(values):
-    with pytest.raises(ValueError, match="more than 16 bits"):
-        to_rgb(Image.fromarray(values))
+@pytest.mark.parametrize(
+    "store",
+    [
+        png16,
+        tiff16,
+        lambda values: tiff16(values, byteorder=">"),
+        lambda values: tiff16(values, compression="zlib"),
+        lambda values: tiff16(values, byteorder=">", compression="zlib", rowsperstrip=3),
+    ],
+)
+def test_16_bit_colour_is_rounded_and_counted(store):
+    values = np.random.default_rng(0).integers(0, 65536, (20, 30, 3), dtype=np.uint16)
+    counts = Counter()
+    found = decode({"__key__": "a", "png": store(values)}, 1, counts).image.permute(1, 2, 0).numpy()
+    assert np.array_equal(found, np.rint(values / 257)) and not np.array_equal(found, values >> 8)
+    assert counts == {"converted: 16-bit": 1}
+
+
+def test_16_bit_colour_with_transparency_is_rounded_and_laid_over_white():
+    values = np.random.default_rng(0).integers(0, 65536, (20, 30, 4), dtype=np.uint16)
+    values[:10, :, 3], values[10:, :, 3] = 65535, 0
+    counts = Counter()
+    found = decode({"__key__": "a", "png": png16(values)}, 1, counts).image.permute(1, 2, 0).numpy()
+    assert np.array_equal(found[:10], np.rint(values[:10, :, :3] / 257)) and (found[10:] == 255).all()
+    assert counts == {"converted: alpha": 1}
+
+
+def test_values_of_32_bits_have_no_white_and_are_not_guessed():
+    buffer = io.BytesIO()
+    Image.fromarray(np.linspace(0, 2**31 - 1, 48 * 48).reshape(48, 48).astype(np.int32)).save(buffer, "TIFF")
+    with pytest.raises(Unusable, match="undecodable"):
+        decode({"__key__": "a", "jpg": buffer.getvalue()}, 1, Counter())

@@ -98,6 +98,15 @@ def test_pictures_become_samples_that_name_their_source(run, photos, tmp_path):
     assert "6 samples in 1 shards" in said
 
 
+def test_a_jpeg_with_a_damaged_exif_block_is_a_picture_all_the_same(run, tmp_path):
+    """Where the standard has a fraction there is a text: Pillow, which writes the block anew to turn, chokes on it."""
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x02\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\x01\x1a\0\x02\0\0\0\x03ab\0\0\0\0\0\0"
+    (tmp_path / "photos").mkdir()
+    Image.fromarray(noise(0, 80, 70)).save(tmp_path / "photos" / "a.jpg", exif=exif)
+    said, stopped = run("make_shards", tmp_path / "photos", tmp_path / "out", "--min-side", 64, "--jobs", 1)
+    assert stopped is None and "1 rotated by EXIF" in said and set(samples(tmp_path / "out")) == {"photos/a"}
+
+
 def test_a_bar_counts_the_pictures_on_a_terminal_only(run, photos, tmp_path, monkeypatch):
     """Whatever becomes of them: of the eight, one is narrow and one broken."""
     said, _ = run("make_shards", photos, tmp_path / "quiet", "--min-side=64", "--jobs=1")
