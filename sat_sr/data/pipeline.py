@@ -178,9 +178,13 @@ class _Worker(IterableDataset):
         usable_in_pass = i > 0 or n % len(self.shards) > 0  # of a pass begun in the middle we cannot say
         while True:
             url = self._shard(worker, n)
-            for at, (number, raw) in enumerate(self._shuffled(worker, n, read_shard(url, counts))):
+            found, known = Counter(), Counter()  # broken and duplicate files of this shard
+            for at, (number, raw) in enumerate(self._shuffled(worker, n, read_shard(url, found))):
                 if at < i:
+                    known = found.copy()  # was counted before the stream was left
                     continue
+                counts.update(found - known)
+                known = found.copy()
                 try:
                     picture = self._decoded(url, number, raw, counts)
                 except Unusable as reason:
@@ -192,6 +196,7 @@ class _Worker(IterableDataset):
                     (n, at + 1),
                     dict(counts),
                 )
+            counts.update(found - known)
             n, i = n + 1, 0
             if n % len(self.shards) == 0:
                 if not usable_in_pass:

@@ -200,6 +200,22 @@ def test_counts_of_one_pass_are_exact(mixed):
     }
 
 
+def test_a_broken_shard_is_counted_once_however_often_its_reading_is_resumed(tmp_path):
+    whole = write_tar(tmp_path / "0.tar", {f"t{n}.png": encoded(picture(n)) for n in range(6)})
+    whole.write_bytes(whole.read_bytes()[:-15000])
+    undisturbed = stream(str(whole), batch_size=1)
+    keys = [batch["__key__"] for batch in take(undisturbed, 3)]
+    assert len(set(map(tuple, keys))) == 3 and undisturbed.counts == {"broken shard": 1}
+    state = None
+    for _ in range(3):
+        part = stream(str(whole), batch_size=1)
+        if state is not None:
+            part.load_state_dict(state)
+        take(part, 1)
+        state = part.state_dict()
+    assert part.counts == {"broken shard": 1}
+
+
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_nothing_usable_is_an_error_and_no_hang(tmp_path, num_workers):
     write_tar(tmp_path / "a.tar", {f"{n}.png": encoded(picture(n, side=20)) for n in range(3)})
