@@ -144,17 +144,17 @@ class Worker:
             size = after
         return Work(source, trimmed, target, tuple(jobs))
 
-    def _canvas(self, size: Size) -> Size:
-        """Whole blocks, with room for the grid to shift."""
-        block = self.config.image_block_size
-        return Canvas.of(size, block, target=size, margin=self.settings.margin(block)).size
+    def _canvas(self, size: Size) -> tuple[int, int]:
+        """(height, width) of the canvas for an output of that size: whole blocks, with room for the grid to shift."""
+        block, target = self.config.image_block_size, size[::-1]
+        return Canvas.of(target, block, target=target, margin=self.settings.margin(block)).size
 
     def _job(self, source: Size, target: Size) -> Job:
         usable, available = self.args.memory or self._free(), free_bytes(torch.device("cpu"))
         if self.ranks:  # they plan the same, or refuse the same: one that plans otherwise would be waited for
             usable, available = self.ranks.least(usable), self.ranks.least(available)
         canvas = self._canvas(target)
-        grid = tuple(side // self.config.image_block_size for side in reversed(canvas))
+        grid = tuple(side // self.config.image_block_size for side in canvas)
         sharers = self._sharers(canvas)
         parts = sharers.parts(grid) if sharers else [range(max(grid))]
         # Canvases live on the host; where that is the device, they leave the network less.
@@ -190,7 +190,7 @@ class Worker:
             ranks=sharers,
         )
 
-    def _sharers(self, canvas: Size) -> Ranks | None:
+    def _sharers(self, canvas: tuple[int, int]) -> Ranks | None:
         """The ranks that compute a canvas together: None when it has too few blocks: then the first does it."""
         blocks = max(canvas) // self.config.image_block_size
         return self.ranks if self.ranks and blocks >= self.ranks.world else None
