@@ -9,6 +9,7 @@ import json
 import logging
 import math
 import os
+import re
 import sys
 import traceback
 import warnings
@@ -31,16 +32,13 @@ EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130  # as of a program that Ctrl-C ended
 
 
-def launch(settings: argparse.Namespace) -> int:
+def launch(settings: argparse.Namespace, preemption: Preemption) -> int:
     """Runs the training on this rank. Exit codes: 0 done, 1 error, 75 stopped by a signal and saved, 130 interrupted.
 
     Returns from a dry run only; else it ends the process: leaving NCCL or data workers in order can wait for ranks that
     wait for us, and a rank that lingers after the first has gone is killed by srun.
     """
     code = EXIT_FAILED
-    preemption = Preemption()
-    if not settings.dry_run:
-        preemption.watch()  # first: to start takes minutes where weights are large
     try:
         ranks = _with_own_gpu(find_ranks())
         use_cuda = _use_cuda(settings.device, ranks)
@@ -86,6 +84,12 @@ def _sentence(error: Exception, settings: argparse.Namespace) -> str | None:
         return (
             f"{error.strerror}: {error.filename or settings.save}; the last complete checkpoint is intact: make room "
             "and run the same command again"
+        )
+    if isinstance(error, RuntimeError) and (died := re.match(r"DataLoader worker .*", str(error))):
+        # PyTorch raises it wherever the trainer happens to be.
+        return (
+            f"{died[0].rstrip('. ')}: most likely the memory ran out, so give fewer --num-workers or a smaller "
+            "--cache-mb, and run the same command again"
         )
     if not isinstance(error, ValueError | OSError | FloatingPointError):
         return None

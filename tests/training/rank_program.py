@@ -30,6 +30,7 @@ from sat_sr.training import state
 from sat_sr.training.arguments import parse_arguments
 from sat_sr.training.launch import launch
 from sat_sr.training.noise import mix_seed
+from sat_sr.training.preemption import Preemption
 from sat_sr.training.validation import SIGMAS
 
 GOLDEN_CLIP = Path(__file__).parents[1] / "golden" / "clip_image_encoder.safetensors"
@@ -149,7 +150,7 @@ def launched(*flags):
     errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors):
-            launch(parse_arguments([*FLAGS, *flags]))
+            launch(parse_arguments([*FLAGS, *flags]), Preemption())
     except Ended as ended:
         return ended.args[0], errors.getvalue().rstrip().rpartition("\n")[2]
     finally:

@@ -16,6 +16,7 @@ from sat_sr.config import InfDiTConfig
 from sat_sr.model.layout import parameter_shapes
 from sat_sr.training.arguments import parse_arguments
 from sat_sr.training.deepspeed_config import read_deepspeed_config
+from sat_sr.training.preemption import Preemption
 from sat_sr.training.ranks import find_ranks
 from sat_sr.training.recipe import settle
 from sat_sr.training.tf32 import tf32
@@ -237,7 +238,7 @@ def test_a_degradation_that_cannot_be_is_named_before_anything_starts(monkeypatc
 
     ended = []
     monkeypatch.setattr(launch.os, "_exit", ended.append)
-    launch.launch(parse_arguments(["--dry-run", "--device", "cpu", *flags]))
+    launch.launch(parse_arguments(["--dry-run", "--device", "cpu", *flags]), Preemption())
     assert ended == [1] and f"error: {words}" in capsys.readouterr().err
 
 
@@ -246,7 +247,7 @@ def dry_run(monkeypatch, capsys, *flags):
     from sat_sr.training import launch
 
     monkeypatch.setattr(launch.os, "_exit", lambda code: pytest.fail(capsys.readouterr().err))
-    assert launch.launch(parse_arguments(["--dry-run", "--device", "cpu", *flags])) == 0
+    assert launch.launch(parse_arguments(["--dry-run", "--device", "cpu", *flags]), Preemption()) == 0
     said, settings = capsys.readouterr().out.split("{\n", 1)
     return said, json.loads("{" + settings)
 
@@ -305,6 +306,22 @@ def test_a_signal_while_it_starts_is_heard(shards, tmp_path):
         process.send_signal(signal.SIGUSR1)
         assert "stopped by a signal, saved at step 1" in process.stdout.read()
     assert process.returncode == 75 and (tmp_path / "latest").read_text() == "1"
+
+
+def test_a_data_worker_that_was_killed_is_told_in_one_sentence(monkeypatch, capsys):
+    from sat_sr.training import launch
+
+    def killed(*_):
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")  # as PyTorch 2 words it
+
+    ended = []
+    monkeypatch.setattr(launch.os, "_exit", ended.append)
+    monkeypatch.setattr(launch, "_train", killed)
+    monkeypatch.setattr(launch, "_introduce", lambda *_: None)
+    launch.launch(parse_arguments([*NEEDED, "--device", "cpu"]), Preemption())
+    (said,) = capsys.readouterr().err.splitlines()
+    assert ended == [1] and said.startswith("error: DataLoader worker (pid 7) is killed by signal: Killed: most likely")
+    assert "--num-workers" in said and "--cache-mb" in said
 
 
 def test_crops_that_are_no_whole_blocks_are_refused_before_anything_starts(monkeypatch, capsys):
