@@ -13,6 +13,11 @@ from typing import Any
 
 from torch.utils.data import DataLoader, IterableDataset
 
+WORKER_DIED = (
+    "a data worker was killed, most likely because the memory ran out: give fewer --num-workers or a smaller "
+    "--cache-mb, and run the same command again"
+)
+
 
 class UnusableData(ValueError):
     """Something about the data that the user can cure. Raised in a worker, it comes out in the trainer as it is."""
@@ -25,7 +30,8 @@ def load_batches(
 
     num_workers  processes, asked in turn; 0: this one does the work
 
-    Raises UnusableData as a worker raised it; any other error of a worker as DataLoader wraps it, with its traceback.
+    Raises UnusableData as a worker raised it; any other error of a worker as DataLoader wraps it, with its traceback;
+    ChildProcessError for one that was killed, unless PyTorch's handler of SIGCHLD is first, see `is_of_dead_worker`.
     """
     loader = DataLoader(
         _Guarded(source),
@@ -38,10 +44,26 @@ def load_batches(
     )
     with _sigterm_blocked():  # threads that libraries start again in a worker inherit what is blocked here
         batches = iter(loader)
-    for batch in batches:
+    while True:
+        try:
+            batch = next(batches)
+        except StopIteration:
+            return
+        except (ConnectionError, EOFError):  # the pipe between us broke
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # else PyTorch's handler interrupts what comes of this
+            raise ChildProcessError(WORKER_DIED) from None
+        except RuntimeError as error:
+            if not is_of_dead_worker(error):
+                raise
+            raise ChildProcessError(WORKER_DIED) from None
         if isinstance(batch, UnusableData):
             raise batch
         yield batch
+
+
+def is_of_dead_worker(error: BaseException) -> bool:
+    """Whether this is what PyTorch raises, wherever the trainer happens to be, when a worker has died."""
+    return isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker (pid")
 
 
 class _Guarded(IterableDataset):

@@ -9,7 +9,6 @@ import json
 import logging
 import math
 import os
-import re
 import sys
 import traceback
 import warnings
@@ -21,6 +20,7 @@ from sat_sr.checkpoint import load
 from sat_sr.data.degradation import SMALLEST_SIDE
 from sat_sr.data.degradation_law import parse_degradation
 from sat_sr.data.shards import expand_shards
+from sat_sr.data.workers import WORKER_DIED, is_of_dead_worker
 from sat_sr.model.layout import mismatch, parameter_shapes
 from sat_sr.training.deepspeed_config import read_deepspeed_config
 from sat_sr.training.logs import say, warn
@@ -85,12 +85,8 @@ def _sentence(error: Exception, settings: argparse.Namespace) -> str | None:
             f"{error.strerror}: {error.filename or settings.save}; the last complete checkpoint is intact: make room "
             "and run the same command again"
         )
-    if isinstance(error, RuntimeError) and (died := re.match(r"DataLoader worker .*", str(error))):
-        # PyTorch raises it wherever the trainer happens to be.
-        return (
-            f"{died[0].rstrip('. ')}: most likely the memory ran out, so give fewer --num-workers or a smaller "
-            "--cache-mb, and run the same command again"
-        )
+    if is_of_dead_worker(error):
+        return WORKER_DIED
     if not isinstance(error, ValueError | OSError | FloatingPointError):
         return None
     *_, last = traceback.walk_tb(error.__traceback__)

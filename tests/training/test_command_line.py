@@ -1,6 +1,7 @@
 """Flags, the DeepSpeed JSON, ranks: what is settled before anything runs, and what is refused."""
 
 import json
+import os
 import re
 import shlex
 import signal
@@ -308,20 +309,26 @@ def test_a_signal_while_it_starts_is_heard(shards, tmp_path):
     assert process.returncode == 75 and (tmp_path / "latest").read_text() == "1"
 
 
-def test_a_data_worker_that_was_killed_is_told_in_one_sentence(monkeypatch, capsys):
-    from sat_sr.training import launch
-
-    def killed(*_):
-        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")  # as PyTorch 2 words it
-
-    ended = []
-    monkeypatch.setattr(launch.os, "_exit", ended.append)
-    monkeypatch.setattr(launch, "_train", killed)
-    monkeypatch.setattr(launch, "_introduce", lambda *_: None)
-    launch.launch(parse_arguments([*NEEDED, "--device", "cpu"]), Preemption())
-    (said,) = capsys.readouterr().err.splitlines()
-    assert ended == [1] and said.startswith("error: DataLoader worker (pid 7) is killed by signal: Killed: most likely")
-    assert "--num-workers" in said and "--cache-mb" in said
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the worker in Linux's /proc")
+@pytest.mark.parametrize("interval", ["1", "1000000"])  # most of the time in writing, or in computing
+def test_a_data_worker_that_was_killed_is_told_in_one_sentence(tiny_flags, tmp_path, interval):
+    flags = [*tiny_flags, "--num-workers=1", "--train-iters=1000000", f"--log-interval={interval}"]
+    errors = tmp_path / "errors.txt"
+    command = [sys.executable, "train_text2image_sr.py", *flags, "--save", str(tmp_path / "run"), "--save-interval=5"]
+    with open(errors, "w") as file, subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=file, text=True
+    ) as process:  # fmt: skip
+        try:
+            while "saved" not in process.stdout.readline():
+                assert process.poll() is None
+            (worker,) = map(int, Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split())
+            os.kill(worker, signal.SIGKILL)
+            process.stdout.read()
+            assert process.wait(timeout=60) == 1
+        finally:
+            process.kill()
+    (said,) = errors.read_text().splitlines()
+    assert said.startswith("error: a data worker was killed, most likely because the memory ran out: give fewer --num")
 
 
 def test_crops_that_are_no_whole_blocks_are_refused_before_anything_starts(monkeypatch, capsys):
