@@ -96,7 +96,7 @@ class RunLog:
             say(message)
 
     def scalars(self, kind: str, step: int, values: dict[str, float]) -> None:
-        """One record: `kind` is "train" or "valid"."""
+        """One record: `kind` is "train", "valid" or "data"."""
         if not self._enabled:
             return
         with open(self._path, "a", encoding="utf-8") as file:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections import Counter
 from pathlib import Path
 
 import deepspeed
@@ -12,6 +13,7 @@ import torch.distributed as dist
 
 from sat_sr.checkpoint import Checkpoint, save_safetensors
 from sat_sr.diffusion.edm import edm_loss
+from sat_sr.release_flags import flag
 from sat_sr.training import state
 from sat_sr.training.batches import Batch, TrainingBatches, validation_batches
 from sat_sr.training.error_norm import ErrorNorm
@@ -26,6 +28,11 @@ from sat_sr.training.validation import SIGMAS, validate, write_picture
 from sat_sr.training.weights import clip_tower, initial_model, starting_point
 
 EXIT_PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: saved on a signal; run the same command again
+DECISIVE = (
+    "train_data", "degradation", "degrade_on_device", "augment", "lr_dropout", "train_iters", "warmup",
+    "lr_decay_style", "muon_lr", "ema_decay", "p_mean", "p_std", "sigma_sampling", "gradient_weight", "seam_weight",
+    "random_position", "tf32",
+)  # fmt: skip
 UNUSED = ("transformer.position_embeddings.", ".k_layer_norm.")  # in every checkpoint, never in the computation
 
 
@@ -50,6 +57,7 @@ class Trainer:
         self.log = RunLog(self.folder, self.step, enabled=self.rank == 0)
         self._require_same_engine(saved)
         self.seed = self._resumed_seed(saved)
+        self._tell_changes(saved)
 
         start = starting_point(settings, checkpoint)
         self.clip = clip_tower(settings.model, start, settings.clip_model, device)
@@ -70,7 +78,7 @@ class Trainer:
         )
         self.error_norm = ErrorNorm(settings.model.patch_size, settings.gradient_weight, settings.seam_weight)
         self.timer = PhaseTimer(device.type == "cuda")
-        self.data_counts = self.batches.counts
+        self.data_counts = self._gather_counts()
         self.grad_norm = 0.0
         self._start_interval()
         if checkpoint:
@@ -100,6 +108,24 @@ class Trainer:
         if saved.get("seed", self.settings.seed) != self.settings.seed:
             self.log.line(f"--seed {self.settings.seed} is not used: this run started with seed {saved['seed']}")
         return saved.get("seed", self.settings.seed)
+
+    def _decisive_settings(self) -> dict:
+        """What decides the result and may change on the way, by name; JSON values."""
+        recipe = self.recipe
+        shared = {"micro batch": recipe.micro_batch, "accumulation": recipe.accumulation, "lr": recipe.lr}
+        shared |= {"betas": list(recipe.betas), "eps": recipe.eps, "weight decay": recipe.weight_decay}
+        return shared | {"clipping": recipe.clip_grad} | {flag(name): vars(self.settings)[name] for name in DECISIVE}
+
+    def _tell_changes(self, saved: dict) -> None:
+        """One line where this start is of other settings than the one that saved the checkpoint."""
+        there = saved.get("settings", {})
+        changes = [
+            f"{name} {value} (was {there[name]})"
+            for name, value in self._decisive_settings().items()
+            if name in there and there[name] != value
+        ]
+        if changes:
+            self.log.line(f"differs from step {self.step} on: {', '.join(changes)}")
 
     def _build_engine(self, start: Checkpoint | None) -> deepspeed.DeepSpeedEngine:
         settings, recipe = self.settings, self.recipe
@@ -264,11 +290,21 @@ class Trainer:
             | dict(zip(("lr", "lr_adamw"), lrs, strict=False))
             | {f"seconds_{name}": phases[name] for name in PHASES},
         )
-        if self.batches.counts != self.data_counts:
-            self.data_counts = self.batches.counts
-            listed = ", ".join(f"{count} {reason}" for reason, count in self.data_counts.most_common())
-            self.log.line(f"data so far, of rank 0: {listed}")
+        self._log_data()
         self._start_interval()
+
+    def _log_data(self) -> None:
+        """Samples of all ranks that were skipped or converted, where there are more than at the last time."""
+        counts = self._gather_counts()
+        if counts != self.data_counts:
+            self.data_counts = counts
+            self.log.line("data so far: " + ", ".join(f"{count} {reason}" for reason, count in counts.most_common()))
+            self.log.scalars("data", self.step, dict(counts))
+
+    def _gather_counts(self) -> Counter[str]:
+        of_ranks = [None] * self.world_size
+        dist.all_gather_object(of_ranks, self.batches.counts)
+        return sum(of_ranks, Counter())
 
     def _validate(self) -> None:
         self.engine.eval()
@@ -293,6 +329,7 @@ class Trainer:
             "micro_batch": self.recipe.micro_batch,
             "accumulation": self.recipe.accumulation,
             "bad_steps": self.bad_steps,
+            "settings": self._decisive_settings(),
         } | self._engine_kind()
         state.save(
             self.engine,

@@ -211,6 +211,10 @@ def tell(report):
     report["records"] = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     report["events"] = [read_events(path) for path in sorted((folder / "tensorboard").iterdir())]
     report["pictures"] = sorted(path.name for path in (folder / "pictures").iterdir())
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        build("told", *flags, "--p-mean=0.5", "--micro-batch-size=1")
+    report["changed"] = said.getvalue()
 
 
 def read_events(path):

@@ -63,7 +63,7 @@ def test_what_a_run_says(reports):
         said,
         re.MULTILINE,
     )
-    records = {kind: [r for r in report["records"] if r["kind"] == kind] for kind in ("train", "valid")}
+    records = {kind: [r for r in report["records"] if r["kind"] == kind] for kind in ("train", "valid", "data")}
     assert [record["step"] for record in records["train"]] == [int(line[0]) for line in lines] == [2, 4, 6]
     for (_, loss, norm, rate), record in zip(lines, records["train"], strict=True):
         assert (loss, norm, rate) == (f"{record['loss']:.4f}", f"{record['grad_norm']:.3f}", f"{record['lr']:.2e}")
@@ -72,11 +72,14 @@ def test_what_a_run_says(reports):
     for record in records["valid"]:
         told = f"step {record['step']} | validation loss {record['loss']:.4f} | PSNR of samples {record['psnr']:.2f} dB"
         assert told in said.splitlines()
-    assert re.search(r"^data so far, of rank 0: .*\d+ too small", said, re.MULTILINE)
-    assert re.search(r"^data so far, of rank 0: .*\d+ converted: grey", said, re.MULTILINE)
+    assert re.search(r"^data so far: .*\d+ too small", said, re.MULTILINE)
+    assert re.search(r"^data so far: .*\d+ converted: grey", said, re.MULTILINE)
+    assert records["data"][-1]["too small"] > 0 and records["data"][-1]["converted: grey"] > 0
     assert len(re.findall(r"^saved .*/told/[46] in \d+ s$", said, re.MULTILINE)) == 2
     assert "stopped by a signal, saved at step 4: run the same command again to go on" in said
     assert re.search(r"^resuming .*/told at step 4$", said, re.MULTILINE)
+    assert "differs from" not in said
+    assert "differs from step 6 on: micro batch 1 (was 2), --p-mean 0.5 (was -1.0)\n" in report["changed"]
     assert report["pictures"] == ["00000003.png", "00000006.png"]
 
 
@@ -88,8 +91,10 @@ def test_tensorboard_is_told_the_same(reports):
     wanted = {}
     for record in report["records"]:
         kind, step = record.pop("kind"), record.pop("step")
-        wanted |= {(f"{kind}/{name}", step): value for name, value in record.items()}
+        # TensorBoard's names have no spaces and colons.
+        wanted |= {(re.sub("[ :]", "_", f"{kind}/{name}"), step): value for name, value in record.items()}
     pictures = {key: events.pop(key) for key in list(events) if key[0] == "valid/samples"}
-    assert set(events) == set(wanted) and len(wanted) == 3 * 9 + 2 * 7
+    assert set(events) == set(wanted)
+    assert len([tag for tag, _ in wanted if not tag.startswith("data/")]) == 3 * 9 + 2 * 7
     assert all(math.isclose(events[key], value, rel_tol=1e-6) for key, value in wanted.items())  # float32 there
     assert pictures == {("valid/samples", step): [2 * 32, 4 * 32] for step in (3, 6)}
