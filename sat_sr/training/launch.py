@@ -42,7 +42,11 @@ def launch(settings: argparse.Namespace, preemption: Preemption) -> int:
     try:
         ranks = _with_own_gpu(find_ranks())
         use_cuda = _use_cuda(settings.device, ranks)
-        recipe = settle(settings, read_deepspeed_config(settings.deepspeed_config), ranks.world_size, use_cuda)
+        values = read_deepspeed_config(settings.deepspeed_config)
+        recipe = settle(settings, values, ranks.world_size, use_cuda)
+        if "activation_checkpointing" in values:
+            section = "activation_checkpointing in the DeepSpeed JSON"
+            settings.notes.append(f"{section} decides nothing: --checkpoint-activations does")
         settings.notes += _resolve_model(settings)
         if ranks.rank == 0:
             _introduce(settings, recipe, ranks, use_cuda)

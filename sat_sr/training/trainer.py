@@ -10,6 +10,7 @@ from pathlib import Path
 import deepspeed
 import torch
 import torch.distributed as dist
+from pydantic import ValidationError
 
 from sat_sr.checkpoint import Checkpoint, save_safetensors
 from sat_sr.diffusion.edm import edm_loss
@@ -140,7 +141,15 @@ class Trainer:
             groups = parameter_groups(model, recipe.lr, recipe.weight_decay)
         kind = MuonWithEMA if settings.optimizer == "muon" else AdamWWithEMA
         optimizer = kind(groups, betas=recipe.betas, eps=recipe.eps, ema_decay=settings.ema_decay)
-        engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=recipe.engine)
+        try:
+            engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=recipe.engine)
+        except ValidationError as error:  # of what our own table leaves to DeepSpeed
+            first = error.errors()[0]
+            key = ".".join(map(str, first["loc"]))
+            raise ValueError(
+                f"--deepspeed-config {settings.deepspeed_config}: DeepSpeed does not accept {key} {first['input']!r} "
+                f"({first['msg']}): correct it or leave it out"
+            ) from error
         optimizer.start()
         return engine
 

@@ -331,6 +331,22 @@ def test_a_data_worker_that_was_killed_is_told_in_one_sentence(tiny_flags, tmp_p
     assert said.startswith("error: a data worker was killed, most likely because the memory ran out: give fewer --num")
 
 
+def test_what_deepspeed_itself_refuses_is_told_in_one_sentence(tiny_flags, tmp_path):
+    path = tmp_path / "ds.json"
+    path.write_text('{"zero_optimization": {"stage": 1, "offload_optimizer": {"device": "none", "pin": 3}}}')
+    result = run(*tiny_flags, "--save", str(tmp_path / "run"), "--deepspeed-config", str(path))
+    assert result.returncode == 1
+    (said,) = result.stderr.splitlines()
+    assert said.startswith(f"error: --deepspeed-config {path}: DeepSpeed does not accept ") and "pin 3" in said
+
+
+def test_a_section_that_decides_nothing_is_told_once(monkeypatch, capsys, tmp_path):
+    path = tmp_path / "ds.json"
+    path.write_text('{"activation_checkpointing": {"partition_activations": true}}')
+    said, _ = dry_run(monkeypatch, capsys, "--deepspeed-config", str(path))
+    assert said.count("activation_checkpointing in the DeepSpeed JSON decides nothing: --checkpoint-activations") == 1
+
+
 def test_crops_that_are_no_whole_blocks_are_refused_before_anything_starts(monkeypatch, capsys):
     with pytest.raises(pytest.fail.Exception, match=r"--image-size 40: crops must be whole blocks, .* 16"):
         dry_run(monkeypatch, capsys, "--degradation", "clean", "--image-size", "40", "--image-block-size", "16")
