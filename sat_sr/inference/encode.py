@@ -7,6 +7,7 @@ Strips are uint8 or uint16 arrays (rows, W, C), C = 1 grey, 2 grey + alpha, 3 RG
 
 from __future__ import annotations
 
+import io
 import struct
 import zlib
 from collections.abc import Iterable, Mapping
@@ -136,4 +137,6 @@ def write_by_pillow(
         part = Image.fromarray(strip[..., 0] if channels == 1 else strip)
         image.paste(part, (0, top))
         top += part.height
-    image.save(file, format=format, **options)
+    encoded = io.BytesIO()  # into a file itself Pillow passes over a write that a full disk cuts short
+    image.save(encoded, format=format, **options)
+    file.write(encoded.getbuffer())

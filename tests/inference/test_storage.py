@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from sat_sr.inference import storage
+from sat_sr.inference.encode import write_by_pillow
 from sat_sr.inference.image_io import read_picture, write_picture
 from sat_sr.inference.inputs import expand_inputs
 from sat_sr.inference.picture import PictureError
@@ -144,3 +145,20 @@ def test_ctrl_c_at_the_last_moment_leaves_nothing(folder, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         write_picture("out.png", torch.zeros(3, 32, 32), like)
     assert [path.name for path in folder.iterdir()] == ["in.png"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the size of files is limited by POSIX means")
+@pytest.mark.parametrize("format", ["JPEG", "WebP"])
+def test_a_write_that_the_system_cuts_short_leaves_no_file(tmp_path, format):
+    """As a disk does that is full before the last byte: no error comes with the first short write."""
+    import resource
+
+    pixels = np.random.default_rng(0).integers(0, 256, (128, 128, 3), np.uint8)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    try:
+        with pytest.raises(PictureError, match="cannot write"), atomic_write(tmp_path / "picture") as file:
+            write_by_pillow(file, [pixels], size=(128, 128), channels=3, format=format, quality=100)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == []
