@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from sat_sr.data.deep_color import is_deep, load_rounded
 from sat_sr.picture_errors import DECODING_ERRORS
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"})
@@ -56,18 +55,17 @@ def find_pictures(paths: Iterable[str | Path]) -> tuple[dict[str, Path], list[Pa
 def to_rgb(image: Image.Image) -> tuple[Image.Image, str | None]:
     """The picture as 8-bit RGB, upright, and what had to be converted for that.
 
-    image    opened, not loaded yet: once it is, Pillow has cut 16-bit colour
+    image    opened, not loaded yet: later nothing tells that its colours had 16 bits
     returns  image in mode RGB; and None, "grey", "16-bit", "CMYK", "palette", "alpha" or the name of the mode
 
-    16-bit values are rounded to 8 bits; transparency is laid over white; CMYK is converted without its profile.
+    16-bit grey is rounded to 8 bits, of 16-bit colour Pillow keeps the upper 8; transparency is laid over white; CMYK
+    is converted without its profile.
+
     Raises one of DECODING_ERRORS for a damaged picture, ValueError for one of floating-point or 32-bit values.
     """
-    source, deep, tiff = image, is_deep(image), image.format == "TIFF"
-    if deep:
-        image = load_rounded(image)
-    else:
-        image.load()
-    info, turn = source.info, _TURNS.get(orientation(source))  # not earlier: a PNG's EXIF may stand behind its pixels
+    deep, tiff = _has_deep_colour(image), image.format == "TIFF"
+    image.load()
+    info, turn = image.info, _TURNS.get(orientation(image))  # not earlier: a PNG's EXIF may stand behind its pixels
     if turn is not None and not tiff:  # Pillow turns TIFF itself
         image = image.transpose(turn)
     if image.mode == "RGB" and "transparency" not in info:
@@ -94,3 +92,9 @@ def orientation(image: Image.Image) -> int:
     except DECODING_ERRORS:
         return 1
     return stored if stored in _TURNS else 1
+
+
+def _has_deep_colour(image: Image.Image) -> bool:
+    """Whether the file of a picture that is not loaded yet stores colours of 16 bits."""
+    stored_as = [tile[3] if isinstance(tile[3], str) else str(tile[3][0]) for tile in image.tile]
+    return any(mode.startswith("RGB") and ";16" in mode for mode in stored_as)

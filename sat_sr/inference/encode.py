@@ -1,7 +1,7 @@
 """Samples -> picture file, strip by strip: a huge picture is never held a second time.
 
-PNG and TIFF are written here, because no library of Python's both takes rows as they come and writes 16 bits; JPEG and
-WebP by Pillow, which has to hold its own copy (4 bytes a pixel; those formats end at 65,500 and 16,383 px).
+PNG and TIFF are written here, because no library of Python's both takes rows as they come and writes 16 bits. JPEG and
+WebP, which end at 65,500 and 16,383 px a side, are by Pillow: it holds its own copy, 4 bytes a pixel, and the file.
 Strips are uint8 or uint16 arrays (rows, W, C), C = 1 grey, 2 grey + alpha, 3 RGB, 4 RGB + alpha.
 """
 

@@ -155,7 +155,7 @@ class Trainer:
 
     def run(self) -> int:
         """Trains to the end, or until a signal asks to stop. Returns the exit code: 0, or EXIT_PREEMPTED."""
-        self.preemption.watch()
+        self.preemption.watch()  # again, for who has built this without the program
         total = self.settings.train_iters
         if self.step >= total:
             self.log.line(f"nothing to do: {self.folder} is at step {self.step} of {total}")

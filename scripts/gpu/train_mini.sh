@@ -58,7 +58,7 @@ train = [line for line in lines if line["kind"] == "train"]
 print(f"\n{'step':>7} {'loss':>8} {'samples/s':>10} {'GiB':>6}")
 for line in train[-1 :: -max(1, len(train) // 8)][::-1]:
     print(f"{line['step']:7} {line['loss']:8.4f} {line['samples_per_second']:10.1f} {line['memory_gib']:6.2f}")
-for line in [line for line in lines if line["kind"] != "train"][-1:]:
+for line in [line for line in lines if line["kind"] == "valid"][-1:]:
     print({key: round(value, 4) if isinstance(value, float) else value for key, value in line.items()})
 size = (out / "mini.safetensors").stat().st_size
 print(f"weights {size / 2**20:.1f} MiB in {out}/mini.safetensors, pictures in {out}/samples")
