@@ -14,7 +14,7 @@ for a whole picture. The orders may be mixed: what is sent is the same. The exce
 compares the whole picture with the input in every call, and a grid that moves, where ranks compute some pixels of each
 other's parts: there they wait for one another.
 
-    ranks = join(settings, device, rank, world)                                    # before the model is built
+    ranks = join(settings, device, rank, world)                             # meeting.py: before the model is built
     plan = make_plan(..., part=ranks.part(grid))
     here = plan.schedule.pixels(block)
     denoiser = Denoiser(model, plan, lr, lr_upsampled[here], neighbours=ranks.neighbours())
@@ -24,85 +24,15 @@ other's parts: there they wait for one another.
 from __future__ import annotations
 
 import contextlib
-import json
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 
 from sat_sr.inference.schedule import Schedule
 
-MEETING = timedelta(minutes=5)  # ranks start together; model files may come from a slow disk
 SHARED = 1  # tag of messages that are no lines of keys and values
-EXCHANGE = timedelta(hours=2)  # the last rank waits for the first line while all others compute theirs
-
-
-def join(settings: Mapping[str, object], device: torch.device | str, rank: int, world: int) -> Ranks:
-    """Meet the other processes, at MASTER_ADDR and MASTER_PORT of the environment, and agree that all do the same.
-
-    settings  everything that the picture depends on, and the place and order of what is computed: plain values
-    device    this rank's; on CUDA, keys and values go from device to device (NCCL), everything else by gloo
-
-    Must come before a network is built: SAT opens a process group of its own when there is none.
-
-    Raises ValueError on rank 0 when the settings of the ranks differ or two of them have the same GPU; the others leave
-    with SystemExit, so that it is said once. ValueError without a meeting place, ConnectionError when a rank does not
-    come.
-    """
-    if world == 1:
-        return Ranks(0, 1)
-    if not (os.environ.get("MASTER_ADDR") and os.environ.get("MASTER_PORT")):
-        raise ValueError("ranks that share a picture meet at MASTER_ADDR and MASTER_PORT: set both, or use torchrun")
-    device = torch.device(device)
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    try:
-        dist.init_process_group(backend, rank=rank, world_size=world, timeout=EXCHANGE)
-        meeting = dist.new_group(backend="gloo", timeout=MEETING)
-        mine = json.dumps(settings, sort_keys=True, default=str), _gpu(device)
-        everyone: list[tuple[str, str | None]] = [mine] * world
-        dist.all_gather_object(everyone, mine, group=meeting)
-    except RuntimeError as error:  # torch.distributed's own errors are RuntimeErrors, too
-        raise ConnectionError(
-            f"rank {rank} of {world} waited {MEETING} for the others, or lost them: see what they say"
-        ) from error
-    settings_of, gpus = zip(*everyone, strict=True)
-    if wrong := _difference(settings_of) or _shared_gpu(gpus):
-        dist.destroy_process_group()
-        if rank:
-            raise SystemExit(1)
-        raise ValueError(wrong)
-    return Ranks(rank, world)
-
-
-def _difference(everyone: Sequence[str]) -> str | None:
-    """What the first rank that differs from rank 0 has otherwise."""
-    first, *others = map(json.loads, everyone)
-    for rank, other in enumerate(others, 1):
-        for name in sorted(first.keys() | other.keys()):
-            if first.get(name) != other.get(name):
-                return (
-                    f"rank 0 has {name}={first.get(name)!r}, rank {rank} has {other.get(name)!r}: start all ranks with "
-                    "the same arguments"
-                )
-    return None
-
-
-def _gpu(device: torch.device) -> str | None:
-    """What tells a GPU from all others. Its number does not: a launcher may show each process its own as number 0."""
-    return str(torch.cuda.get_device_properties(device).uuid) if device.type == "cuda" else None
-
-
-def _shared_gpu(gpus: Sequence[str | None]) -> str | None:
-    """Which ranks have the same GPU: NCCL refuses that, and each would plan with all of its memory."""
-    for rank, gpu in enumerate(gpus):
-        if gpu and (first := gpus.index(gpu)) < rank:
-            return f"rank {first} and rank {rank} have the same GPU: start one rank for each, or use --device cpu"
-    return None
 
 
 @contextlib.contextmanager

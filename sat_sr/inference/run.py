@@ -110,7 +110,7 @@ class Run:
 
     def _join(self, worker: Worker, entries: list[Entry]) -> None:
         """Compute every picture together with the other ranks; the first one speaks and writes for all."""
-        from sat_sr.inference.ranks import join
+        from sat_sr.inference.meeting import join
         from sat_sr.inference.work import dtype_name
 
         settings = {
@@ -121,7 +121,9 @@ class Run:
             "pictures": [entry.name for entry in entries],
         }
         try:
-            worker.ranks = join(settings, worker.device, self.rank.number, self.rank.count)
+            worker.ranks = join(
+                settings, worker.device, self.rank.number, self.rank.count, on_wait=self.console.note
+            )
         except (ValueError, OSError) as error:
             raise CannotRun(str(error)) from error
         if self.args.seed is None:

@@ -494,6 +494,14 @@ def test_ranks_compute_one_picture_together(cli, picture, network):
         ({}, (0, 1, 0, 1)),
         ({"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}, (3, 8, 1, 2)),
         ({"SLURM_PROCID": "3", "SLURM_NTASKS": "8", "SLURM_LOCALID": "1"}, (3, 8, 1, 1)),
+        (  # srun -n 7 on four nodes, as `man srun` writes it
+            {"SLURM_PROCID": "6", "SLURM_NTASKS": "7", "SLURM_NODEID": "3", "SLURM_STEP_TASKS_PER_NODE": "2(x3),1"},
+            (6, 7, 0, 1),
+        ),
+        (
+            {"SLURM_PROCID": "5", "SLURM_NTASKS": "7", "SLURM_NODEID": "2", "SLURM_STEP_TASKS_PER_NODE": "2(x3),1"},
+            (5, 7, 0, 2),
+        ),
         ({"SLURM_PROCID": "0", "SLURM_NTASKS": "8", "SLURM_JOB_ID": "7"}, (0, 1, 0, 1)),  # the batch script
         ({"SLURM_PROCID": "1", "SLURM_NTASKS": "8", "SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0"}, (1, 8, 0, 1)),
         (  # the shell of an allocation
@@ -515,12 +523,15 @@ def test_ranks_share_no_standard_input(cli, picture, monkeypatch):
     assert outcome.code == 2 and "2 ranks cannot share standard input" in outcome.err
 
 
-@pytest.mark.parametrize("environment", [{"RANK": "x", "WORLD_SIZE": "2"}, {"RANK": "2", "WORLD_SIZE": "2"}])
-def test_ranks_that_cannot_be(cli, picture, monkeypatch, environment):
-    for name, value in environment.items():
+@pytest.mark.parametrize(
+    ("rank", "world", "local_world", "told"),
+    [("x", "2", "1", "RANK=x"), ("2", "2", "1", "RANK=2"), ("0", "2", "0", "LOCAL_WORLD_SIZE=0")],
+)
+def test_ranks_that_cannot_be(cli, picture, monkeypatch, rank, world, local_world, told):
+    for name, value in {"RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": local_world}.items():
         monkeypatch.setenv(name, value)
     outcome = cli(picture("a.png"))
-    assert outcome.code == 2 and f"RANK={environment['RANK']}" in outcome.err.replace("'", "")
+    assert outcome.code == 2 and told in outcome.err.replace("'", "")
 
 
 def test_a_terminal_obeys_no_file_name(cli, picture, monkeypatch):

@@ -61,7 +61,7 @@ def pictures(rank: int, world: int, path: str) -> None:
     from sat_sr.inference.denoiser import Denoiser
     from sat_sr.inference.memory import Plan
     from sat_sr.inference.placement import grid_places
-    from sat_sr.inference.ranks import join
+    from sat_sr.inference.meeting import join
     from sat_sr.inference.schedule import Schedule
     from sat_sr.model.inf_dit import InfDiT
 
@@ -120,16 +120,16 @@ def command_line(rank: int, world: int, folder: str) -> int:
 
 
 def different(rank: int, world: int) -> int:
-    from sat_sr.inference.ranks import join
+    from sat_sr.inference.meeting import join
 
     return said_by(lambda: join({"seed": 7 if rank < 2 else 8, "scale": 4.0}, "cpu", rank, world))
 
 
 def same_gpu(rank: int, world: int) -> int:
-    from sat_sr.inference import ranks
+    from sat_sr.inference import meeting
 
-    ranks._gpu = lambda device: ["GPU-a", "GPU-b", "GPU-b"][rank]
-    return said_by(lambda: ranks.join({"seed": 7}, "cpu", rank, world))
+    meeting._gpu = lambda device: ["GPU-a", "GPU-b", "GPU-b"][rank]
+    return said_by(lambda: meeting.join({"seed": 7}, "cpu", rank, world))
 
 
 def said_by(join: Callable) -> int:

@@ -1,0 +1,138 @@
+"""How the processes that compute a picture together meet, and agree that all do the same."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
+
+from sat_sr.inference.ranks import Ranks
+
+MEETING = timedelta(minutes=5)  # ranks start together; model files may come from a slow disk
+EXCHANGE = timedelta(hours=2)  # the last rank waits for the first line while all others compute theirs
+_PATIENCE = 10.0  # seconds without a word
+_TURN = 0.1  # seconds after which Python looks whether a signal has come
+
+Gathered = list[tuple[str, str | None]]  # of each rank: its settings as JSON, its GPU
+
+
+def join(
+    settings: Mapping[str, object],
+    device: torch.device | str,
+    rank: int,
+    world: int,
+    *,
+    on_wait: Callable[[str], None] = lambda text: None,
+) -> Ranks:
+    """Meet the other processes, at MASTER_ADDR and MASTER_PORT of the environment, and agree that all do the same.
+
+    settings  everything that the picture depends on, and the place and order of what is computed: plain values
+    device    this rank's; on CUDA, keys and values go from device to device (NCCL), everything else by gloo
+    on_wait   called with a sentence when the others are long in coming
+
+    Must come before a network is built: SAT opens a process group of its own when there is none. Signals are handled
+    while it waits.
+
+    Raises ValueError on rank 0 when the settings of the ranks differ or two of them have the same GPU; the others leave
+    with SystemExit, so that it is said once. ValueError without a meeting place, ConnectionError when a rank does not
+    come within MEETING.
+    """
+    if world == 1:
+        return Ranks(0, 1)
+    place = ":".join(filter(None, (os.environ.get("MASTER_ADDR"), os.environ.get("MASTER_PORT"))))
+    if ":" not in place:
+        raise ValueError("ranks that share a picture meet at MASTER_ADDR and MASTER_PORT: set both, or use torchrun")
+    device = torch.device(device)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    mine = json.dumps(settings, sort_keys=True, default=str), _gpu(device)
+
+    def meet() -> Gathered:
+        store, _, _ = next(iter(rendezvous("env://", rank, world, timeout=MEETING)))
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=EXCHANGE)
+        everyone: Gathered = [mine] * world
+        dist.all_gather_object(everyone, mine, group=dist.new_group(backend="gloo", timeout=MEETING))
+        return everyone
+
+    def waiting() -> None:
+        on_wait(f"rank {rank} of {world} waits for the others at {place}, for {MEETING} at most")
+
+    try:
+        everyone = _in_background(meet, waiting)
+    except (RuntimeError, ValueError, TimeoutError) as error:  # torch.distributed's own are RuntimeErrors, too
+        reason = str(error).partition("\n")[0].partition("Exception raised from")[0].strip(" .")
+        raise ConnectionError(
+            f"rank {rank} of {world} has not met the others at {place} ({reason}): start {world} processes with the same "
+            "MASTER_ADDR and a free MASTER_PORT, or see what the others say"
+        ) from error
+    settings_of, gpus = zip(*everyone, strict=True)
+    if wrong := _difference(settings_of) or _shared_gpu(gpus):
+        dist.destroy_process_group()
+        if rank:
+            raise SystemExit(1)
+        raise ValueError(wrong)
+    return Ranks(rank, world)
+
+
+def _in_background(meet: Callable[[], Gathered], waiting: Callable[[], None]) -> Gathered:
+    """What `meet` returns or raises. It waits in C++, where no signal is seen: so another thread does.
+
+    Raises TimeoutError after MEETING; `waiting` is called once when it takes long.
+    """
+    result: list[Gathered] = []
+    errors: list[Exception] = []
+
+    def target() -> None:
+        try:
+            result.append(meet())
+        except Exception as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=target, daemon=True)
+    start, told = time.monotonic(), False
+    thread.start()
+    while thread.is_alive():
+        thread.join(_TURN)
+        passed = time.monotonic() - start
+        if passed > _PATIENCE and not told:
+            told = True
+            waiting()
+        if passed > MEETING.total_seconds() + _PATIENCE:  # what torch.distributed waits for has a limit of its own
+            raise TimeoutError(f"nobody came within {MEETING}")
+    if errors:
+        raise errors[0]
+    return result[0]
+
+
+def _difference(everyone: Sequence[str]) -> str | None:
+    """What the first rank that differs from rank 0 has otherwise."""
+    first, *others = map(json.loads, everyone)
+    for rank, other in enumerate(others, 1):
+        for name in sorted(first.keys() | other.keys()):
+            if first.get(name) != other.get(name):
+                return (
+                    f"rank 0 has {name}={first.get(name)!r}, rank {rank} has {other.get(name)!r}: start all ranks with "
+                    "the same arguments"
+                )
+    return None
+
+
+def _gpu(device: torch.device) -> str | None:
+    """What tells a GPU from all others. Its number does not: a launcher may show each process its own as number 0."""
+    return str(torch.cuda.get_device_properties(device).uuid) if device.type == "cuda" else None
+
+
+def _shared_gpu(gpus: Sequence[str | None]) -> str | None:
+    """Which ranks have the same GPU: NCCL refuses that, and each would plan with all of its memory."""
+    for rank, gpu in enumerate(gpus):
+        if gpu and (first := gpus.index(gpu)) < rank:
+            return f"rank {first} and rank {rank} have the same GPU: start one rank for each, or use --device cpu"
+    return None

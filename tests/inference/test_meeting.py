@@ -1,0 +1,70 @@
+"""A rank that waits for others that do not come can be interrupted, says what it waits for, and does not wait for ever.
+
+As a program (PICTURE OUTPUT): the command line, which says so at once.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from sat_sr.inference import meeting
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def place(monkeypatch):
+    """A meeting place where nobody else comes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", str(port))
+    return port
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_ctrl_c_ends_the_waiting(place, rank, tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "RANK": str(rank), "WORLD_SIZE": "2"}
+    with subprocess.Popen(
+        [sys.executable, __file__, tmp_path / "a.png", tmp_path / "b.png"],
+        env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        said = process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        said += process.communicate(timeout=60)[1]
+    assert process.returncode == 130, said
+    assert f"[{rank}] note: rank {rank} of 2 waits for the others at 127.0.0.1:{place}, for 0:05:00 at most" in said
+    assert "Traceback" not in said and not (tmp_path / "b.png").exists()
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_the_waiting_has_an_end(place, rank, monkeypatch):
+    monkeypatch.setattr(meeting, "MEETING", timedelta(seconds=1))
+    with pytest.raises(ConnectionError, match=rf"rank {rank} of 2 has not met the others at 127.0.0.1:{place} \(.+\):"):
+        meeting.join({}, "cpu", rank, 2)
+
+
+def test_a_meeting_place_that_is_taken_is_told_at_once(place):
+    with socket.socket() as taken:
+        taken.bind(("", place))
+        taken.listen()
+        with pytest.raises(ConnectionError, match="a free MASTER_PORT"):
+            meeting.join({}, "cpu", 0, 2)
+
+
+if __name__ == "__main__":
+    import generate_sr_big
+
+    meeting._PATIENCE = 0
+    sys.exit(generate_sr_big.main([sys.argv[1], "-o", sys.argv[2], "--device", "cpu"]))
