@@ -29,6 +29,8 @@ except ModuleNotFoundError as error:
         file=sys.stderr,
     )
     sys.exit(EXIT_USAGE)
+except KeyboardInterrupt:
+    sys.exit(128 + signal.SIGINT)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

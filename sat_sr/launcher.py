@@ -25,7 +25,7 @@ class Rank:
             value = environment.get(name) or str(default)
             if not value.isdecimal() or int(value) < least:
                 raise ValueError(
-                    f"{name}={value!r} in the environment: must be an integer of at least {least}; unset it to run alone"
+                    f"{name}={value!r} in the environment: must be a number of at least {least}; unset it to run alone"
                 )
             return int(value)
 

@@ -9,7 +9,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from sat_sr import __version__
 from sat_sr.config import InfDiTConfig
@@ -46,8 +46,9 @@ SETTLED: Settled = {
 }
 
 # What --from-picture repeats: settings stored in pictures -> flags. Whatever else a file says is not looked at.
-REPEATED = ("seed", "sampler", "num_steps", "sigma_min", "sigma_max", "init_noise", "strength", "color_fix", "detail",
-            "grid_shift", "dtype", "inference_type", "block_batch", "lr_size", "crop_size", "round")  # fmt: skip
+SAMPLING = ("sampler", "num_steps", "sigma_min", "sigma_max", "init_noise", "strength", "color_fix", "detail",
+            "grid_shift")  # fmt: skip
+REPEATED = (*SAMPLING, "seed", "dtype", "inference_type", "block_batch", "lr_size", "crop_size", "round")
 
 
 def parse_arguments(argv: list[str], stored: Mapping[str, Any] | None = None) -> argparse.Namespace:
@@ -65,7 +66,11 @@ def parse_arguments(argv: list[str], stored: Mapping[str, Any] | None = None) ->
     args = parser.parse_intermixed_args(flags)
     try:
         if stored is not None:
-            args = parser.parse_intermixed_args([*_flags_of(stored, args), *flags])
+            repeated = _flags_of(stored, args)
+            parser.parsing = f"the settings stored in {args.from_picture}: "
+            parser.parse_intermixed_args(repeated)
+            parser.parsing = ""
+            args = parser.parse_intermixed_args([*repeated, *flags])
         args.inputs += pictures
         args.notes = _settled(args)
         args.given_architecture = {name: value for name in ARCHITECTURE if (value := vars(args).pop(name)) is not None}
@@ -76,8 +81,17 @@ def parse_arguments(argv: list[str], stored: Mapping[str, Any] | None = None) ->
     return args
 
 
-def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+class _Parser(argparse.ArgumentParser):
+    """Names what it parses, where that is not the command line."""
+
+    parsing = ""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(self.parsing + message)
+
+
+def make_parser() -> _Parser:
+    parser = _Parser(
         usage="%(prog)s [IMAGE|FOLDER|GLOB|LIST.txt|ARCHIVE.tar|-]... [flags]",
         description="Upscale pictures with Inf-DiT. Without pictures it asks for them. Exit code: 0 all done, 1 some "
         "pictures failed, 2 wrong use, 130 interrupted.",
@@ -132,7 +146,8 @@ def make_parser() -> argparse.ArgumentParser:
         "below 1 less")  # fmt: skip
     add("--grid-shift", type=_at_least(0), metavar="PX", help="move the grid of blocks on from network call to "
         "network call, so that its lines do not show; 0: it stays")  # fmt: skip
-    add("--seed", type=_seed, metavar="N", help="the same number gives the same picture (default: a random one, told)")
+    add("--seed", type=_seed, metavar="N", help="the same number gives the same picture (default: a random one, told; "
+        "0 for several ranks)")  # fmt: skip
     add("--from-picture", metavar="FILE", help="repeat the settings stored in an earlier output; flags outweigh them")
 
     add = parser.add_argument_group("memory").add_argument
@@ -181,21 +196,23 @@ def _spelt(names: Mapping[str, object] | tuple[str, ...]) -> str:
 
 
 def _flags_of(stored: Mapping[str, Any], given: argparse.Namespace) -> list[str]:
-    """Stored settings as flags, so that they are checked like flags. A size that is given outweighs the stored one."""
+    """Stored settings as flags, so that they are checked like flags. A size, or the preset, that is given outweighs the
+    stored one."""
+    names = [name for name in REPEATED if not (given.fast and name in SAMPLING)]
+    if stored.get("inference_type") != "ar2":
+        names.remove("block_batch")  # it is stored with every picture, but acts there only
+    values = {name: stored.get(name) for name in names}
+    if not any(getattr(given, name) for name in SIZE_FLAGS):
+        values |= {name: stored.get(name) for name in SIZE_FLAGS}
+        values["infer_sr_scale"] = stored.get("scale")
+        if isinstance(size := values["size"], list):
+            values["size"] = "x".join(map(str, size))
     flags = []
-    for name in REPEATED:
-        value = stored.get(name)
-        if name == "block_batch" and stored.get("inference_type") != "ar2":
-            continue  # it is stored with every picture, but acts there only
+    for name, value in values.items():
         if isinstance(value, bool):
             flags.append(f"--{'' if value else 'no-'}{name.replace('_', '-')}")
         elif isinstance(value, int | float | str):
             flags.append(f"{flag(name)}={value if str(value).isprintable() else ascii(value)}")
-    if not any(getattr(given, name) for name in SIZE_FLAGS):
-        if isinstance(stored.get("size"), list):
-            flags.append("--size=" + "x".join(map(str, stored["size"])))
-        elif isinstance(stored.get("scale"), int | float):
-            flags.append(f"--infer-sr-scale={stored['scale']}")
     return flags
 
 

@@ -8,93 +8,24 @@ from __future__ import annotations
 
 import codecs
 import glob
-import io
 import os
 import re
 import stat
 import sys
 import tarfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from typing import IO, TYPE_CHECKING, BinaryIO
+from typing import IO
+from urllib.parse import unquote, urlsplit
 
-from sat_sr.inference.picture import DEFAULT_MAX_PIXELS, PICTURE_SUFFIXES, PictureError
+from sat_sr.inference.entry import HERE, PAIR_BOXES, Entry, Member
+from sat_sr.inference.picture import PICTURE_SUFFIXES
 
-if TYPE_CHECKING:
-    from sat_sr.inference.picture import Picture
-
-# What "PATH 1", "PATH 2" mean in the release's lists: the halves of a 1030-px pair sheet, (left, top, right, bottom).
-PAIR_BOXES = {"1": (2, 2, 514, 514), "2": (516, 2, 1028, 514)}
+_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_NOT_UTF8 = re.compile("[\udc80-\udcff]")  # as Python's surrogateescape marks such bytes
 _PAIR_LINE = re.compile(r"(?P<path>.*\S)\s+(?P<half>[12])")
-
-
-_HERE = PurePosixPath()
-
-
-@dataclass(frozen=True)
-class Member:
-    """A picture inside a tar archive, at a byte range of it."""
-
-    name: str
-    offset: int
-    size: int
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One picture to do, or one thing that cannot be done (`error`, a sentence).
-
-    source    the picture file, or the archive that holds `member`
-    stem      its name without suffix;   folder  the folder below the output folder that its output goes to
-    box       (left, top, right, bottom) in pixels of the part that is meant, or None for all of it
-    explicit  named by itself, not found in a folder, an archive or by a pattern
-    note      to be said once
-    """
-
-    source: Path
-    stem: str
-    folder: PurePosixPath = _HERE
-    member: Member | None = None
-    box: tuple[int, int, int, int] | None = None
-    explicit: bool = True
-    error: str | None = None
-    note: str | None = None
-
-    @property
-    def name(self) -> str:
-        """How messages call it; always printable."""
-        name = f"{self.source}:{self.member.name}" if self.member else str(self.source)
-        if self.box:
-            name += f" {next((half for half, box in PAIR_BOXES.items() if box == self.box), self.box)}"
-        return name.encode("utf-8", "backslashreplace").decode()
-
-    def open(self) -> BinaryIO:
-        """The bytes of the picture file. OSError if they cannot be had."""
-        if self.member is None:
-            return open(self.source, "rb")
-        with open(self.source, "rb") as archive:
-            archive.seek(self.member.offset)
-            return io.BytesIO(archive.read(self.member.size))
-
-    def read(self, max_pixels: int = DEFAULT_MAX_PIXELS) -> Picture:
-        """The picture, cropped to `box`. PictureError says what is wrong with it."""
-        from sat_sr.inference.reading import read_picture  # late, for torch's sake: names are planned without it
-
-        if self.error:
-            raise PictureError(self.error)
-        picture = read_picture(self.source if self.member is None else self, max_pixels=max_pixels)
-        return picture if self.box is None else picture.crop(self.box)
-
-    def size(self) -> tuple[int, int]:
-        """(width, height) of the picture or its crop in pixels, from the file's header. PictureError as in `read`."""
-        from sat_sr.inference.reading import picture_size  # late, as above
-
-        if self.error:
-            raise PictureError(self.error)
-        if self.box is not None:
-            return self.box[2] - self.box[0], self.box[3] - self.box[1]
-        return picture_size(self.source if self.member is None else self)
+_COMPRESSED_TAR = (".tgz", ".tbz", ".txz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 
 def expand_inputs(
@@ -110,13 +41,15 @@ def expand_inputs(
     lies inside a searched one.
 
     A list has one of the above a line, but no list; blank lines and lines that start with # are skipped; UTF-8. Paths
-    count from the working directory, else from the list's folder. `PATH 1` and `PATH 2` are the halves of a pair sheet
-    (PAIR_BOXES), unless a file bears that whole name.
+    count from the working directory, else from the list's folder; ~, quotes around a path and file:// are understood.
+    `PATH 1` and `PATH 2` are the halves of a pair sheet (PAIR_BOXES), unless a file bears that whole name. On `stdin`
+    paths may also be divided by zero bytes, as `find -print0` does.
     """
     excluded = None if exclude is None else os.path.realpath(exclude)
     entries: list[Entry] = []
     for argument in arguments:
         text = os.fspath(argument)
+        text = _found(text, Path()) or text
         if text == "-":
             entries += _from_standard_input(sys.stdin if stdin is None else stdin, recursive, excluded)
         elif Path(text).suffix.lower() == ".txt" and os.path.isfile(text):
@@ -135,6 +68,8 @@ def _from_path(text: str, recursive: bool, excluded: str | None) -> Iterator[Ent
     elif path.exists():
         if path.suffix.lower() == ".tar" and path.is_file():
             yield from _from_tar(path)
+        elif text.lower().endswith(_COMPRESSED_TAR):
+            yield _problem(path, f"{text} is a compressed archive: unpack it and give the folder")
         else:
             yield _file(path)
     elif path.is_symlink():
@@ -150,7 +85,7 @@ def _from_path(text: str, recursive: bool, excluded: str | None) -> Iterator[Ent
         yield _problem(path, f"{text} is not there: check the path")
 
 
-def _file(path: Path, *, explicit: bool = True, folder: PurePosixPath = _HERE) -> Entry:
+def _file(path: Path, *, explicit: bool = True, folder: PurePosixPath = HERE) -> Entry:
     try:
         mode = path.stat().st_mode
     except OSError as error:
@@ -224,7 +159,11 @@ def _from_standard_input(stream: IO | None, recursive: bool, excluded: str | Non
         return
     data = getattr(stream, "buffer", stream).read()
     data = data if isinstance(data, bytes) else data.encode("utf-8", "surrogateescape")
-    yield from _from_lines(data, Path("-"), "standard input", recursive, excluded)
+    if b"\0" in data and not data.startswith(_UTF16):  # `find -print0`: the whole names, whatever they hold
+        for path in data.rstrip(b"\0").split(b"\0"):
+            yield from _from_path(path.decode("utf-8", "surrogateescape"), recursive, excluded)
+    else:
+        yield from _from_lines(data, Path("-"), "standard input", recursive, excluded)
 
 
 def _from_list(path: Path, recursive: bool, excluded: str | None) -> Iterator[Entry]:
@@ -237,24 +176,21 @@ def _from_list(path: Path, recursive: bool, excluded: str | None) -> Iterator[En
 
 
 def _from_lines(data: bytes, path: Path, name: str, recursive: bool, excluded: str | None) -> Iterator[Entry]:
-    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+    if data.startswith(_UTF16):
         yield _problem(path, f"{name} is in UTF-16: save it as UTF-8")
         return
-    data = data.removeprefix(codecs.BOM_UTF8)
-    try:
-        lines = re.split(r"\r\n|\r|\n", data.decode("utf-8"))  # and not at the other separators of str.splitlines
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        byte = data[error.start]
-        yield _problem(path, f"{name}, line {line}: byte 0x{byte:02x} is not UTF-8: save the list as UTF-8")
-        return
     count = 0
+    lines = re.split(rb"\r\n|\r|\n", data.removeprefix(codecs.BOM_UTF8))  # and not at those of str.splitlines
     for number, line in enumerate(lines, start=1):
-        text = line.strip()
+        text = line.decode("utf-8", "surrogateescape").strip()  # names of files need not be UTF-8
         if text and not text.startswith("#"):
             count += 1
+            foreign = _NOT_UTF8.search(text)
             for entry in _from_line(text, path.parent, recursive, excluded):
-                yield replace(entry, error=f"{name}, line {number}: {entry.error}") if entry.error else entry
+                error = entry.error
+                if error and foreign:
+                    error = f"byte 0x{ord(foreign[0]) - 0xDC00:02x} is not UTF-8: save the list as UTF-8"
+                yield replace(entry, error=f"{name}, line {number}: {error}") if error else entry
     if not count:
         yield _problem(path, f"{name} names no picture: write one path a line")
 
@@ -279,16 +215,29 @@ def _from_line(text: str, folder: Path, recursive: bool, excluded: str | None) -
 
 def _found(text: str, folder: Path) -> str | None:
     """`text` as a path from the working directory, else from the list's folder; None if neither is there."""
-    if "\0" in text:
+    if not text or "\0" in text:
         return None
-    return next((path for path in (text, str(folder / text)) if os.path.lexists(path)), None)
+    paths = (path for spelt in _spellings(text) for path in (spelt, str(folder / spelt)))
+    return next((path for path in paths if os.path.lexists(path)), None)
+
+
+def _spellings(text: str) -> Iterator[str]:
+    """What a path may mean that a program or a person has written down."""
+    yield text
+    if text.startswith("~"):
+        yield os.path.expanduser(text)
+    if len(text) > 2 and text[0] == text[-1] and text[0] in "'\"":
+        yield text[1:-1]
+    if text.lower().startswith("file://"):
+        yield unquote(urlsplit(text).path)
 
 
 def _without_repeats(entries: list[Entry]) -> list[Entry]:
-    """Each picture once, where it is named first (a name of its own outweighs being found in a folder)."""
+    """Each picture once, where it is named first (a name of its own outweighs being found in a folder). Links of
+    different names are pictures of their own: their outputs are."""
     kept: dict[tuple, Entry] = {}
     for number, entry in enumerate(entries):
-        key = (number,) if entry.error else (os.path.realpath(entry.source), entry.member, entry.box)
+        key = (number,) if entry.error else (os.path.realpath(entry.source), entry.stem, entry.member, entry.box)
         first = kept.get(key)
         if first is None:
             kept[key] = entry

@@ -70,8 +70,8 @@ def join(
     except (RuntimeError, ValueError, TimeoutError) as error:  # torch.distributed's own are RuntimeErrors, too
         reason = str(error).partition("\n")[0].partition("Exception raised from")[0].strip(" .")
         raise ConnectionError(
-            f"rank {rank} of {world} has not met the others at {place} ({reason}): start {world} processes with the same "
-            "MASTER_ADDR and a free MASTER_PORT, or see what the others say"
+            f"rank {rank} of {world} has not met the others at {place} ({reason}): start {world} processes with the "
+            "same MASTER_ADDR and a free MASTER_PORT, or see what the others say"
         ) from error
     settings_of, gpus = zip(*everyone, strict=True)
     if wrong := _difference(settings_of) or _shared_gpu(gpus):

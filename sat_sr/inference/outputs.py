@@ -5,6 +5,7 @@ No torch in here: names are planned before anything heavy is imported.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import re
@@ -13,11 +14,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sat_sr.inference.inputs import Entry
+from sat_sr.inference.entry import Entry
 from sat_sr.inference.picture import FORMAT_CHOICES, WRITE_FORMATS, PictureError
 from sat_sr.inference.storage import storage_error
 
 DEFAULT_TEMPLATE = "{stem}_sr"
+OF_SIZE = ("width", "height", "scale")  # fields that differ from picture to picture
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,7 @@ class Output:
     """One line of the plan: `entry` is written to `path`, unless `skip` or `error` is set.
 
     skip      finished by an earlier run, or `left_out`: the entry is itself an output, found in a searched folder
+    stored    the settings in the finished output of an earlier run, if it carries any
     replaces  a file that is there now gives way; one that appears later does not, see `numbered`
     note      to be said once
     """
@@ -33,6 +36,7 @@ class Output:
     path: Path
     skip: bool = False
     left_out: bool = False
+    stored: Mapping[str, object] | None = None
     replaces: bool = False
     error: str | None = None
     note: str | None = None
@@ -41,7 +45,8 @@ class Output:
 def plan_outputs(
     entries: Sequence[Entry], *, out_dir: str | os.PathLike | None = None, out_file: str | os.PathLike | None = None,
     template: str = DEFAULT_TEMPLATE, format: str = "png", values: Mapping[str, object] | None = None,
-    size_of: Callable[[Entry], tuple[int, int]] | None = None, existing: str = "error", taken: Iterable[Path] = (),
+    fields_of: Callable[[Entry], Mapping[str, object]] | None = None, existing: str = "error",
+    stored_in: Callable[[Path], Mapping[str, object] | None] = lambda path: None, taken: Iterable[Path] = (),
 ) -> list[Output]:  # fmt: skip
     """Gives every entry its own output path.
 
@@ -49,12 +54,13 @@ def plan_outputs(
     number on from them ("number"), or find them among its entries (`left_out`); the rest of its plan is the same.
 
     out_dir or out_file  a folder (entries keep their sub-folder in it), or the one file for a single entry
-    template             name without suffix; fields: {stem}, {width}, {height} (of the output, by `size_of(entry)`) and
-                         those of `values`, e.g. {scale}
+    template             name without suffix; fields: {stem}, {width}, {height} and {scale} (of the output, by
+                         `fields_of(entry)`), and those of `values`, e.g. {seed}
     format               "png", "jpg", "webp", "tiff", or "keep" (the input's where it can be written, else PNG);
                          out_file's own suffix stands as it is
-    existing             what becomes of a finished output: "error", "skip", "overwrite", or "number": it stays and the
-                         new one gets a numbered name
+    existing             what becomes of a finished output: "error", "skip" (if it is not of another picture),
+                         "overwrite", or "number": it stays and the new one gets a numbered name
+    stored_in            the settings that a picture file carries: their "source" tells what it was made of
     taken                outputs that this run has made already
     Names that two entries would share are numbered in order: a_sr.png, a_sr_2.png. No output is an input of the run:
     the name is numbered then, too; but a file that was merely found in a folder and bears the output name of another
@@ -62,17 +68,17 @@ def plan_outputs(
     """
     _check_choices(len(entries), out_dir, out_file, format, existing)
     values = dict(values or {})
-    wants_size = check_template(template, [*values, "stem", "width", "height"])
+    wants_size = check_template(template, [*values, "stem", *OF_SIZE])
 
     def wanted(entry: Entry) -> Path | PictureError:
         if out_file is not None:
             return Path(out_file)
-        fields = dict.fromkeys(("width", "height"), 0) | values | {"stem": entry.stem}
+        fields = {**dict.fromkeys(OF_SIZE, 0), **values, "stem": entry.stem}
         if wants_size and not entry.error:
-            if size_of is None:
-                raise ValueError("the name asks for {width} or {height}, which are not known here: leave them out")
+            if fields_of is None:
+                raise ValueError("the name asks for the output's size, which is not known here: leave it out")
             try:
-                fields["width"], fields["height"] = size_of(entry)
+                fields |= fields_of(entry)
             except PictureError as error:
                 return error
         return Path(out_dir, entry.folder, _filled_in(template, fields) + _suffix(entry, format))
@@ -82,6 +88,7 @@ def plan_outputs(
     inputs = {key for entry, key in zip(entries, sources, strict=True) if entry.explicit or entry.member}
     makers = _makers(entries, sources, choices)
     used = {_key(path) for path in taken}
+    stored_in = functools.cache(stored_in)
     plan = []
     for entry, own, choice in zip(entries, sources, choices, strict=True):
         if entry.error or isinstance(choice, PictureError):
@@ -93,15 +100,25 @@ def plan_outputs(
             note = f"{entry.name} is left out: it bears the output name of {maker.name}"
             plan.append(Output(entry, choice, skip=True, left_out=True, note=note))
             continue
-        path, reason = _unused(choice, inputs | {own}, used, existing)
-        if reason and out_file is not None:
-            raise ValueError(f"{out_file} is itself the input: choose another name for the output")
-        used.add(_key(path))
-        output = Output(entry, path, note=f"{entry.name} is written to {path}: {reason}" if reason else None)
+
+        def blocks(path: Path, entry: Entry = entry) -> bool:
+            """A file that is there and stays."""
+            if existing == "skip":
+                made_of = _source_in(stored_in(path)) if os.path.isfile(path) else None
+                return made_of is not None and made_of != entry.origin()
+            return existing == "number" and os.path.lexists(path)
+
+        path = choice
         try:
-            plan.append(_with_existing(output, existing))
+            path, reason = _unused(choice, inputs | {own}, used, blocks)
+            if reason and out_file is not None:
+                raise ValueError(f"{out_file} is itself the input: choose another name for the output")
+            used.add(_key(path))
+            output = Output(entry, path, note=f"{entry.name} is written to {path}: {reason}" if reason else None)
+            output = _with_existing(output, existing)
+            plan.append(replace(output, stored=stored_in(path)) if output.skip else output)
         except OSError as error:  # too long a name, a folder that may not be looked into
-            plan.append(replace(output, error=str(storage_error(path, error))))
+            plan.append(Output(entry, path, error=str(storage_error(path, error))))
     return plan
 
 
@@ -132,16 +149,23 @@ def _makers(
     }
 
 
-def _unused(choice: Path, inputs: set[str], used: set[str], existing: str) -> tuple[Path, str | None]:
+def _source_in(stored: Mapping[str, object] | None) -> object:
+    """What a finished output was made of, as `Entry.origin` tells it; None when that is not known."""
+    return None if stored is None else stored.get("source")
+
+
+def _unused(
+    choice: Path, inputs: set[str], used: set[str], blocks: Callable[[Path], bool]
+) -> tuple[Path, str | None]:
     """The wanted path, or the first numbered one that may be written; why it was not the wanted one."""
     path, reason = choice, None
     for number in itertools.count(2):
         if (key := _key(path)) in inputs:
             reason = f"{path} is itself an input"
-        elif existing == "number" and os.path.lexists(path):
-            reason = f"{path} is there already"
         elif key in used:
             reason = reason or f"{choice} is the output of another input"
+        elif blocks(path):
+            reason = f"{path} is there already"
         else:
             return path, reason
         path = numbered(choice, number)
@@ -166,8 +190,11 @@ def _maker(key: str, maker_of: Mapping[str, tuple[Entry, Path]]) -> Entry | None
 
 
 def check_template(template: str, fields: Sequence[str]) -> bool:
-    """Whether a name template asks for the output's size. ValueError if it is no template of these fields: nothing but
-    `{field}` and `{field:format}` is allowed, since a template may look into the objects that it formats."""
+    """Whether a name template asks for what depends on the output's size.
+
+    ValueError if it is no template of these fields: nothing but `{field}` and `{field:format}` is allowed, since a
+    template may look into the objects that it formats.
+    """
     try:
         parts = list(string.Formatter().parse(template))
         names = [name for _, name, _, _ in parts if name is not None]
@@ -187,7 +214,7 @@ def check_template(template: str, fields: Sequence[str]) -> bool:
         raise ValueError(f"the name {template!r} is no file name: folders belong into --out-dir")
     if Path(template).suffix.lower() in WRITE_FORMATS:
         raise ValueError(f"the name {template!r} has a suffix: leave it out, --format sets it")
-    return "width" in names or "height" in names
+    return not set(names).isdisjoint(OF_SIZE)
 
 
 def _filled_in(template: str, fields: Mapping[str, object]) -> str:

@@ -121,14 +121,6 @@ class Ranks:
                 dist.all_reduce(numbers, dist.ReduceOp.MIN)
         return int(numbers)
 
-    def agree(self, number: int) -> int:
-        """The number that rank 0 has; 0 <= number < 2**63."""
-        numbers = torch.tensor([number])
-        if self.world > 1:
-            with _connected():
-                dist.broadcast(numbers, src=0)
-        return int(numbers)
-
     def share(self, picture: torch.Tensor | None, size: tuple[int, int], batch: int = 1) -> torch.Tensor:
         """Give all ranks a picture (B, 3, *size) float32 on the host that only rank 0 has."""
         if picture is None:

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sat_sr.inference.console import Console
+from sat_sr.inference.entry import Entry
 from sat_sr.inference.find_network import CannotRun, find_network
-from sat_sr.inference.inputs import Entry, expand_inputs
+from sat_sr.inference.inputs import expand_inputs
 from sat_sr.inference.outputs import Output, next_free, plan_outputs
 from sat_sr.inference.picture import Picture, PictureError
 from sat_sr.inference.storage import NameTaken, require_writable
@@ -86,7 +87,9 @@ class Run:
         from sat_sr.inference.worker import Worker
 
         args, rank = self.args, self.rank
-        seed = secrets.randbelow(2**32) if args.seed is None else args.seed
+        seed = args.seed
+        if seed is None:
+            seed = 0 if rank.count > 1 else secrets.randbelow(2**32)  # ranks that share a list do not meet
         try:
             worker = Worker(args, network, seed=seed, local_rank=rank.local, local_ranks=rank.local_count)
         except (ValueError, OSError) as error:
@@ -126,8 +129,6 @@ class Run:
             )
         except (ValueError, OSError) as error:
             raise CannotRun(str(error)) from error
-        if self.args.seed is None:
-            worker.seed = worker.ranks.agree(worker.seed)
         self.together = True
         self.console.quiet = self.console.quiet or self.rank.number > 0
 
@@ -162,18 +163,24 @@ class Run:
                 out_file=args.output,
                 template=args.name,
                 format=args.format or "png",
-                values={
-                    "scale": f"{args.infer_sr_scale or 4:g}",
-                    "seed": worker.seed,
-                    "sampler": settings.sampler,
-                    "steps": settings.num_steps,
-                },
-                size_of=worker.output_size,
+                values={"seed": worker.seed, "sampler": settings.sampler, "steps": settings.num_steps},
+                fields_of=worker.name_fields,
                 existing=existing or ("error" if args.output else "number"),
+                stored_in=self._stored_in,
                 taken=self.made,
             )
         except ValueError as error:
             raise CannotRun(str(error)) from error
+
+    @staticmethod
+    def _stored_in(path: Path) -> Mapping[str, Any] | None:
+        """The settings in a finished output; None for a file of another kind."""
+        from sat_sr.inference.image_io import read_settings
+
+        try:
+            return read_settings(path)
+        except PictureError:
+            return None
 
     def _do_all(self, worker: Worker, entries: list[Entry]) -> None:
         plan = self._plan(worker, entries)
@@ -200,19 +207,21 @@ class Run:
         if output.error:
             self._fail(entry, output.error)
         elif output.skip:
-            self._skip(output)
+            self._skip(worker, output)
         else:
             with self._failures(entry):
                 self._upscale(worker, output)
 
-    def _skip(self, output: Output) -> None:
+    def _skip(self, worker: Worker, output: Output) -> None:
         self.skipped += 1
         name = output.entry.name
         if output.left_out:  # the note tells
             self.console.record({"status": "skipped", "input": name, "reason": output.note})
-        else:
-            self.console.line(f"{name}: skipped, {output.path} is done")
-            self.console.record({"status": "skipped", "input": name, "output": str(output.path)})
+            return
+        self.console.line(f"{name}: skipped, {output.path} is done")
+        self.console.record({"status": "skipped", "input": name, "output": str(output.path)})
+        if output.stored and (different := worker.different_in(output.stored)):
+            self.console.note(f"it is done with {', '.join(different)}: --overwrite makes it anew", name)
 
     def _upscale(self, worker: Worker, output: Output) -> None:
         from sat_sr.inference.cost import measured
@@ -230,7 +239,7 @@ class Run:
             try:
                 path = self._write(worker, output, rgb, picture, notes) if rgb is not None else None
             except NameTaken:  # --skip-existing, and another process has done it since
-                self._skip(output)
+                self._skip(worker, output)
                 return
         self.done += 1
         if path is None:  # the first rank has it, and tells
@@ -247,7 +256,7 @@ class Run:
         path = output.path
         while True:
             try:
-                added = worker.write(path, rgb, picture, replace=output.replaces)
+                added = worker.write(path, rgb, picture, output.entry, replace=output.replaces)
             except NameTaken:
                 if self.args.skip_existing:
                     raise

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 Size = tuple[int, int]
 
 DEFAULT_SCALE = 4.0
+SIZES = ("scale", "size", "width", "height", "long_side")  # the keys of Target.to_dict: one of them
 MAX_PASS = 4.0  # the scale that the network was trained for; more is done in several passes
 
 
@@ -51,6 +52,20 @@ class Target:
                 "ask for a larger size, or shrink it with an image editor"
             )
         return size
+
+
+    def scale_of(self, source: Size) -> str:
+        """The scale as a name of a file has it, three digits at most: of the longer side where a size was asked for."""
+        by_size = self.width or self.height or self.long_side
+        scale = max(self.of(source)) / max(source) if by_size else self.scale or DEFAULT_SCALE
+        return f"{scale:.3g}" if by_size else f"{scale:g}"
+
+    def to_dict(self) -> dict[str, float | int | list[int]]:
+        """What was asked for, as it is stored: {"scale": 4.0}, {"size": [640, 480]}, {"width": 640}, …"""
+        if self.width and self.height:
+            return {"size": [self.width, self.height]}
+        sides = {"width": self.width, "height": self.height, "long_side": self.long_side}
+        return {name: side for name, side in sides.items() if side} or {"scale": self.scale or DEFAULT_SCALE}
 
 
 def passes(source: Size, target: Size) -> list[Size]:

@@ -21,16 +21,16 @@ from sat_sr.diffusion.resize import resize
 from sat_sr.inference.byte_sizes import format_bytes
 from sat_sr.inference.canvas import Canvas
 from sat_sr.inference.devices import default_dtype, resolve_device
+from sat_sr.inference.entry import Entry
 from sat_sr.inference.find_network import CannotRun
 from sat_sr.inference.image_io import Picture, PictureError, check_output, resize_alpha, write_picture
-from sat_sr.inference.inputs import Entry
 from sat_sr.inference.job import Job, make_job
 from sat_sr.inference.memory import BLOCK_BATCH, USABLE, canvas_bytes, free_bytes, parameter_count
 from sat_sr.inference.out_of_memory import is_out_of_memory
 from sat_sr.inference.picture import WRITE_FORMATS
 from sat_sr.inference.ranks import Ranks
 from sat_sr.inference.settings import SamplingSettings
-from sat_sr.inference.target import DEFAULT_SCALE, MAX_PASS, Size, Trim, by, passes
+from sat_sr.inference.target import MAX_PASS, SIZES, Size, Trim, by, passes
 from sat_sr.inference.upscaler import Upscaler, default_settings
 from sat_sr.inference.work import Work, dtype_name
 from sat_sr.model.attention_kernels import choose_kernel
@@ -110,14 +110,17 @@ class Worker:
         return notes
 
     # --- planning -------------------------------------------------------------------------------------------------
-    def output_size(self, entry: Entry) -> Size:
-        """(width, height) of an entry's output, from its header. PictureError when it cannot be."""
+    def name_fields(self, entry: Entry) -> dict[str, int | str]:
+        """What the name of an entry's output may hold of its size, from the entry's header. PictureError when it cannot
+        be."""
         try:
-            return self.args.target.of(self.trim.of(entry.size()))
+            source = self.trim.of(entry.size())
+            width, height = self.args.target.of(source)
         except PictureError:
             raise
         except ValueError as error:
             raise PictureError(f"{entry.name}: {error}") from error
+        return {"width": width, "height": height, "scale": self.args.target.scale_of(source)}
 
     def cost(self, entry: Entry) -> int:
         """Pixels that the network computes for an entry, from its header; 0 when it cannot be done."""
@@ -253,21 +256,18 @@ class Worker:
             done += job.flops
         return None if image is None else image[0]
 
-    def write(self, path: Path, rgb: torch.Tensor, picture: Picture, *, replace: bool) -> list[str]:
+    def write(self, path: Path, rgb: torch.Tensor, picture: Picture, entry: Entry, *, replace: bool) -> list[str]:
         """To the disk; what was substituted or left out. NameTaken when a file is there that is not to be replaced."""
-        settings = None if self.args.no_metadata else self.stored_settings(picture.size)
+        settings = None if self.args.no_metadata else {**self.stored_settings(), "source": entry.origin()}
         return write_picture(path, rgb, picture, quality=self.args.quality, settings=settings, replace=replace)
 
-    def stored_settings(self, source: Size) -> Mapping[str, Any]:
-        """What the output carries, and --from-picture repeats."""
-        target = self.args.target
-        by_scale = not (target.width or target.height or target.long_side)
-        size = {"scale": target.scale or DEFAULT_SCALE} if by_scale else {"size": list(target.of(source))}
+    def stored_settings(self) -> Mapping[str, Any]:
+        """What outputs carry, and --from-picture repeats."""
         return {
             "version": __version__,
             "network": self.checkpoint.path.name,
             "checkpoint": self.checkpoint_hash,
-            **size,
+            **self.args.target.to_dict(),
             "seed": self.seed,
             **self.settings.to_dict(),
             "dtype": dtype_name(self.dtype),
@@ -275,6 +275,19 @@ class Worker:
             "block_batch": self.block_batch,
             **dataclasses.asdict(self.trim),
         }
+
+    def different_in(self, stored: Mapping[str, Any]) -> list[str]:
+        """What a finished output was made with that this run has otherwise: "num_steps 4 (now 12)", …"""
+        mine = self.stored_settings()
+        names = (mine.keys() & stored.keys()) | {*SIZES}
+        names -= {"version", "network", "dtype", "inference_type", "block_batch"}  # the same picture, but for rounding
+        if self.args.seed is None:
+            names.discard("seed")
+        return [
+            f"{name} {stored.get(name)} (now {mine.get(name)})"
+            for name in sorted(names)
+            if stored.get(name) != mine.get(name)
+        ]
 
     @cached_property
     def checkpoint_hash(self) -> str:

@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 import tifffile
 import torch
-from PIL import ExifTags, Image, ImageCms
+from PIL import ExifTags, Image, ImageCms, PngImagePlugin
 
 from sat_sr.inference import worker
-from sat_sr.inference.arguments import SETTLED, make_parser
+from sat_sr.inference.arguments import SETTLED, SIZE_FLAGS, make_parser
 from sat_sr.inference.console import Console
 from sat_sr.inference.describe import PROGRAM_BYTES
 from sat_sr.launcher import Rank
@@ -201,6 +201,29 @@ def test_outputs_are_never_overwritten_unasked(cli, picture):
     assert cli(path, "-o", "samples/a_sr.png").code == 1
 
 
+def test_an_output_of_another_picture_is_not_taken_for_done(cli, picture):
+    """Two folders with an x.png each, one after the other; then both again."""
+    first, second = picture("p/x.png", seed=1), picture("q/x.png", (6, 6), seed=2)
+    for folder in ("p", "q"):
+        assert cli(folder, "--skip-existing", "--seed", 1).code == 0
+    outcome = cli(second, first, "--skip-existing", "--seed", 1)
+    assert outcome.out.splitlines()[-1] == "2 skipped"
+    assert f"{second}: skipped, samples/x_sr_2.png is done" in outcome.out
+    assert f"{first}: skipped, samples/x_sr.png is done" in outcome.out
+    assert sorted(os.listdir("samples")) == ["x_sr.png", "x_sr_2.png"]
+    assert size_of("samples/x_sr_2.png") == (24, 24)
+
+
+def test_what_is_done_with_other_settings_is_kept_and_told(cli, picture):
+    path = picture("a.png")
+    cli(path, "--seed", 1)
+    assert cli(path, "--skip-existing").err == "", "another seed is not asked for"
+    outcome = cli(path, "--skip-existing", "--width", 12, "--num-steps", 1, "--seed", 2)
+    assert outcome.code == 0 and size_of("samples/a_sr.png") == (24, 20)
+    different = "num_steps 2 (now 1), scale 4.0 (now None), seed 1 (now 2), width None (now 12)"
+    assert f"note: {path}: it is done with {different}: --overwrite makes it anew" in outcome.err
+
+
 def meanwhile(monkeypatch, upscaler, act, call: int = 0) -> None:
     """Let `act` happen while the network computes picture number `call`."""
     original, calls = upscaler.run, itertools.count()
@@ -234,6 +257,10 @@ def test_ranks_that_plan_at_different_times_take_no_name_from_one_another(
     assert "out/a_sr_3.png has appeared meanwhile: written to out/a_sr_" in outcome.err
     made = {path.read_bytes() for path in Path("out").iterdir()}
     assert made == {Path(f"{name}.png").read_bytes() for name in "xyz"}
+    for rank in "01":  # each knows its own again, whatever their numbers are
+        monkeypatch.setenv("RANK", rank)
+        assert "1 done" not in cli(*pictures, *flags, "--skip-existing").out
+    assert {path.read_bytes() for path in Path("out").iterdir()} == made
 
 
 def test_ranks_whose_outputs_lie_beside_the_pictures_do_each_picture_once(
@@ -326,6 +353,49 @@ def test_settings_in_the_picture_repeat_it(cli, picture, network):
     cli(path, "--no-metadata", "-o", "bare.png")
     outcome = cli(path, "--from-picture", "bare.png")
     assert outcome.code == 2 and "bare.png carries no settings of this program" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--width", 18], (18, 27)), (["--height", 10], (7, 10)), (["--long-side", 12], (8, 12)),
+        (["--size", "9x9"], (9, 9)), (["--infer-sr-scale", 2], (8, 12)),
+    ],
+)  # fmt: skip
+def test_a_size_is_repeated_as_it_was_asked_for(cli, picture, flags, expected):
+    """--width of a wide picture gives a high one that width, undistorted."""
+    assert cli(picture("wide.png", (6, 4)), *flags, "-o", "first.png").code == 0
+    cli(picture("high.png", (4, 6)), "--from-picture", "first.png", "-o", "second.png")
+    assert size_of("second.png") == expected
+
+
+def test_the_fast_preset_outweighs_the_sampling_of_an_earlier_picture(cli, picture):
+    path = picture("a.png")
+    cli(path, "--num-steps", 3, "--sampler", "heun", "--seed", 11, "-o", "first.png")
+    outcome = cli(path, "--from-picture", "first.png", "--fast", "-o", "fast.png")
+    assert "euler, 1 steps (1 network calls)" in outcome.out and "seed 11" in outcome.out
+
+
+def test_stored_settings_that_cannot_be_are_not_blamed_on_the_flags(cli, picture):
+    path = picture("a.png")
+    text = PngImagePlugin.PngInfo()
+    text.add_text("sat-sr", json.dumps({"num_steps": "many"}))
+    Image.new("RGB", (4, 4)).save("odd.png", pnginfo=text)
+    outcome = cli(path, "--from-picture", "odd.png")
+    assert outcome.code == 2
+    assert "the settings stored in odd.png: argument --num-steps: many must be an integer" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("flags", "name"),
+    [
+        (["--width", 16], "a_2.67x"), (["--infer-sr-scale", 2.5], "a_2.5x"), (["--size", "6x10"], "a_1.67x"),
+        ([], "a_4x"),
+    ],
+)  # fmt: skip
+def test_the_scale_in_a_name_is_that_of_the_picture(cli, picture, flags, name):
+    assert cli(picture("a.png", (6, 5)), *flags, "--name", "{stem}_{scale}x").code == 0
+    assert os.listdir("samples") == [f"{name}.png"]
 
 
 @pytest.mark.parametrize("name", ["first.png", "first.tif", "first.jpg", "first.webp"])
@@ -515,6 +585,16 @@ def test_which_rank_this_is(environment, expected):
     assert (rank.number, rank.count, rank.local, rank.local_count) == expected
 
 
+def test_ranks_that_share_a_list_have_one_seed(cli, picture, monkeypatch):
+    pictures = [picture(f"{name}.png") for name in "ab"]
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    seeds = []
+    for rank in "01":
+        monkeypatch.setenv("RANK", rank)
+        seeds += [json.loads(line)["seed"] for line in cli(*pictures, "--json").out.splitlines()]
+    assert seeds == [0, 0]
+
+
 def test_ranks_share_no_standard_input(cli, picture, monkeypatch):
     """Those of torchrun would each read a part of it."""
     monkeypatch.setenv("RANK", "0")
@@ -652,7 +732,7 @@ def test_no_flag_is_parsed_in_vain(cli, program, picture, monkeypatch):
     cli(path, "--estimate")
     cli(path, load=True)
     # The parser itself turns these into others.
-    settled_by_the_parser = {"input_type", "input_path", "width", "height", "long_side", "size", "version", "help"}
+    settled_by_the_parser = {"input_type", "input_path", "version", "help", *SIZE_FLAGS}
     settled_by_the_parser |= {*SETTLED, "num_layers", "hidden_size", "num_attention_heads", "patch_size",
                               "image_block_size", "image_size", "vector_dim"}  # fmt: skip
     flags = {action.dest for action in make_parser()._actions}

@@ -59,9 +59,9 @@ def pictures(rank: int, world: int, path: str) -> None:
     from sat_sr.inference.backprojection import Backprojection
     from sat_sr.inference.canvas import Canvas
     from sat_sr.inference.denoiser import Denoiser
+    from sat_sr.inference.meeting import join
     from sat_sr.inference.memory import Plan
     from sat_sr.inference.placement import grid_places
-    from sat_sr.inference.meeting import join
     from sat_sr.inference.schedule import Schedule
     from sat_sr.model.inf_dit import InfDiT
 

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sat_sr.inference.inputs import PAIR_BOXES, expand_inputs
+from sat_sr.inference.entry import PAIR_BOXES
+from sat_sr.inference.inputs import expand_inputs
 from sat_sr.inference.picture import PictureError
 
 
@@ -116,6 +117,36 @@ def test_standard_input_that_is_closed(folder, monkeypatch):
     assert errors(["-"]) == ["standard input is closed: give the list as a file, or the paths as arguments"]
 
 
+def test_standard_input_by_zero_bytes(folder):
+    """What `find -print0` prints."""
+    Path("two\nlines #1 .png").write_bytes(Path("b.png").read_bytes())
+    assert names(["-"], stdin=io.BytesIO(b"./two\nlines #1 .png\0sub/c.png\0")) == ["two\nlines #1 .png", "sub/c.png"]
+
+
+def test_a_list_of_names_that_are_no_utf_8(folder):
+    name = os.fsdecode("straße.png".encode("latin-1"))
+    Path(name).write_bytes(Path("b.png").read_bytes())
+    Path("list.txt").write_bytes(b"b.png\n" + os.fsencode(name) + b"\nsub/c.png\n")
+    assert names(["list.txt"]) == ["b.png", name, "sub/c.png"]
+
+
+@pytest.mark.parametrize("spelt", ["~/with space.png", "'with space.png'", '"with space.png"', "file://{}/with%20space.png"])
+def test_paths_as_programs_and_people_write_them(folder, monkeypatch, spelt):
+    monkeypatch.setenv("HOME", str(folder))
+    Path("list.txt").write_text(spelt.format(folder) + "\n")
+    (found,) = expand_inputs(["list.txt"])
+    assert not found.error and found.source.samefile("with space.png")
+    Path(spelt.replace("/", "_")).write_bytes(Path("b.png").read_bytes())  # a file of that very name
+    Path("list.txt").write_text(spelt.replace("/", "_") + "\n")
+    assert names(["list.txt"]) == [spelt.replace("/", "_")]
+
+
+def test_links_of_other_names_are_pictures_of_their_own(folder):
+    Path("one.png").symlink_to("b.png")
+    Path("two.png").symlink_to("b.png")
+    assert names(["one.png", "two.png", "./one.png"]) == ["one.png", "two.png"]
+
+
 def test_only_ends_of_lines_part_a_list(folder):
     name = "a\x0cb\x85c\u2028d.png"
     Path(name).write_bytes(Path("b.png").read_bytes())
@@ -159,17 +190,20 @@ def test_tar_members_are_entries(folder):
 def test_what_is_wrong_has_its_sentence_and_the_others_are_done(folder):
     (folder / "dangling.png").symlink_to("nowhere.png")
     (folder / "bare").mkdir()
-    Path("latin.txt").write_bytes("b.png\nstraße.png\n".encode("latin-1"))
+    Path("latin.txt").write_bytes("straße.png\nb.png\n".encode("latin-1"))
     Path("wide.txt").write_text("b.png", encoding="utf-16")
     Path("blank.txt").write_text("# only a comment\n")
     Path("nested.txt").write_text("blank.txt")
     os.mkfifo("pipe.png")
-    bad = ["gone.png", "dangling.png", "bare", "latin.txt", "wide.txt", "blank.txt", "nested.txt", "pipe.png", "", "\0"]
+    Path("packed.tar.gz").touch()
+    bad = ["gone.png", "dangling.png", "bare", "latin.txt", "wide.txt", "blank.txt", "nested.txt", "pipe.png", "",
+           "\0", "packed.tar.gz"]
     entries = expand_inputs([*bad[:5], "b.png", *bad[5:]])
     assert [str(entry.source) for entry in entries if not entry.error] == ["b.png"]
     told = [entry.error for entry in entries if entry.error]
-    words = ["not there", "link to nowhere.png", "holds no picture", "line 2: byte 0xdf", "UTF-16", "names no picture",
-             "is a list itself", "no regular file", "no path", "no path"]  # fmt: skip
+    words = ["not there", "link to nowhere.png", "holds no picture", "line 1: byte 0xdf", "UTF-16", "names no picture",
+             "is a list itself", "no regular file", "no path", "no path",
+             "compressed archive"]  # fmt: skip
     assert len(told) == len(words)
     for error, word in zip(told, words, strict=True):
         assert word in error and ": " in error and "\n" not in error

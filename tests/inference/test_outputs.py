@@ -8,7 +8,8 @@ from pathlib import Path, PurePosixPath
 import pytest
 from PIL import Image
 
-from sat_sr.inference.inputs import Entry, Member, expand_inputs
+from sat_sr.inference.entry import Entry, Member
+from sat_sr.inference.inputs import expand_inputs
 from sat_sr.inference.outputs import plan_outputs
 from sat_sr.inference.picture import PictureError
 
@@ -34,10 +35,10 @@ def test_names_by_template_format_and_folder(folder):
     kept = plan_outputs(entries, out_dir="out", format="keep")
     assert paths(kept) == ["out/a_sr.png", "out/x/b_sr.JPEG", "out/c_sr.png"]
     plan = plan_outputs(
-        entries[:1], out_dir="o", template="{stem}-x{scale:.1f}-{width}x{height}", format="jpg", values={"scale": 4},
-        size_of=lambda _: (640, 480),
+        entries[:1], out_dir="o", template="{stem}-x{scale}-{width}x{height}-{seed}", format="jpg",
+        values={"seed": 7}, fields_of=lambda _: {"width": 640, "height": 480, "scale": "2.5"},
     )  # fmt: skip
-    assert paths(plan) == ["o/a-x4.0-640x480.jpg"]
+    assert paths(plan) == ["o/a-x2.5-640x480-7.jpg"]
     assert paths(plan_outputs(entries[:1], out_file="some.webp")) == ["some.webp"]
     member = entry("shard.tar", member=Member("k/000.webp", 0, 1), folder=PurePosixPath("k"))
     assert paths(plan_outputs([member], out_dir="o", format="keep")) == ["o/k/shard_sr.webp"]
@@ -103,13 +104,13 @@ def test_existing_outputs(folder):
 def test_entries_with_errors_keep_them_and_take_no_name(folder):
     broken = entry("a.png", error="a.png is not there: check the path")
 
-    def size_of(_):
+    def fields_of(_):
         raise PictureError("b.png is empty (0 bytes): fetch or save it again")
 
     plan = plan_outputs([broken, entry("d/a.png"), entry("b.png")], out_dir="o")
     assert plan[0].error == broken.error and paths(plan)[1] == "o/a_sr.png"
     entries = [entry("b.png"), entry("c.png", error="e")]
-    plan = plan_outputs(entries, out_dir="o", template="{stem}{width}", size_of=size_of)
+    plan = plan_outputs(entries, out_dir="o", template="{stem}{width}", fields_of=fields_of)
     assert "empty" in plan[0].error and plan[1].error == "e"
 
 
