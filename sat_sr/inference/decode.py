@@ -16,11 +16,12 @@ from PIL import Image, TiffImagePlugin
 
 from sat_sr.inference.color import cmyk_to_srgb, lab_to_srgb
 from sat_sr.inference.deep_tiff import TIFF_HEADERS, decode_deep_tiff, exif_of, open_deep_tiff
-from sat_sr.inference.metadata import SETTINGS_KEY, is_damaged_exif, parse_exif, settings_of
+from sat_sr.inference.metadata import SETTINGS_KEY, is_damaged_exif, parse_exif, resolution_of, settings_of
 from sat_sr.inference.picture import READ_FORMATS, Decoded, PictureError, check_size
 
-_PPM_HEADER = re.compile(rb"P[36]\s+(?:#[^\n]*\n\s*)*\d+\s+\d+\s+(?P<maximum>\d{1,5})\s")
+_PPM_HEADER = re.compile(rb"P[2356]\s+(?:#[^\n]*\n\s*)*\d+\s+\d+\s+(?P<maximum>\d{1,5})\s")
 _PNG_COLOR_CHUNKS = (b"cHRM", b"gAMA", b"sRGB", b"cICP")
+_PNG_PIXEL_CHUNKS = (b"IDAT", b"acTL", b"fcTL", b"fdAT")  # the last three: animation
 
 
 class Header(NamedTuple):
@@ -47,24 +48,25 @@ def decode(file: BinaryIO, name: str, max_pixels: int, notes: list[str]) -> Deco
         notes.append("EXIF data does not parse: left out")
     exif, orientation = parse_exif(stored, notes, is_tiff=image.format == "TIFF")
     head = _head(file, 4096)
-    depth = _bits_lost(head, image.format)
-    if depth:
-        notes.append(f"{depth} bits a sample in the file: read at 8")
+    bits = _bits_stored(image, head)
 
     decoded = Decoded(np.empty(0), "rgb", image.format or "", orientation, exif=exif)
     if image.format == "PNG":
         decoded.color_chunks = _png_color_chunks(file)
-    if image.format == "PNG" and head[24] == 16 and head[25] != 0:
+    if image.format == "PNG" and bits == 16 and head[25] != 0:
         decoded.samples = _decode_deep_png(file, head[25])
         image.load()  # the text chunks behind the pixels
     else:
-        decoded.samples, decoded.mode_kind = _samples(image, name, notes)
+        decoded.samples, decoded.mode_kind = _samples(image, bits, name, notes)
     if image.format == "PNG":
         decoded.text = {key: str(value) for key, value in image.text.items()}
     if image.format == "TIFF":
         decoded.orientation = 1  # Pillow turns TIFF itself
         _note_tiff_losses(image, decoded, notes)
-    decoded.info = image.info
+    if bits > (read := 8 * decoded.samples.itemsize):
+        notes.append(f"{bits} bits a sample in the file: read at {read}")
+    decoded.info = {"dpi": resolution_of(stored), **image.info}  # WebP and AVIF have it in EXIF only
+    decoded.comment = _comment(image)
     transparent = image.info.get("transparency")
     if decoded.samples.dtype == np.uint16 and transparent is not None:  # PNG's transparent colour, as 16-bit samples
         opaque = (decoded.samples != np.array(transparent, dtype=np.uint16)).any(axis=2, keepdims=True)
@@ -88,8 +90,13 @@ def read_header(file: BinaryIO, name: str) -> Header:
         exif, size, text = exif_of(file, deep_tiff), deep_tiff.size, None
     else:
         image = open_image(file)
-        exif, size = image.getexif(), image.size
-        text = image.info.get(SETTINGS_KEY) if image.format == "PNG" else None
+        text, size = None, image.size
+        if image.format == "PNG":
+            image = open_image(_png_without_pixels(file))
+            text = image.info.get(SETTINGS_KEY)
+            exif = Image.Image.getexif(image)  # PNG's own decodes the pixels, to look behind them
+        else:
+            exif = image.getexif()
     settings = settings_of(text, exif, name)
     _, orientation = parse_exif(exif, [], is_tiff=_is_tiff(file))
     if orientation >= 5 and (deep_tiff is not None or not _is_tiff(file)):  # Pillow turns TIFF itself
@@ -106,12 +113,18 @@ def _head(file: BinaryIO, count: int) -> bytes:
     return file.read(count)
 
 
-def _samples(image: Image.Image, name: str, notes: list[str]) -> tuple[np.ndarray, str]:
-    """Loads a picture that Pillow decodes in full: samples (H, W, C) and mode_kind."""
+def _samples(image: Image.Image, bits: int, name: str, notes: list[str]) -> tuple[np.ndarray, str]:
+    """Loads a picture that Pillow decodes in full: samples (H, W, C) and mode_kind. `bits`: a sample in the file."""
     kind, mode = "rgb", image.mode
     transparent = "transparency" in image.info
     if mode.startswith("I;16"):
-        return np.asarray(image).astype(np.uint16)[..., None], "grey"
+        samples = np.asarray(image).astype(np.uint16)[..., None]
+        if 0 < bits < 16:
+            if image.format == "JPEG2000":  # these Pillow shifts to the upper end of the 16 bits
+                samples >>= 16 - bits
+            top = 2**bits - 1
+            samples = ((samples.astype(np.uint32) * 65535 + top // 2) // top).astype(np.uint16)
+        return samples, "grey"
     if mode == "I":  # grey PNM above 8 bits, signed or 32-bit TIFF
         samples = np.asarray(image)
         if samples.min() < 0 or samples.max() > 65535 or image.format == "TIFF":
@@ -152,13 +165,23 @@ def _decode_deep_png(file: BinaryIO, color_type: int) -> np.ndarray:
 
 
 def _note_tiff_losses(image: TiffImagePlugin.TiffImageFile, decoded: Decoded, notes: list[str]) -> None:
-    """What Pillow leaves out of a TIFF: bits beyond 8 (of CMYK), channels beyond those of the mode."""
-    bits = max(image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (1,)))
-    if bits > 8 * decoded.samples.itemsize:
-        notes.append(f"{bits} bits a sample in the file: read at 8")
+    """What Pillow leaves out of a TIFF: channels beyond those of the mode."""
     taken = 4 if decoded.mode_kind == "cmyk" else decoded.samples.shape[2]
     if (beside := image.tag_v2.get(TiffImagePlugin.SAMPLESPERPIXEL, 1) - taken) > 0:
         notes.append(f"{beside} channel(s) beside colour and transparency: left out")
+
+
+def _png_without_pixels(file: BinaryIO) -> BinaryIO:
+    """A PNG's other chunks, those behind the pixels as well: EXIF and texts are often put there."""
+    file.seek(0)
+    parts = [file.read(8)]
+    while len(header := file.read(8)) == 8:
+        length, kind = struct.unpack(">I4s", header)
+        if kind in _PNG_PIXEL_CHUNKS:
+            file.seek(length + 4, io.SEEK_CUR)
+        else:
+            parts += [header, file.read(length + 4)]
+    return io.BytesIO(b"".join(parts))
 
 
 def _png_color_chunks(file: BinaryIO) -> tuple[tuple[bytes, bytes], ...]:
@@ -177,15 +200,28 @@ def _png_color_chunks(file: BinaryIO) -> tuple[tuple[bytes, bytes], ...]:
     return tuple(chunks)
 
 
-def _bits_lost(head: bytes, image_format: str | None) -> int:
-    """Bits a sample where the file stores more than Pillow hands out (AVIF, JPEG 2000, PPM), else 0."""
-    if image_format == "AVIF" and (at := head.find(b"av1C")) >= 0 and len(head) > at + 6:
+def _bits_stored(image: Image.Image, head: bytes) -> int:
+    """Bits a sample in the file, of the formats that may hold more than 8; 0 for the others, or if it is not found."""
+    if image.format == "PNG":
+        return head[24]
+    if image.format == "TIFF":
+        return max(image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (1,)))
+    if image.format == "AVIF" and (at := head.find(b"av1C")) >= 0 and len(head) > at + 6:
         flags = head[at + 6]  # seq_tier, high_bitdepth, twelve_bit, … (AV1-ISOBMFF 2.3.3)
-        return (12 if flags & 0x20 else 10) if flags & 0x40 else 0
-    if image_format == "JPEG2000" and (at := head.find(b"\xff\x4f\xff\x51")) >= 0 and len(head) > at + 42:
-        components, bits = head[at + 41], (head[at + 42] & 0x7F) + 1  # low byte of Csiz, Ssiz (T.800 A.5.1)
-        return bits if bits > 8 and components > 1 else 0
-    if image_format == "PPM" and (header := _PPM_HEADER.match(head)):
-        bits = int(header["maximum"]).bit_length()
-        return bits if bits > 8 else 0
+        return (12 if flags & 0x20 else 10) if flags & 0x40 else 8
+    if image.format == "JPEG2000" and (at := head.find(b"\xff\x4f\xff\x51")) >= 0 and len(head) > at + 42:
+        return (head[at + 42] & 0x7F) + 1  # Ssiz (T.800 A.5.1)
+    if image.format == "PPM" and (header := _PPM_HEADER.match(head)):
+        return int(header["maximum"]).bit_length()
     return 0
+
+
+def _comment(image: Image.Image) -> bytes | None:
+    """A JPEG's, GIF's or JPEG 2000's comment as stored; several of them one a line."""
+    if image.format in ("JPEG", "MPO"):
+        comment = b"\n".join(data for marker, data in image.applist if marker == "COM")
+    else:
+        comment = image.info.get("comment", b"") if image.format in ("GIF", "JPEG2000") else b""
+    if not comment.strip(b"\0 \r\n") or comment.startswith(b"Created by OpenJPEG"):  # of the encoder, in all its files
+        return None
+    return comment

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, TiffTags
 from PIL import TiffImagePlugin as Tag
 
-from sat_sr.inference.metadata import parse_exif
+from sat_sr.inference.metadata import parse_exif, resolution_of
 from sat_sr.inference.picture import Decoded, check_size
 
 TIFF_HEADERS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -101,11 +101,11 @@ def decode_deep_tiff(
         notes.append(f"{len(extra) - has_alpha} channel(s) beside colour and transparency: left out")
     samples = samples[..., : colors + has_alpha]
 
-    exif_bytes, orientation = parse_exif(exif_of(file, directory), notes, is_tiff=True)
-    info = {"icc_profile": directory.get(Tag.ICCPROFILE), "xmp": directory.get(Tag.XMP)}
-    unit = {2: 1.0, 3: 2.54}.get(directory.value(Tag.RESOLUTION_UNIT, 2))
-    if unit and Tag.X_RESOLUTION in directory and Tag.Y_RESOLUTION in directory:
-        info["dpi"] = (directory[Tag.X_RESOLUTION] * unit, directory[Tag.Y_RESOLUTION] * unit)
+    exif = exif_of(file, directory)
+    exif_bytes, orientation = parse_exif(exif, notes, is_tiff=True)
+    info = {
+        "icc_profile": directory.get(Tag.ICCPROFILE), "xmp": directory.get(Tag.XMP), "dpi": resolution_of(exif),
+    }  # fmt: skip
     return Decoded(
         samples, "rgb" if colors == 3 else "grey", "TIFF", orientation,
         premultiplied=has_alpha and extra[0] == 1, exif=exif_bytes, info=info,

@@ -9,9 +9,9 @@ picture.py    Picture, PictureError, formats        storage.py    the safe way t
 from sat_sr.inference.color import resize_alpha
 from sat_sr.inference.picture import Picture, PictureError
 from sat_sr.inference.reading import picture_size, read_picture, read_settings
-from sat_sr.inference.writing import check_output, write_picture
+from sat_sr.inference.writing import check_output, check_output_size, write_picture
 
 __all__ = [
-    "Picture", "PictureError", "check_output", "picture_size", "read_picture", "read_settings", "resize_alpha",
-    "write_picture",
+    "Picture", "PictureError", "check_output", "check_output_size", "picture_size", "read_picture", "read_settings",
+    "resize_alpha", "write_picture",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""What travels beside the pixels: EXIF, XMP, resolution, the settings that made a picture.
+"""What travels beside the pixels: EXIF, XMP, resolution, comments, the settings that made a picture.
 
 Everything here comes from untrusted files: what does not parse is left out and noted, never an error.
 """
@@ -12,7 +12,7 @@ import struct
 from collections.abc import Mapping
 from typing import Any
 
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, TiffTags
 
 from sat_sr.inference.picture import PictureError
 
@@ -24,10 +24,21 @@ PARSE_ERRORS = (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexErro
                 ZeroDivisionError, struct.error)  # fmt: skip
 # The tags of a TIFF's first directory that describe the picture and not the layout of its file.
 DESCRIPTIVE_TAGS = (
-    Base.ImageDescription, Base.Make, Base.Model, Base.Software, Base.DateTime, Base.Artist, Base.HostComputer,
-    Base.Copyright, IFD.Exif, IFD.GPSInfo,
+    Base.DocumentName, Base.ImageDescription, Base.Make, Base.Model, Base.PageName, Base.Software, Base.DateTime,
+    Base.Artist, Base.HostComputer, Base.Rating, Base.RatingPercent, Base.Copyright, IFD.Exif, IFD.GPSInfo,
+    Base.XPTitle, Base.XPComment, Base.XPAuthor, Base.XPKeywords, Base.XPSubject,
 )  # fmt: skip
+_FIRST_PRIVATE_TAG = 32768  # TIFF 6.0, section 8; those below that are not descriptive are the layout of the file
+_GEOTIFF_TAGS = {33550, 33920, 33922, 34264, 34735, 34736, 34737}
 _ORIENTATION_IN_XMP = re.compile(rb"""(tiff:Orientation(?:\s*=\s*["']|>)\s*)[0-9](?=\s*["'<])""")
+
+
+class _StoredText(str):
+    """Text of an EXIF entry that is written byte for byte as it was read: files hold UTF-8 or Latin-1 there, Pillow
+    reads either as Latin-1, which loses nothing, but would write ASCII, with "?" for all else."""
+
+    def encode(self, *_: str) -> bytes:
+        return super().encode("latin-1")
 
 
 def parse_exif(exif: Image.Exif, notes: list[str], *, is_tiff: bool = False) -> tuple[bytes | None, int]:
@@ -38,14 +49,16 @@ def parse_exif(exif: Image.Exif, notes: list[str], *, is_tiff: bool = False) -> 
             return None, 1
         orientation = exif.get(Base.Orientation, 1)
         if is_tiff:
+            note_private_tags(exif, notes)
             carried = Image.Exif()
+            carried.endian = exif.endian  # of the text in Unicode comments
             for tag in DESCRIPTIVE_TAGS:
                 if tag in exif:
-                    carried[tag] = directory_of(exif, tag)
+                    carried[tag] = stored_value(exif, tag)
             exif = carried
         elif Base.Orientation in exif:
             exif[Base.Orientation] = 1
-        exif_bytes = exif.tobytes() if len(exif) else None
+        exif_bytes = exif_to_bytes(exif) or None
     except PARSE_ERRORS as error:
         notes.append(f"EXIF data does not parse ({error}): left out")
         return None, 1
@@ -53,6 +66,20 @@ def parse_exif(exif: Image.Exif, notes: list[str], *, is_tiff: bool = False) -> 
         notes.append(f"EXIF orientation {orientation!r} has no meaning: the picture is taken as upright")
         orientation = 1
     return exif_bytes, orientation
+
+
+def note_private_tags(exif: Image.Exif, notes: list[str]) -> None:
+    """Names in `notes` what is not carried of a TIFF's first directory, or into one from a picture's EXIF."""
+    left_out = {tag for tag in exif if tag >= _FIRST_PRIVATE_TAG} - {*DESCRIPTIVE_TAGS, Base.InterColorProfile}
+    if places := left_out & _GEOTIFF_TAGS:
+        notes.append(f"georeferencing does not fit the enlarged picture ({_names_of(places)}): left out")
+    if others := left_out - _GEOTIFF_TAGS:
+        notes.append(f"TIFF tags {_names_of(others)}: left out")
+
+
+def _names_of(tags: set[int]) -> str:
+    names = {**ExifTags.TAGS, **TiffTags.TAGS, **{tag: info.name for tag, info in TiffTags.TAGS_V2.items()}}
+    return ", ".join(names.get(tag, str(tag)) for tag in sorted(tags))
 
 
 def is_damaged_exif(raw: bytes, exif: Image.Exif) -> bool:
@@ -87,25 +114,44 @@ def valid_dpi(dpi: Any) -> tuple[float, float] | None:
     return (x, y) if all(math.isfinite(value) and 1 < value < 1e6 for value in (x, y)) else None
 
 
+def resolution_of(exif: Image.Exif) -> tuple[float, float] | None:
+    """(x, y) dots per inch as EXIF or a TIFF's directory has them, None if it has none that are usable."""
+    try:
+        per_inch = {2: 1.0, 3: 2.54}[exif.get(Base.ResolutionUnit, 2)]  # inch, cm; 1 is no unit
+        return valid_dpi([float(exif[tag]) * per_inch for tag in (Base.XResolution, Base.YResolution)])
+    except PARSE_ERRORS:
+        return None
+
+
+def comment_text(comment: bytes) -> str:
+    """A JPEG's or GIF's comment, of which the file does not say the encoding: UTF-8, or else Latin-1."""
+    comment = comment.replace(b"\0", b"")
+    try:
+        return comment.decode("utf-8")
+    except UnicodeDecodeError:
+        return comment.decode("latin-1")
+
+
 def exif_for_output(
     exif_bytes: bytes | None, size: tuple[int, int], dpi: tuple[float, float] | None, settings: Mapping | None,
-    notes: list[str],
+    notes: list[str], *, add_resolution: bool = False,
 ) -> Image.Exif:  # fmt: skip
     """EXIF for the enlarged picture: pixel dimensions and resolution brought up to date, the settings as UserComment.
 
+    `add_resolution`: the file has no other place for dpi, so it is put here even where there was none.
     Empty if there is nothing to carry. A user's own comment gives way to the settings, which is noted.
     """
     exif = Image.Exif()
     if exif_bytes:
         exif.load(exif_bytes)
-    details = directory_of(exif, IFD.Exif) if IFD.Exif in exif else {}
+    details = stored_value(exif, IFD.Exif) if IFD.Exif in exif else {}
     for width_tag, height_tag, directory in (
         (Base.ImageWidth, Base.ImageLength, exif),
         (Base.ExifImageWidth, Base.ExifImageHeight, details),
     ):
         if width_tag in directory or height_tag in directory:
             directory[width_tag], directory[height_tag] = size
-    if dpi and (Base.XResolution in exif or Base.YResolution in exif):
+    if dpi and (add_resolution or Base.XResolution in exif or Base.YResolution in exif):
         exif[Base.XResolution], exif[Base.YResolution] = dpi
         exif[Base.ResolutionUnit] = 2  # inch
 
@@ -159,11 +205,29 @@ def settings_of(text: Any, exif: Image.Exif, name: str) -> dict | None:
     return settings
 
 
-def directory_of(exif: Image.Exif, tag: int) -> Any:
-    """A tag's value; for EXIF and GPS the directory itself, with the one below it, and not its place in the file."""
+def exif_to_bytes(exif: Image.Exif) -> bytes:
+    """`exif` as files hold it, texts byte for byte as they were read; empty if it has no entries."""
+    if not len(exif):
+        return b""
+    stored = Image.Exif()
+    stored.endian = exif.endian
+    for tag in exif:
+        stored[tag] = stored_value(exif, tag)
+    return stored.tobytes()
+
+
+def stored_value(exif: Image.Exif, tag: int) -> Any:
+    """A tag's value to be written again; for EXIF and GPS the directory itself, with the one below it, and not its
+    place in the file."""
     value = exif[tag]
     if tag in (IFD.Exif, IFD.GPSInfo) and not isinstance(value, dict):
         value = dict(exif.get_ifd(tag))
         if IFD.Interop in value:
             value[IFD.Interop] = exif.get_ifd(IFD.Interop)
-    return value
+    return _with_stored_texts(value)
+
+
+def _with_stored_texts(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {tag: _with_stored_texts(entry) for tag, entry in value.items()}
+    return _StoredText(value) if isinstance(value, str) else value

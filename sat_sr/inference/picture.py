@@ -46,6 +46,7 @@ class Picture:
     name       how messages call it;   path  the file it came from, which is never written to (None: out of an archive)
     icc, exif, xmp   raw bytes or None; EXIF without thumbnail, its orientation already 1
     dpi        (x, y) dots per inch or None
+    comment    a JPEG's or GIF's comment as stored, in an encoding that the file does not tell, or None
     text       PNG text chunks, keyword -> text;   color_chunks  PNG's cHRM, gAMA, sRGB, cICP as stored
     notes      all that was converted, substituted or left out, for the user to read once
     """
@@ -61,6 +62,7 @@ class Picture:
     exif: bytes | None = None
     xmp: bytes | None = None
     dpi: tuple[float, float] | None = None
+    comment: bytes | None = None
     text: dict[str, str] = field(default_factory=dict)
     color_chunks: tuple[tuple[bytes, bytes], ...] = ()
     notes: list[str] = field(default_factory=list)
@@ -72,13 +74,8 @@ class Picture:
 
     def crop(self, box: tuple[int, int, int, int]) -> Picture:
         """The part inside `box` = (left, top, right, bottom) in pixels; PictureError if it reaches outside."""
+        check_box(box, self.size, self.name)
         left, top, right, bottom = box
-        width, height = self.size
-        if not (0 <= left < right <= width and 0 <= top < bottom <= height):
-            raise PictureError(
-                f"{self.name} is {width}x{height} px, too small for the crop {box} (left, top, right, bottom): "
-                "choose a box inside the picture"
-            )
         alpha = None if self.alpha is None else self.alpha[:, top:bottom, left:right]
         return dataclasses.replace(self, rgb=self.rgb[:, top:bottom, left:right], alpha=alpha)
 
@@ -97,9 +94,20 @@ class Decoded:
     orientation: int = 1
     premultiplied: bool = False
     exif: bytes | None = None
+    comment: bytes | None = None
     info: dict[str, Any] = field(default_factory=dict)
     text: dict[str, str] = field(default_factory=dict)
     color_chunks: tuple[tuple[bytes, bytes], ...] = ()
+
+
+def check_box(box: tuple[int, int, int, int], size: tuple[int, int], name: str) -> None:
+    left, top, right, bottom = box
+    width, height = size
+    if not (0 <= left < right <= width and 0 <= top < bottom <= height):
+        raise PictureError(
+            f"{name} is {width}x{height} px, too small for the crop {box} (left, top, right, bottom): "
+            "choose a box inside the picture"
+        )
 
 
 def check_size(size: tuple[int, int], name: str, max_pixels: int) -> None:

@@ -8,7 +8,10 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
+
+from sat_sr.inference.color import check_profile
+from sat_sr.inference.metadata import PARSE_ERRORS
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +65,11 @@ def _from_numpy(image: np.ndarray) -> tuple[torch.Tensor, Callable[[torch.Tensor
 
 
 def _from_pil(image: Image.Image) -> tuple[torch.Tensor, Callable[[torch.Tensor], Image.Image]]:
-    """RGB as it is, L and RGBA restored afterwards (alpha by Lanczos), other modes of 8 bits as RGB."""
+    """RGB as it is, L and RGBA restored afterwards (alpha by Lanczos), other modes of 8 bits as RGB.
+
+    The picture is turned upright as its EXIF says. An ICC profile that fits the output's mode is put into the output's
+    `info`, from where Pillow's `save` takes it; another is left out with a warning.
+    """
     if image.mode.startswith(("I", "F")):  # PIL's conversion to RGB would clip at 255
         raise ValueError(
             f"a PIL picture of mode {image.mode}: give a numpy array (h, w, 3), uint16 or float in [0, 1], "
@@ -70,13 +77,30 @@ def _from_pil(image: Image.Image) -> tuple[torch.Tensor, Callable[[torch.Tensor]
         )
     if image.mode not in ("RGB", "L", "RGBA"):
         logger.warning("a picture of mode %s is upscaled as RGB; read files with image_io to keep more", image.mode)
+    image = _upright(image)
     mode = image.mode if image.mode in ("L", "RGBA") else "RGB"
+    notes: list[str] = []
+    icc = check_profile(image.info.get("icc_profile"), "grey" if mode == "L" else "rgb", notes)
+    for note in notes:
+        logger.warning(note)
     tensor, from_array = _from_numpy(np.asarray(image.convert("RGB")))
 
     def restore(output: torch.Tensor) -> Image.Image:
         picture = Image.fromarray(from_array(output))
         if mode == "RGBA":
             picture.putalpha(image.getchannel("A").resize(picture.size, Image.Resampling.LANCZOS))
-        return picture.convert(mode)
+        picture = picture.convert(mode)
+        if icc:
+            picture.info["icc_profile"] = icc
+        return picture
 
     return tensor, restore
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    image.load()  # what fails here is not EXIF
+    try:
+        return ImageOps.exif_transpose(image)
+    except PARSE_ERRORS as error:
+        logger.warning("EXIF data does not parse (%s): the picture is taken as upright", error)
+        return image

@@ -17,7 +17,7 @@ from PIL import Image, ImageCms
 from sat_sr.inference.color import check_profile, fill_transparent, unpremultiply
 from sat_sr.inference.decode import decode, read_header
 from sat_sr.inference.metadata import SETTINGS_KEY, upright_xmp, valid_dpi
-from sat_sr.inference.picture import DEFAULT_MAX_PIXELS, READ_FORMATS, Decoded, Picture, PictureError
+from sat_sr.inference.picture import DEFAULT_MAX_PIXELS, READ_FORMATS, Decoded, Picture, PictureError, check_size
 from sat_sr.picture_errors import DECODING_ERRORS
 
 _pillow_globals = threading.Lock()
@@ -66,16 +66,23 @@ def read_picture(source: Source, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Pic
         exif=decoded.exif,
         xmp=upright_xmp(decoded.info.get("xmp")),
         dpi=dpi[::-1] if dpi and decoded.orientation >= 5 else dpi,
+        comment=decoded.comment,
         text=_own_text(decoded.text),
         color_chunks=decoded.color_chunks,
         notes=list(dict.fromkeys(notes)),
     )
 
 
-def picture_size(source: Source) -> tuple[int, int]:
-    """(width, height) in pixels of the upright picture, from its header alone. PictureError if it is none."""
+def picture_size(source: Source, *, max_pixels: int | None = None) -> tuple[int, int]:
+    """(width, height) in pixels of the upright picture, from its header alone.
+
+    PictureError if it is none, or has more than `max_pixels`, where read_picture would refuse it (None: any size).
+    """
     with _decoding(source, []) as (file, name):
-        return read_header(file, name).size
+        size = read_header(file, name).size
+        if max_pixels is not None:
+            check_size(size, name, max_pixels)
+        return size
 
 
 def read_settings(source: Source) -> dict | None:

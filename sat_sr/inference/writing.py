@@ -17,13 +17,22 @@ from PIL import TiffImagePlugin as Tag
 
 from sat_sr.inference import encode
 from sat_sr.inference.color import resize_alpha
-from sat_sr.inference.metadata import DESCRIPTIVE_TAGS, SETTINGS_KEY, directory_of, exif_for_output, valid_dpi
+from sat_sr.inference.metadata import (
+    DESCRIPTIVE_TAGS,
+    SETTINGS_KEY,
+    comment_text,
+    exif_for_output,
+    exif_to_bytes,
+    note_private_tags,
+    stored_value,
+    valid_dpi,
+)
 from sat_sr.inference.picture import FORMAT_CHOICES, WRITE_FORMATS, Picture, PictureError
 from sat_sr.inference.storage import atomic_write
 
 DEFAULT_QUALITY = 95
 _MAX_SIDE = {"JPEG": 65_500, "WEBP": 16_383, "PNG": 2**31 - 1, "TIFF": 2**31 - 1}
-_MAX_JPEG_BLOCK = 65_533  # bytes of EXIF or XMP that one marker segment takes
+_MAX_JPEG_BLOCK = 65_533  # bytes of EXIF, XMP or comment that one marker segment takes
 _STRIP_SAMPLES = 1 << 21  # converted at a time
 _LUMA = (0.299, 0.587, 0.114)  # Rec. 601, as JPEG and Pillow weigh coded values
 
@@ -39,6 +48,11 @@ def check_output(
     return _Plan(path, like, size, format, quality).notes
 
 
+def check_output_size(path: str | os.PathLike, size: tuple[int, int]) -> None:
+    """PictureError if the format that the suffix of `path` names cannot hold `size` = (W, H) pixels, or is none."""
+    _check_sides(path, _format_by(Path(path), None), size)
+
+
 def write_picture(
     path: str | os.PathLike, rgb: torch.Tensor, like: Picture, *, format: str | None = None, quality: int | None = None,
     settings: Mapping[str, Any] | None = None, replace: bool = True,
@@ -47,7 +61,7 @@ def write_picture(
 
     rgb       (3, H, W) float in [-1, 1], values beyond are clipped, then rounded to 8 or 16 bits; on any device
     like      what was read: gives grey or RGB, bit depth, alpha (resized by Lanczos to W×H), profile, EXIF, XMP, texts,
-              and the dots per inch, which grow with the picture
+              comment, and the dots per inch, which grow with the picture
     format    "png", "jpg", "webp", "tiff"; None: by the suffix of `path`; "keep": that of `like`, else PNG
     quality   1 to 100 for JPEG and WebP (default 95; WebP at 100 is lossless), without effect on the others
     settings  stored as JSON (PNG text chunk, else EXIF UserComment) for read_settings
@@ -61,7 +75,10 @@ def write_picture(
     plan = _Plan(path, like, (width, height), format, quality)
     notes = plan.notes
     dpi = valid_dpi((like.dpi[0] * width / like.size[0], like.dpi[1] * height / like.size[1])) if like.dpi else None
-    exif = exif_for_output(like.exif, plan.size, dpi, settings if plan.format != "PNG" else None, notes)
+    exif = exif_for_output(
+        like.exif, plan.size, dpi, settings if plan.format != "PNG" else None, notes,
+        add_resolution=plan.format == "WEBP",
+    )  # fmt: skip
 
     rows = min(height, max(1, _STRIP_SAMPLES // (width * plan.channels)))
     strips = _strips(rgb, like, plan, rows)
@@ -74,13 +91,11 @@ def write_picture(
         elif plan.format == "TIFF":
             encode.write_tiff(
                 file, strips, size=plan.size, channels=plan.channels, bit_depth=plan.bit_depth,
-                tags=_tiff_tags(like, dpi, exif), rows_per_strip=rows,
+                tags=_tiff_tags(like, dpi, exif, notes), rows_per_strip=rows,
             )  # fmt: skip
         else:
             options = _pillow_options(plan, like, dpi, exif, settings, notes)
-            encode.write_by_pillow(
-                file, strips, size=plan.size, channels=plan.channels, format=plan.format, **options
-            )
+            encode.write_by_pillow(file, strips, size=plan.size, channels=plan.channels, format=plan.format, **options)
     return notes
 
 
@@ -99,11 +114,7 @@ class _Plan:
         self.quality = quality or DEFAULT_QUALITY
         if like.path is not None and self.path.exists() and self.path.samefile(like.path):
             raise PictureError(f"{self.path} is the picture that is read: choose another name or folder for the output")
-        if max(size) > _MAX_SIDE[self.format]:
-            raise PictureError(
-                f"{self.path}: {self.format} ends at {_MAX_SIDE[self.format]:,} px a side, the picture is "
-                f"{size[0]}x{size[1]} px: use --format png or tiff"
-            )
+        _check_sides(self.path, self.format, size)
         self.bit_depth = like.bit_depth
         lossy = self.format in ("JPEG", "WEBP")
         if lossy and like.bit_depth == 16:
@@ -122,6 +133,8 @@ class _Plan:
         if self.format != "PNG":
             if like.text:
                 self.notes.append(f"{len(like.text)} PNG text(s) left out: {', '.join(like.text)}")
+            if like.comment and self.format != "JPEG":
+                self.notes.append(f"the picture's comment is left out of {self.format}")
             if any(kind != b"sRGB" for kind, _ in like.color_chunks) and not like.icc:
                 self.notes.append(f"PNG's gamma or colour space tags are left out of {self.format}")
 
@@ -131,12 +144,25 @@ class _Plan:
                 return like.format
             self.notes.append(f"{like.format} is not written here: PNG instead")
             return "PNG"
-        suffix = self.path.suffix.lower() if format is None else FORMAT_CHOICES.get(format, format)
-        if suffix not in WRITE_FORMATS:
-            raise PictureError(
-                f"{self.path}: {suffix or 'no suffix'} is no format that is written: use {', '.join(FORMAT_CHOICES)}"
-            )
-        return WRITE_FORMATS[suffix]
+        return _format_by(self.path, format)
+
+
+def _format_by(path: Path, format: str | None) -> str:
+    """Pillow's name of the format that `format` chooses or, if it is None, the suffix of `path`."""
+    suffix = path.suffix.lower() if format is None else FORMAT_CHOICES.get(format, format)
+    if suffix not in WRITE_FORMATS:
+        raise PictureError(
+            f"{path}: {suffix or 'no suffix'} is no format that is written: use {', '.join(FORMAT_CHOICES)}"
+        )
+    return WRITE_FORMATS[suffix]
+
+
+def _check_sides(path: str | os.PathLike, format: str, size: tuple[int, int]) -> None:
+    if max(size) > _MAX_SIDE[format]:
+        raise PictureError(
+            f"{path}: {format} ends at {_MAX_SIDE[format]:,} px a side, the picture is {size[0]}x{size[1]} px: "
+            "use --format png or tiff"
+        )
 
 
 def _strips(rgb: torch.Tensor, like: Picture, plan: _Plan, rows: int) -> Iterator[np.ndarray]:
@@ -167,9 +193,11 @@ def _png_chunks(
         yield b"iCCP", b"ICC Profile\0\0" + zlib.compress(like.icc)
     if dpi:
         yield b"pHYs", struct.pack(">IIB", *(round(value / 0.0254) for value in dpi), 1)  # pixels a metre
-    if len(exif):
-        yield b"eXIf", exif.tobytes().removeprefix(b"Exif\0\0")
+    if exif_bytes := exif_to_bytes(exif):
+        yield b"eXIf", exif_bytes.removeprefix(b"Exif\0\0")
     texts = dict(like.text)
+    if like.comment:
+        texts.setdefault("Comment", comment_text(like.comment))
     if like.xmp:
         texts["XML:com.adobe.xmp"] = like.xmp.decode("utf-8", "replace")
     if settings is not None:
@@ -178,11 +206,11 @@ def _png_chunks(
         yield b"iTXt", keyword.encode("latin-1", "replace") + b"\0\0\0\0\0" + text.encode("utf-8", "replace")
 
 
-def _tiff_tags(like: Picture, dpi: tuple[float, float] | None, exif: Image.Exif) -> dict[int, Any]:
-    tags: dict[int, Any] = {}
-    for tag in DESCRIPTIVE_TAGS:
-        if tag in exif:
-            tags[tag] = directory_of(exif, tag)
+def _tiff_tags(
+    like: Picture, dpi: tuple[float, float] | None, exif: Image.Exif, notes: list[str]
+) -> dict[int, Any]:  # fmt: skip
+    note_private_tags(exif, notes)
+    tags: dict[int, Any] = {tag: stored_value(exif, tag) for tag in DESCRIPTIVE_TAGS if tag in exif}
     if like.icc:
         tags[Tag.ICCPROFILE] = like.icc
     if like.xmp:
@@ -197,18 +225,22 @@ def _pillow_options(
     notes: list[str],
 ) -> dict[str, Any]:  # fmt: skip
     options: dict[str, Any] = {"quality": plan.quality}
-    exif_bytes, xmp = exif.tobytes() if len(exif) else b"", like.xmp
+    exif_bytes, xmp = exif_to_bytes(exif), like.xmp
     if plan.format == "JPEG":
         options["subsampling"] = 0  # 4:4:4: the colour edges were just computed
         if dpi:
             options["dpi"] = tuple(round(value) for value in dpi)
         if len(exif_bytes) > _MAX_JPEG_BLOCK:
             notes.append(f"EXIF of {len(exif_bytes)} bytes does not fit into JPEG: left out")
-            exif = exif_for_output(None, plan.size, dpi, settings, notes)
-            exif_bytes = exif.tobytes() if len(exif) else b""
+            exif_bytes = exif_to_bytes(exif_for_output(None, plan.size, dpi, settings, notes))
         if xmp and len(xmp) > _MAX_JPEG_BLOCK - 29:  # its signature
             notes.append(f"XMP of {len(xmp)} bytes does not fit into JPEG: left out")
             xmp = None
+        if like.comment and len(like.comment) > _MAX_JPEG_BLOCK:
+            notes.append(f"the picture's comment of {len(like.comment)} bytes does not fit into JPEG: left out")
+        elif like.comment:
+            # As a marker (COM) of our own: Pillow's option for it fails beside a large EXIF before version 13.
+            options["extra"] = struct.pack(">HH", 0xFFFE, 2 + len(like.comment)) + like.comment
     elif plan.quality == 100:
         options["lossless"] = True
     if plan.format == "WEBP":

@@ -31,6 +31,7 @@ from sat_sr.inference.image_io import (
     resize_alpha,
     write_picture,
 )
+from sat_sr.inference.writing import check_output_size
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 XMP = b'<x:xmpmeta><rdf:Description tiff:Orientation="6" dc:creator="someone"/></x:xmpmeta>'
@@ -182,6 +183,47 @@ def test_premultiplied_and_white_is_zero_tiff(tmp_path):
 
     tifffile.imwrite(tmp_path / "w.tif", color[..., 0], photometric="miniswhite")
     assert (samples(read_picture(tmp_path / "w.tif").rgb, 16) == 65535 - 16384).all()
+
+
+def grey_tiff(levels: np.ndarray, bits: int, compression: int = 1) -> bytes:
+    """TIFF 6.0 of one strip: grey samples (H, W) packed at `bits` bits, rows from whole bytes on."""
+    rows = ["".join(f"{level:0{bits}b}" for level in row) for row in levels]
+    strip = b"".join(int(row.ljust(-(-len(row) // 8) * 8, "0"), 2).to_bytes(-(-len(row) // 8), "big") for row in rows)
+    strip = zlib.compress(strip) if compression == 8 else strip
+    height, width = levels.shape
+    tags = {256: width, 257: height, 258: bits, 259: compression, 262: 1, 273: 8, 277: 1, 278: height, 279: len(strip)}
+    strip += b"\0" * (len(strip) % 2)
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    return struct.pack("<2sHI", b"II", 42, 8 + len(strip)) + strip + struct.pack("<H", len(tags)) + entries + bytes(4)
+
+
+def grey_jpeg2000(levels: np.ndarray, bits: int) -> bytes:
+    """A lossless codestream of grey samples below 2**bits: encoded as 16 bits and then declared (Ssiz) as `bits`.
+
+    Unsigned samples are coded as differences from half of their range, which is where the two have to meet.
+    """
+    file = io.BytesIO()
+    Image.fromarray((levels + 2**15 - 2 ** (bits - 1)).astype(np.uint16)).save(file, format="JPEG2000", no_jp2=True)
+    data = bytearray(file.getvalue())
+    data[data.index(b"\xff\x51") + 40] = bits - 1
+    return bytes(data)
+
+
+@pytest.mark.parametrize(("kind", "bits"), [("tiff", 12), ("zip", 12), ("j2k", 12), ("j2k", 10), ("pgm", 12)])
+def test_grey_between_8_and_16_bits_spans_the_full_range(tmp_path, kind, bits):
+    top = 2**bits - 1
+    levels = np.linspace(0, top, 37 * 51).astype(int).reshape(37, 51)
+    (tmp_path / "in").write_bytes(
+        {
+            "tiff": lambda: grey_tiff(levels, bits),
+            "zip": lambda: grey_tiff(levels, bits, compression=8),
+            "j2k": lambda: grey_jpeg2000(levels, bits),
+            "pgm": lambda: b"P5\n51 37\n%d\n" % top + levels.astype(">u2").tobytes(),
+        }[kind]()
+    )
+    picture = read_picture(tmp_path / "in")
+    np.testing.assert_array_equal(samples(picture.rgb, 16)[..., 0], np.round(levels / top * 65535))
+    assert picture.bit_depth == 16 and picture.mode_kind == "grey" and not picture.notes
 
 
 def test_16_bit_png_transparent_color(tmp_path):
@@ -376,10 +418,8 @@ def test_profile_xmp_exif_and_resolution_are_carried(tmp_path, suffix):
         assert float(details[ExifTags.Base.ExposureTime]) == 0.004
         assert carried.get_ifd(ExifTags.IFD.Interop) == {1: "R98"}
         assert carried.get_ifd(ExifTags.IFD.GPSInfo)[2] == (52.0, 30.0, 1.5)
-        if suffix == ".webp":
-            assert "dpi" not in image.info
-        else:
-            np.testing.assert_allclose([float(value) for value in image.info["dpi"]], (300, 300), rtol=1e-3)
+        dpi = (carried[282], carried[283]) if suffix == ".webp" else image.info["dpi"]  # XResolution, YResolution
+        np.testing.assert_allclose([float(value) for value in dpi], (300, 300), rtol=1e-3)
     assert read_settings(path) == {"seed": 1, "name": "ä"}
     assert read_settings(tmp_path / "in.jpg") is None
 
@@ -404,6 +444,22 @@ def test_orientation_is_applied_as_pillow_does(tmp_path, orientation, kind):
     picture = read_picture(path)
     np.testing.assert_array_equal(samples(picture.rgb, bit_depth), wanted)
     assert picture_size(path) == picture.size == ((10, 6) if orientation <= 4 else (6, 10))
+
+
+def test_header_of_a_png_is_read_whole_but_not_its_pixels(tmp_path):
+    exif = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0"  # orientation 6
+    data = png_bytes(random_samples(1), 0, (b"eXIf", exif), (b"tEXt", b'sat-sr\0{"seed": 5}'))
+    pixels, end = data.index(b"IDAT") - 4, data.index(b"IEND") - 4
+    head, chunks = data[:33], data[33:pixels]
+    (tmp_path / "in.png").write_bytes(head + data[pixels:end] + chunks + data[end:])
+    assert picture_size(tmp_path / "in.png") == read_picture(tmp_path / "in.png").size == (19, 26)
+    assert read_settings(tmp_path / "in.png") == {"seed": 5}
+
+    undecodable = data[pixels : pixels + 8] + bytes(64) + data[pixels + 72 : end]
+    (tmp_path / "in.png").write_bytes(head + undecodable + chunks + data[end:])
+    assert picture_size(tmp_path / "in.png") == (19, 26) and read_settings(tmp_path / "in.png") == {"seed": 5}
+    with pytest.raises(PictureError, match="damaged"):
+        read_picture(tmp_path / "in.png")
 
 
 def _with_exif(array, exif) -> Image.Image:
@@ -532,6 +588,10 @@ def test_a_bomb_is_refused_by_its_header_with_size_and_way_out(tmp_path):
     with pytest.raises(PictureError, match="5x4"):
         read_picture(tmp_path / "a.png", max_pixels=19)
     assert read_picture(tmp_path / "a.png", max_pixels=20).size == like.size
+    assert picture_size(tmp_path / "bomb.png") == (50_000, 40_000)
+    with pytest.raises(PictureError, match=r"50000x40000 px, 2,000,000,000 pixels.*--max-pixels"):
+        picture_size(tmp_path / "bomb.png", max_pixels=1_999_999_999)
+    assert picture_size(tmp_path / "a.png", max_pixels=20) == (5, 4)
     assert Image.MAX_IMAGE_PIXELS is not None  # Pillow's own limit is back
 
 
@@ -540,9 +600,14 @@ def test_formats_that_cannot_hold_the_picture_say_so_before_the_work(tmp_path):
     for suffix, side in (("jpg", 65_501), ("webp", 16_384)):
         with pytest.raises(PictureError, match=f"{side - 1:,} px.*--format png"):
             check_output(tmp_path / f"out.{suffix}", like, (side, 8))
+        with pytest.raises(PictureError, match=f"{side - 1:,} px.*8x{side} px.*--format png"):
+            check_output_size(tmp_path / f"out.{suffix}", (8, side))
+        check_output_size(tmp_path / f"out.{suffix}", (8, side - 1))
         assert check_output(tmp_path / f"out.{suffix}", like, (side - 1, 8)) == []
     with pytest.raises(PictureError, match="suffix"):
         check_output(tmp_path / "out", like, (8, 8))
+    with pytest.raises(PictureError, match="suffix"):
+        check_output_size(tmp_path / "out", (8, 8))
     with pytest.raises(PictureError, match="quality 101"):
         check_output(tmp_path / "out.jpg", like, (8, 8), quality=101)
     assert "lossless" in check_output(tmp_path / "out.png", like, (8, 8), quality=50)[0]

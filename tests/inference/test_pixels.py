@@ -1,0 +1,63 @@
+"""PIL images in and out: upright, with a profile that fits."""
+
+from __future__ import annotations
+
+import io
+import logging
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageCms
+
+from sat_sr.inference.pixels import to_tensor
+
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+GREY = SRGB[:16] + b"GRAY" + SRGB[20:]  # as far as the header goes
+CMYK = SRGB[:16] + b"CMYK" + SRGB[20:]
+
+# EXIF 2.3, 4.6.4: which sides of the picture row 0 and column 0 of the stored one are
+UPRIGHT = {
+    1: lambda a: a, 2: lambda a: a[:, ::-1], 3: lambda a: a[::-1, ::-1], 4: lambda a: a[::-1],
+    5: lambda a: a.swapaxes(0, 1), 6: lambda a: a[::-1].swapaxes(0, 1), 7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
+    8: lambda a: a[:, ::-1].swapaxes(0, 1),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("format", ["PNG", "TIFF"])  # Pillow turns TIFF itself when it loads it
+@pytest.mark.parametrize("orientation", UPRIGHT)
+def test_a_pil_image_is_turned_upright_with_its_transparency(orientation, format):
+    array = np.random.default_rng(0).integers(0, 256, (3, 5, 4), np.uint8)
+    file, exif = io.BytesIO(), Image.Exif()
+    exif[274] = orientation
+    Image.fromarray(array).save(file, format=format, exif=exif.tobytes())
+    tensor, restore = to_tensor(Image.open(file))
+    output = restore(tensor)
+    np.testing.assert_array_equal(np.asarray(output), UPRIGHT[orientation](array))
+    assert output.getexif().get(274, 1) == 1
+
+
+def test_exif_that_does_not_parse_leaves_the_picture_as_it_is(caplog):
+    image = Image.new("RGB", (5, 3), (9, 99, 199))
+    image.info["exif"] = b"Exif\0\0garbage garbage"
+    tensor, restore = to_tensor(image)
+    assert restore(tensor).getpixel((4, 2)) == (9, 99, 199) and "EXIF data does not parse" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("mode", "profile", "kept"),
+    [
+        ("RGB", SRGB, True), ("RGBA", SRGB, True), ("L", GREY, True), ("P", SRGB, True),
+        ("RGB", GREY, False), ("LA", GREY, False), ("CMYK", CMYK, False), ("RGB", b"garbage", False),
+    ],
+)  # fmt: skip
+def test_the_output_keeps_a_profile_that_fits_and_says_if_it_does_not(mode, profile, kept, caplog):
+    image = Image.new(mode, (5, 3))
+    image.info["icc_profile"] = profile
+    tensor, restore = to_tensor(image)
+    file = io.BytesIO()
+    restore(torch.nn.functional.interpolate(tensor, scale_factor=2)).save(file, format="PNG")
+    with Image.open(file) as written:
+        assert written.size == (10, 6) and written.info.get("icc_profile") == (profile if kept else None)
+    assert any("ICC profile" in message for message in caplog.messages) != kept
+    assert all(record.levelno == logging.WARNING for record in caplog.records)
