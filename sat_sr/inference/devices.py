@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 
 from sat_sr.model.stock import before_ampere
@@ -27,6 +29,16 @@ def resolve_device(name: str) -> torch.device:
         last = "cuda:0" if count == 1 else f"cuda:0 to cuda:{count - 1}"
         raise ValueError(f"device {name!r} is not available on this machine: it has {last}")
     return device
+
+
+def share_cores(processes: int) -> None:
+    """Use a part of this host's cores, one of `processes` that compute on it at the same time.
+
+    With threads for all of them in each, they wait for each other at every parallel loop. OMP_NUM_THREADS outweighs it.
+    """
+    if processes > 1 and not os.environ.get("OMP_NUM_THREADS"):
+        share = max(1, (os.cpu_count() or 1) // processes)
+        torch.set_num_threads(min(torch.get_num_threads(), share))  # it may have been given fewer to begin with
 
 
 def default_dtype(device: torch.device) -> torch.dtype:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from sat_sr.inference.picture import DEFAULT_MAX_PIXELS, PictureError
+from sat_sr.inference.picture import DEFAULT_MAX_PIXELS, PictureError, check_box
 
 if TYPE_CHECKING:
     from sat_sr.inference.picture import Picture
@@ -84,12 +84,14 @@ class Entry:
         picture = read_picture(self.source if self.member is None else self, max_pixels=max_pixels)
         return picture if self.box is None else picture.crop(self.box)
 
-    def size(self) -> tuple[int, int]:
+    def size(self, max_pixels: int | None = None) -> tuple[int, int]:
         """(width, height) of the picture or its crop in pixels, from the file's header. PictureError as in `read`."""
         from sat_sr.inference.reading import picture_size  # late, as above
 
         if self.error:
             raise PictureError(self.error)
-        if self.box is not None:
-            return self.box[2] - self.box[0], self.box[3] - self.box[1]
-        return picture_size(self.source if self.member is None else self)
+        size = picture_size(self.source if self.member is None else self, max_pixels=max_pixels)
+        if self.box is None:
+            return size
+        check_box(self.box, size, str(self.source))
+        return self.box[2] - self.box[0], self.box[3] - self.box[1]

@@ -10,7 +10,7 @@ import argparse
 import contextlib
 import os
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,8 +74,8 @@ class Run:
                 self._do_all(worker, [entry])
             return self._summary()
         if args.estimate:
-            for entry in self._mine(entries):
-                self._estimate(worker, entry)
+            for output in self._mine(self._plan(worker, entries)):
+                self._do(worker, output, self._estimate)
         else:
             if self._split(entries):
                 self._join(worker, entries)
@@ -84,6 +84,7 @@ class Run:
 
     def _start(self, network: Path) -> Worker:
         from sat_sr.inference.describe import introduction
+        from sat_sr.inference.devices import share_cores
         from sat_sr.inference.worker import Worker
 
         args, rank = self.args, self.rank
@@ -94,6 +95,7 @@ class Run:
             worker = Worker(args, network, seed=seed, local_rank=rank.local, local_ranks=rank.local_count)
         except (ValueError, OSError) as error:
             raise CannotRun(str(error)) from error
+        share_cores(worker.processes)
         self.console.line(introduction(worker))
         for note in worker.notes():
             self.console.note(note)
@@ -196,10 +198,10 @@ class Run:
         costs = (0 if output.error or output.skip else worker.cost(output.entry) for output in outputs)
         with self.console.list_progress(len(outputs), costs) as advance:
             for output in outputs:
-                self._do(worker, output)
+                self._do(worker, output, self._upscale)
                 advance()
 
-    def _do(self, worker: Worker, output: Output) -> None:
+    def _do(self, worker: Worker, output: Output, act: Callable[[Worker, Output], None]) -> None:
         entry, console = output.entry, self.console
         for note in (entry.note, output.note if not output.skip or output.left_out else None):
             if note:
@@ -210,7 +212,7 @@ class Run:
             self._skip(worker, output)
         else:
             with self._failures(entry):
-                self._upscale(worker, output)
+                act(worker, output)
 
     def _skip(self, worker: Worker, output: Output) -> None:
         self.skipped += 1
@@ -268,16 +270,16 @@ class Run:
                     self.console.note(note, output.entry.name)
                 return path
 
-    def _estimate(self, worker: Worker, entry: Entry) -> None:
+    def _estimate(self, worker: Worker, output: Output) -> None:
         from sat_sr.inference.describe import describe, describe_cost, record
+        from sat_sr.inference.image_io import check_output_size
 
-        with self._failures(entry):
-            if entry.error:
-                raise PictureError(entry.error)
-            work = worker.plan(entry.size())
-            self.done += 1
-            self.console.line(f"{describe(worker, entry.name, work)} | {describe_cost(work)}")
-            self.console.record({"status": "estimate", "input": entry.name, **record(worker, work)})
+        name = output.entry.name
+        work = worker.plan(output.entry.size(self.args.max_pixels))
+        check_output_size(output.path, work.target)
+        self.done += 1
+        self.console.line(f"{describe(worker, name, work)} | {describe_cost(work)}")
+        self.console.record({"status": "estimate", "input": name, **record(worker, work)})
 
     @contextlib.contextmanager
     def _failures(self, entry: Entry) -> Iterator[None]:

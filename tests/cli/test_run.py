@@ -482,6 +482,29 @@ def test_an_estimate_needs_no_weights(cli, picture, monkeypatch):
     assert f", host {PROGRAM_BYTES >> 20}." in text, "and less than a MiB for so small a picture"
 
 
+@pytest.mark.parametrize(
+    ("size", "flags", "told"),
+    [
+        ((20, 20), ["--max-pixels", 399], "raise the limit with --max-pixels"),
+        ((16_400, 2), ["--format", "jpg"], "JPEG ends at 65,500 px a side"),
+        ((4, 4), ["-o", "there.png"], "there.png is there already"),
+    ],
+)
+def test_an_estimate_refuses_what_the_run_would(cli, picture, size, flags, told):
+    picture("there.png")
+    path = picture("a.png", size)
+    for estimate in ([], ["--estimate"]):
+        outcome = cli(path, *flags, *estimate)
+        assert outcome.code == 1 and told in outcome.err, estimate
+
+
+def test_an_estimate_leaves_out_what_is_done(cli, picture):
+    cli(first := picture("a.png"))
+    outcome = cli(first, second := picture("b.png"), "--estimate", "--skip-existing", "--json")
+    status = {record["input"]: record["status"] for record in map(json.loads, outcome.out.splitlines())}
+    assert status == {str(first): "skipped", str(second): "estimate"}
+
+
 def test_modes_and_budgets_give_the_same_picture(cli, picture):
     path = picture("a.png", (13, 9))
     runs = [["auto"], ["full"], ["ar"], ["ar2", "--block_batch", "2"], ["auto", "--memory", "1MiB"]]

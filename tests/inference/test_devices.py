@@ -8,7 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from sat_sr.config import InfDiTConfig
-from sat_sr.inference.devices import default_dtype, resolve_device
+from sat_sr.inference.devices import default_dtype, resolve_device, share_cores
 from sat_sr.inference.job import make_job
 from sat_sr.inference.settings import SamplingSettings
 from sat_sr.inference.upscaler import Upscaler
@@ -73,3 +73,19 @@ def test_network_calls_need_no_float64(make_model, monkeypatch, mode):
     upscaler = Upscaler(make_model(config), defaults=SamplingSettings(sampler="euler", num_steps=2))
     assert upscaler(torch.zeros(3, 7, 9), 4, mode=mode).isfinite().all()
     assert len(calls) == 2
+
+
+@pytest.mark.parametrize(
+    ("processes", "given", "set_by_user", "threads"), [(1, 8, None, 8), (2, 8, None, 4), (16, 8, None, 1),
+                                                       (2, 3, None, 3), (2, 8, "8", 8)]
+)  # fmt: skip
+def test_processes_share_the_cores(monkeypatch, processes, given, set_by_user, threads):
+    chosen = [given]
+    monkeypatch.setattr(torch, "get_num_threads", lambda: given)
+    monkeypatch.setattr(torch, "set_num_threads", chosen.append)
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if set_by_user:
+        monkeypatch.setenv("OMP_NUM_THREADS", set_by_user)
+    share_cores(processes)
+    assert chosen[-1] == threads

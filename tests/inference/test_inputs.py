@@ -97,8 +97,9 @@ def test_pair_sheets(folder):
         assert picture.size == entry.size() == (512, 512) and entry.stem == "pair sheet"
         assert ((picture.rgb + 1) * 127.5).round().unique().tolist() == [level]
     assert whole.box is None and str(whole.source) == "b.png 1"
-    with pytest.raises(PictureError, match=r"b\.png is 8x8 px, too small"):
-        small.read()
+    for ask in (small.read, small.size):
+        with pytest.raises(PictureError, match=r"b\.png is 8x8 px, too small"):
+            ask()
     assert "no single pair sheet" in several.error and "none.png 1 is not there" in missing.error
 
 
