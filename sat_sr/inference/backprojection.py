@@ -3,8 +3,7 @@
 A denoised picture D, reduced to the size of the input y, should be y. What is missing is enlarged and added:
 D + U(y - A D), with A the reduction and U the enlargement (back-projection, Irani and Peleg 1991). Done in the calls
 and not just in the end, the sampler stays with the pictures that reduce to the input, and the network invents only what
-lies in the null space of A (DDNM, arXiv 2212.00490). In the last calls, at little noise, it is left out: the picture is
-settled by then, and U would print its own pattern on it.
+lies in the null space of A (DDNM, arXiv 2212.00490).
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ from sat_sr.diffusion.resize import STRIP, lanczos, resize_part
 from sat_sr.diffusion.samplers import Denoise
 from sat_sr.inference.canvas import Canvas
 
-LEAST_SIGMA = 0.3
 PASSES = 2  # U is not quite the inverse of A: the second pass takes what the first left
 # A is the bicubic resize that the network's conditions are made with. U is Lanczos: bicubic enlargement is steeper
 # halfway between the samples than at them, which leaves a grid.
@@ -56,8 +54,6 @@ class Backprojection:
 
     def __call__(self, x: torch.Tensor, sigma: float) -> torch.Tensor:
         denoised = self.denoise(x, sigma)
-        if sigma < LEAST_SIGMA:
-            return denoised
         inside = denoised[..., : self._length(self.rows), : self._length(self.columns)]
         for _ in range(PASSES):
             self._add_missing(inside)

@@ -21,12 +21,14 @@ from functools import cache
 
 import torch
 
+from sat_sr.config import LR_FACTOR
 from sat_sr.diffusion.edm import precondition
+from sat_sr.inference.conditions import enlarged
 from sat_sr.inference.frontier import Frontiers, HostFrontiers, Neighbours
 from sat_sr.inference.hidden_state import HiddenState, HostHiddenState
 from sat_sr.inference.memory import Plan
 from sat_sr.inference.out_of_memory import is_out_of_memory
-from sat_sr.inference.placement import Placement, shifted_lr
+from sat_sr.inference.placement import Placement
 from sat_sr.inference.schedule import Group
 from sat_sr.inference.transfer import make_transfer
 from sat_sr.inference.weights import DeviceWeights, HostWeights
@@ -53,6 +55,8 @@ class Denoiser:
                     (`placement`); the canvas has as large a margin as the farthest
     before          pixel rows and columns of the part before that x, lr_upsampled and what is returned begin with:
                     the farthest of `places` across the walk where neighbours compute a part before, else none
+
+    A place that is no multiple of LR_FACTOR wants `estimated_lr` first, on the grid: see `conditions`, which gives it.
 
     When memory runs out in a call it is computed again by the next of the plan's fallbacks, with a warning: the groups
     do not change the picture. `plan` is the plan in use.
@@ -87,8 +91,14 @@ class Denoiser:
         self.clip_embedding = None if clip_embedding is None else clip_embedding.to(self.device, model.dtype)
         self.on_progress, self.neighbours, self.compiled = on_progress, neighbours, compiled
         self.calls = 0
+        self.estimated_lr: torch.Tensor | None = None
         self._ready = False
         self._weights = self._frontiers = self._hidden = None
+
+    @property
+    def next_place(self) -> int:
+        """Where the picture lies on the grid in the next call."""
+        return self.places[self.calls % len(self.places)]
 
     @torch.no_grad()  # not inference_mode: samplers go on with what it returns, in place
     def __call__(self, x: torch.Tensor, sigma: float) -> torch.Tensor:
@@ -138,12 +148,12 @@ class Denoiser:
         denoised = torch.empty_like(x)
         inset = self.places[(self.calls - 1) % len(self.places)]
         place = Placement(inset - self.before[0], inset - self.before[1])
-        self._lr = shifted_lr(self.lr, inset) if inset else self.lr
+        upsampled = self._conditions(inset, place)
 
         def embed(group: Group) -> torch.Tensor:
             at = self._pixels(group)
             # No name for the windows: copies of them would live on beside the embedding.
-            images = torch.cat([place.read(p, *at).to(self.device) for p in (x, self.lr_upsampled)], dim=1).mul_(c_in)
+            images = torch.cat([p.to(self.device) for p in (place.read(x, *at), upsampled(group))], dim=1).mul_(c_in)
             return self.model.mixins["patch_embed"].embed(images.to(self.model.dtype))
 
         def decode(group: Group, hidden: torch.Tensor) -> None:
@@ -164,6 +174,16 @@ class Denoiser:
             across = -1 if self.plan.schedule.by_columns else -2
             self.neighbours.share(denoised, across, farthest, inset)
         return denoised
+
+    def _conditions(self, inset: int, place: Placement) -> Callable[[Group], torch.Tensor]:
+        """What a call tells the network (`conditions`): keeps the LR condition, returns the enlarged one by groups."""
+        if inset % LR_FACTOR:
+            assert self.estimated_lr is not None, f"nobody has estimated the picture for place {inset}"
+            self._lr = self.estimated_lr
+            return lambda group: enlarged(self._lr, *self._pixels(group, origin=(0, 0)))
+        moved = Placement(inset // LR_FACTOR, inset // LR_FACTOR)
+        self._lr = moved.read(self.lr, *(slice(0, side) for side in self.lr.shape[-2:]))
+        return lambda group: place.read(self.lr_upsampled, *self._pixels(group))
 
     def _block_major(self, emb: torch.Tensor, embed: Callable, decode: Callable) -> None:
         adaln, layers = self.model.mixins["adaln_layer"], range(self.model.config.num_layers)
@@ -205,9 +225,9 @@ class Denoiser:
         rotary = self.model.rotary(group.rows, group.cols)
         return GroupContext(rotary, lr, self.plan.kernel, compiled=self.compiled and full_size)
 
-    def _pixels(self, group: Group) -> tuple[slice, slice]:
-        """Pixel rows and columns of a group on the part's grid."""
-        b, (top, left) = self.model.config.image_block_size, self.plan.schedule.origin
+    def _pixels(self, group: Group, origin: tuple[int, int] | None = None) -> tuple[slice, slice]:
+        """Pixel rows and columns of a group, counted from a block: by default the first of the part."""
+        b, (top, left) = self.model.config.image_block_size, origin or self.plan.schedule.origin
         rows = slice((group.rows.start - top) * b, (group.rows.stop - top) * b)
         return rows, slice((group.cols.start - left) * b, (group.cols.stop - left) * b)
 

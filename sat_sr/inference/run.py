@@ -109,6 +109,8 @@ class Run:
     def _split(self, entries: list[Entry]) -> bool:
         """Whether the ranks compute pictures together."""
         together = self.args.split_picture
+        if together and self.rank.count == 1:
+            self.console.note("--split-picture has no effect on one process: start several, by torchrun")
         if together is None:
             together = len(entries) == 1 and "MASTER_ADDR" in os.environ  # without, ranks do not find one another
         return together and self.rank.count > 1

@@ -21,6 +21,7 @@ from sat_sr.diffusion.samplers import SAMPLERS
 from sat_sr.inference.backprojection import Backprojection
 from sat_sr.inference.canvas import Canvas
 from sat_sr.inference.color_fix import fix_colors
+from sat_sr.inference.conditions import MovingGrid
 from sat_sr.inference.detail import Detail
 from sat_sr.inference.devices import default_dtype, resolve_device
 from sat_sr.inference.job import Job, make_job
@@ -248,6 +249,8 @@ class Upscaler:
             denoise = Detail(denoise, lr_upsampled, settings.detail)
         if settings.color_fix == "backprojection":
             denoise = Backprojection(denoise, image, canvas, *here, before=before, total=ranks.total)
+        if settings.grid_shift:
+            denoise = MovingGrid(denoise, denoiser, lr_upsampled, canvas.size, *here, before, ranks.total)
         try:
             sample = SAMPLERS[settings.sampler](denoise, start(), sigmas, callback=preview if callback else None)
         except FloatingPointError as error:

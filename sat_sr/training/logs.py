@@ -75,7 +75,10 @@ class RunLog:
         if not enabled:
             return
         self._path = folder / "log.jsonl"
-        kept = [line for line in self._lines() if _step_of(line) <= resume_step]
+        lines = self._lines()
+        kept = [line for line in lines if _step_of(line) <= resume_step]
+        if dropped := len(lines) - len(kept):
+            say(f"{self._path}: {dropped} record(s) after step {resume_step} are dropped: those steps come again")
         temporary = self._path.with_suffix(".tmp")
         temporary.write_text("".join(kept), encoding="utf-8")
         os.replace(temporary, self._path)

@@ -618,6 +618,11 @@ def test_ranks_that_share_a_list_have_one_seed(cli, picture, monkeypatch):
     assert seeds == [0, 0]
 
 
+def test_one_process_splits_no_picture(cli, picture):
+    outcome = cli(picture("a.png"), "--split-picture")
+    assert outcome.code == 0 and "note: --split-picture has no effect on one process" in outcome.err
+
+
 def test_ranks_share_no_standard_input(cli, picture, monkeypatch):
     """Those of torchrun would each read a part of it."""
     monkeypatch.setenv("RANK", "0")

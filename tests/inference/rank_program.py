@@ -58,6 +58,7 @@ def pictures(rank: int, world: int, path: str) -> None:
     from sat_sr.diffusion.samplers import heun
     from sat_sr.inference.backprojection import Backprojection
     from sat_sr.inference.canvas import Canvas
+    from sat_sr.inference.conditions import MovingGrid
     from sat_sr.inference.denoiser import Denoiser
     from sat_sr.inference.meeting import join
     from sat_sr.inference.memory import Plan
@@ -88,6 +89,9 @@ def pictures(rank: int, world: int, path: str) -> None:
             # The last block row and column reach beyond it, all of them where the grid shifts.
             canvas = Canvas.of(tuple(lr.shape[-2:]), 8, scale=3.2 if shift else 3.9)
             denoise = Backprojection(denoiser, lr, canvas, *here[1:], before=before, total=ranks.total)
+        if shift:
+            size = tuple(lr_upsampled.shape[-2:])
+            denoise = MovingGrid(denoise, denoiser, lr_upsampled[here], size, *here[1:], before, ranks.total)
         part = heun(denoise, x[here], karras_sigmas(3, sigma_max=3.0))[..., before[0] :, before[1] :]
         made[f"{grid} {orders} {offload}"] = ranks.gather(part, schedule, 8)
     if rank == 0:

@@ -149,7 +149,9 @@ def test_damaged_lines_of_the_log_are_left_out_and_the_rest_kept(tmp_path, capsy
     (tmp_path / "log.jsonl").write_bytes(good.encode() + b"\0" * 200 + b"\n[1]\n" + later.encode() + b'{"kind": "tr')
     RunLog(tmp_path, resume_step=5, enabled=True).close()
     assert (tmp_path / "log.jsonl").read_text() == good
-    assert "log.jsonl: 3 damaged line(s) left out" in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert "log.jsonl: 3 damaged line(s) left out" in said.err
+    assert "log.jsonl: 1 record(s) after step 5 are dropped: those steps come again" in said.out
 
 
 def test_a_broken_latest_is_named_with_what_there_is(tmp_path):

@@ -1,0 +1,128 @@
+"""What the network is told of the picture when its grid has moved.
+
+It was trained on inputs whose pixels lie on its grid: every four pixels of lr_upsampled are one of the input, enlarged.
+Moved by a part of that, lr_upsampled is unlike anything it has seen, and what it draws is soft. So there it is told of
+another input: of the latest estimate of the picture, reduced and enlarged again on the moved grid.
+
+    place a multiple of LR_FACTOR    lr of the input, moved           lr_upsampled of the input, moved
+    any other                        lr' = A(estimate, moved)         U(lr')
+
+A is the reduction and U the enlargement of `diffusion.resize`. The estimate is the denoised picture of the call before,
+with all that is done to it (`detail`, `backprojection`); before the first, the interpolated input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+
+from sat_sr.config import LR_FACTOR
+from sat_sr.diffusion.resize import STRIP, resize
+from sat_sr.diffusion.samplers import Denoise
+from sat_sr.inference.placement import Placement
+
+_REACH = 4  # LR pixels around a window: two that the kernels reach beyond it, two whose kernels the window's edge cuts
+
+
+class Denoiser(Protocol):
+    """What takes such a condition: `inference.denoiser`."""
+
+    estimated_lr: torch.Tensor | None
+
+    @property
+    def next_place(self) -> int: ...
+
+
+class MovingGrid:
+    """A denoiser that tells the network, before each call, what the picture is like where the grid will lie.
+
+    denoise        D(x; sigma), whose pictures are the estimates
+    denoiser       the network's own, at the bottom of `denoise`
+    lr_upsampled   (B, 3, H, W) of the part: the first estimate
+    canvas         (H, W) of the whole canvas
+    rows, columns  the part of the canvas that `denoise` computes
+    before         rows and columns of it that another part begins with, too: they count there
+    total          sums what the ranks that share the picture have, in place and for all of them
+    """
+
+    def __init__(
+        self,
+        denoise: Denoise,
+        denoiser: Denoiser,
+        lr_upsampled: torch.Tensor,
+        canvas: tuple[int, int],
+        rows: slice = slice(None),
+        columns: slice = slice(None),
+        before: tuple[int, int] = (0, 0),
+        total: Callable[[torch.Tensor], torch.Tensor] = lambda part: part,
+    ):
+        self.denoise, self.denoiser, self.canvas, self.total = denoise, denoiser, canvas, total
+        self.first = (range(canvas[0])[rows].start, range(canvas[1])[columns].start)
+        self.before = before
+        self._tell(lr_upsampled)
+
+    def __call__(self, x: torch.Tensor, sigma: float) -> torch.Tensor:
+        denoised = self.denoise(x, sigma)
+        self._tell(denoised)
+        return denoised
+
+    def _tell(self, estimate: torch.Tensor) -> None:
+        place = self.denoiser.next_place
+        if place % LR_FACTOR == 0:
+            self.denoiser.estimated_lr = None
+            return
+        rows, columns = (
+            slice(start + more + place if start + more else 0, min(start + length + place, side))
+            for start, more, length, side in zip(self.first, self.before, estimate.shape[-2:], self.canvas, strict=True)
+        )
+        moved = Placement(*(start + place for start in self.first))
+        lr = reduced(lambda *window: moved.read(estimate, *window), rows, columns, len(estimate), self.canvas)
+        self.denoiser.estimated_lr = self.total(lr)
+
+
+def reduced(
+    read: Callable[[slice, slice], torch.Tensor], rows: slice, columns: slice, batch: int, canvas: tuple[int, int]
+) -> torch.Tensor:
+    """What a part of a canvas contributes to its reduction by LR_FACTOR; the contributions of all parts add up to it.
+
+    read           (rows, columns) of the canvas -> (B, 3, rows, columns), within the part
+    rows, columns  of the part
+    returns        (B, 3, H/4, W/4): `resize` of the canvas with zeros around the part, strip by strip
+    """
+    height, width = canvas
+    lr = torch.zeros(batch, 3, height // LR_FACTOR, width // LR_FACTOR)
+    for top in range(rows.start, rows.stop, STRIP):
+        bottom = min(top + STRIP, rows.stop)
+        around = _around(top, bottom, height)
+        strip = lr.new_zeros(batch, 3, len(around) * LR_FACTOR, width)
+        start = around.start * LR_FACTOR
+        strip[..., top - start : bottom - start, columns] = read(slice(top, bottom), columns)
+        lr[..., around.start : around.stop, :] += resize(strip, (len(around), lr.shape[-1]))
+    return lr
+
+
+def enlarged(lr: torch.Tensor, rows: slice, columns: slice) -> torch.Tensor:
+    """A window of the enlarged LR condition: `resize(lr, canvas)[..., rows, columns]`, clipped to [-1, 1].
+
+    lr       (B, 3, H/4, W/4)
+    rows     and columns of the canvas, multiples of LR_FACTOR
+    returns  (B, 3, rows, columns)
+    """
+    around = [
+        _around(window.start, window.stop, side * LR_FACTOR)
+        for window, side in zip((rows, columns), lr.shape[-2:], strict=True)
+    ]
+    window = lr[..., around[0].start : around[0].stop, around[1].start : around[1].stop]
+    window = resize(window, (len(around[0]) * LR_FACTOR, len(around[1]) * LR_FACTOR))
+    at = (
+        slice(wanted.start - more.start * LR_FACTOR, wanted.stop - more.start * LR_FACTOR)
+        for wanted, more in zip((rows, columns), around, strict=True)
+    )
+    return window[(..., *at)].clamp_(-1, 1)
+
+
+def _around(start: int, stop: int, side: int) -> range:
+    """The LR pixels that pixels start to stop of a side have to do with, and some more."""
+    return range(max(start // LR_FACTOR - _REACH, 0), min(-(-stop // LR_FACTOR) + _REACH, side // LR_FACTOR))
