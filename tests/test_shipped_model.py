@@ -43,38 +43,37 @@ def pictures(upscaler, settings) -> dict[str, np.ndarray]:
     return {"target": target, "lr": lr, "bicubic": bicubic, **ours}
 
 
-@pytest.mark.parametrize("name", SETTINGS)
-def test_nearer_to_the_eye_than_bicubic(pictures, name):
-    """0.57 (default) and 0.56 (fast) times bicubic's distance."""
+@pytest.mark.parametrize(("name", "most"), [("default", 0.46), ("fast", 0.52)])  # 0.41 and 0.47 times bicubic's
+def test_nearer_to_the_eye_than_bicubic(pictures, name, most):
     if missing := missing_packages("stlpips"):
         pytest.skip(f"needs {', '.join(missing)}")
     distance = PerceptualDistance("stlpips")
     ours, bicubic = (distance(pictures["target"], pictures[p]) for p in (name, "bicubic"))
-    assert ours < 0.62 * bicubic
+    assert ours < most * bicubic
 
 
-@pytest.mark.parametrize(("name", "least"), [("default", -0.2), ("fast", 0.15)])  # -0.06 and +0.26 dB
+@pytest.mark.parametrize(("name", "least"), [("default", -0.05), ("fast", 0.43)])  # +0.06 and +0.54 dB
 def test_error_against_bicubic(pictures, name, least):
     target = luma(pictures["target"])
     ours, bicubic = (psnr(target, luma(pictures[p])) for p in (name, "bicubic"))
     assert ours - bicubic > least
 
 
-@pytest.mark.parametrize(("name", "least"), [("default", 39), ("fast", 40)])  # 40.1 and 41.5 dB; bicubic 36.3
+@pytest.mark.parametrize(("name", "least"), [("default", 53), ("fast", 51)])  # 54.7 and 52.9 dB; bicubic 36.3
 def test_output_reduced_is_the_input(pictures, name, least):
     assert psnr(pictures["lr"].astype(np.float32), downscale(pictures[name], (64, 64))) > least
 
 
 # Ratios of gradients: patches against elsewhere, blocks against elsewhere, blocks against lines at the same place in a
-# patch. The worst calls had 1.19, 1.19, 1.15 (default; the photograph itself has 1.15 at the last of these) and 1.27,
-# 1.35, 1.14 (fast). With a grid at rest: 1.27, 1.32, 1.11 and 1.39, 1.45, 1.15.
+# patch. The worst calls had 1.10, 1.13, 1.18 (default; the photograph itself has 1.16 at the last of these) and 1.05,
+# 1.15, 1.12 (fast). With a grid at rest: 1.30, 1.34, 1.10 and 1.42, 1.46, 1.14.
 @pytest.mark.parametrize(
-    ("name", "patch_bar", "block_bar", "lines_bar"), [("default", 1.23, 1.23, 1.19), ("fast", 1.31, 1.39, 1.17)]
+    ("name", "patch_bar", "block_bar", "lines_bar"), [("default", 1.14, 1.18, 1.22), ("fast", 1.09, 1.19, 1.16)]
 )
 def test_no_call_leaves_its_grid(upscaler, settings, pictures, name, patch_bar, block_bar, lines_bar):
     patch, block = upscaler.model.config.patch_size, upscaler.model.config.image_block_size
     output, places = luma(pictures[name]), settings[name].places(block)
-    assert len(set(places)) == {"default": 12, "fast": 4}[name]  # each call has its lines elsewhere
+    assert len(set(places)) == {"default": 8, "fast": 4}[name]  # each call has its lines elsewhere
     for place in places:
         assert grid_ratio(output, patch, [place]) < patch_bar, place
         assert grid_ratio(output, block, [place]) < block_bar, place

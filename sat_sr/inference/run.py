@@ -233,6 +233,7 @@ class Run:
 
         entry, console = output.entry, self.console
         picture, work, notes = worker.prepare(entry.read(self.args.max_pixels), output.path)
+        origin = entry.origin()
         console.line(describe(worker, entry.name, work))
         for note in notes:
             console.note(note, entry.name)
@@ -241,7 +242,7 @@ class Run:
             with console.picture_progress(entry.name) as progress:
                 rgb = worker.upscale(picture, work, progress)
             try:
-                path = self._write(worker, output, rgb, picture, notes) if rgb is not None else None
+                path = self._write(worker, output, rgb, picture, origin, notes) if rgb is not None else None
             except NameTaken:  # --skip-existing, and another process has done it since
                 self._skip(worker, output)
                 return
@@ -255,12 +256,14 @@ class Run:
              "seconds": round(cost.seconds, 3), "peak_memory_bytes": int(cost.peak_mib * MIB)}
         )  # fmt: skip
 
-    def _write(self, worker: Worker, output: Output, rgb: torch.Tensor, picture: Picture, notes: list[str]) -> Path:
+    def _write(
+        self, worker: Worker, output: Output, rgb: torch.Tensor, picture: Picture, origin: Mapping, notes: list[str]
+    ) -> Path:
         """Where it is now: at a numbered name, if another process has taken the planned one since. Adds to `notes`."""
         path = output.path
         while True:
             try:
-                added = worker.write(path, rgb, picture, output.entry, replace=output.replaces)
+                added = worker.write(path, rgb, picture, origin, replace=output.replaces)
             except NameTaken:
                 if self.args.skip_existing:
                     raise

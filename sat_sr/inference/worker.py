@@ -256,9 +256,14 @@ class Worker:
             done += job.flops
         return None if image is None else image[0]
 
-    def write(self, path: Path, rgb: torch.Tensor, picture: Picture, entry: Entry, *, replace: bool) -> list[str]:
-        """To the disk; what was substituted or left out. NameTaken when a file is there that is not to be replaced."""
-        settings = None if self.args.no_metadata else {**self.stored_settings(), "source": entry.origin()}
+    def write(
+        self, path: Path, rgb: torch.Tensor, picture: Picture, origin: Mapping[str, Any], *, replace: bool
+    ) -> list[str]:
+        """To the disk; what was substituted or left out. NameTaken when a file is there that is not to be replaced.
+
+        origin  `Entry.origin`, from before: the input may be gone when it is done
+        """
+        settings = None if self.args.no_metadata else {**self.stored_settings(), "source": origin}
         return write_picture(path, rgb, picture, quality=self.args.quality, settings=settings, replace=replace)
 
     def stored_settings(self) -> Mapping[str, Any]:

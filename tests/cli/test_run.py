@@ -291,6 +291,12 @@ def test_ranks_whose_outputs_lie_beside_the_pictures_do_each_picture_once(
     assert left_out["photos/m_sr_2.png"].endswith("it bears the output name of photos/m.png")
 
 
+def test_a_picture_whose_input_is_deleted_meanwhile_is_written(cli, picture, monkeypatch, upscaler):
+    path = picture("a.png")
+    meanwhile(monkeypatch, upscaler, path.unlink)
+    assert cli(path).code == 0 and size_of("samples/a_sr.png") == (24, 20)
+
+
 @pytest.mark.parametrize(
     ("flags", "made"),
     [
