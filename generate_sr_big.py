@@ -14,11 +14,11 @@ EXIT_USAGE = 2
 
 try:
     from sat_sr.allocator import keep_freed_memory
-    from sat_sr.inference.arguments import parse_arguments
-    from sat_sr.inference.console import Console
-    from sat_sr.inference.find_network import CannotRun
-    from sat_sr.inference.picture import PictureError
-    from sat_sr.inference.run import Run
+    from sat_sr.cli.arguments import parse_arguments
+    from sat_sr.cli.console import Console
+    from sat_sr.cli.find_network import CannotRun
+    from sat_sr.cli.run import Run
+    from sat_sr.image_io.picture import PictureError
     from sat_sr.launcher import Rank
 except ModuleNotFoundError as error:
     if __name__ != "__main__":
@@ -69,7 +69,7 @@ def _open_streams() -> None:
 
 
 def _stored_settings(name: str) -> Mapping[str, Any]:
-    from sat_sr.inference.image_io import read_settings  # late, for torch's sake
+    from sat_sr.image_io import read_settings  # late, for torch's sake
 
     try:
         stored = read_settings(name)

@@ -262,7 +262,7 @@ class grown:
         self.device = device
 
     def __enter__(self) -> Callable[[], int]:
-        from sat_sr.inference.cost import MIB, measured
+        from sat_sr.cost import MIB, measured
 
         gc.collect()
         before = 0 if self.device.type == "cuda" else resident_bytes()

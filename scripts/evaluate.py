@@ -18,7 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from sat_sr.inference.arguments import COLOR_FIXES, SAMPLERS  # does not import PyTorch
+from sat_sr.cli.arguments import COLOR_FIXES, SAMPLERS  # does not import PyTorch
 
 # Of sat_sr.evaluation.settings.KEYS, whose import takes seconds; a test compares the two.
 SETTING_KEYS = (
@@ -137,7 +137,7 @@ def evaluate(args: argparse.Namespace, settings: list[dict]) -> int:
     from sat_sr.evaluation.pairs import Pairs
     from sat_sr.evaluation.report import LEGEND, bar_table, mean_table, picture_table, write_report
     from sat_sr.evaluation.runner import Evaluation, Network, name_networks
-    from sat_sr.inference.storage import require_writable
+    from sat_sr.image_io.storage import require_writable
 
     names, left_out = choose_metrics(args.metrics.replace(",", " ").split() if args.metrics else None)
     bars = parse_bars(args.bar, names)

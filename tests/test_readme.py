@@ -198,7 +198,7 @@ def check_installation(site: Path) -> None:
         check=True, timeout=120,
     )  # fmt: skip
     shutil.rmtree(source)
-    assert (packages / "generate_sr_big.py").exists() and (packages / "sat_sr/inference/run.py").exists()
+    assert (packages / "generate_sr_big.py").exists() and (packages / "sat_sr/cli/run.py").exists()
 
     def program(name: str, *arguments: str) -> str:
         command = [site / "own/bin" / name, *arguments]
@@ -286,7 +286,7 @@ def test_documented_flags_are_understood(file, line, monkeypatch):
     monkeypatch.setattr(argparse.ArgumentParser, "parse_known_args", parse_known_args)
     monkeypatch.setattr(sys, "argv", [program, *arguments])
     parse = {
-        "generate_sr_big.py": "sat_sr.inference.arguments:parse_arguments",
+        "generate_sr_big.py": "sat_sr.cli.arguments:parse_arguments",
         "train_text2image_sr.py": "sat_sr.training.arguments:parse_arguments",
     }.get(program)
     with pytest.raises(Parsed):

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from sat_sr.inference.color import check_profile
-from sat_sr.inference.metadata import PARSE_ERRORS
+from sat_sr.image_io.color import check_profile
+from sat_sr.image_io.metadata import PARSE_ERRORS
 
 logger = logging.getLogger(__name__)
 

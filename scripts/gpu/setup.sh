@@ -29,7 +29,7 @@ fi
 
 imports() { # sets `said` to what Python says when something is missing
     said=$("$python" -c 'import importlib, sys; [importlib.import_module(name) for name in sys.argv[1:]]' \
-        sat_sr.inference.denoiser sat_sr.inference.worker sat_sr.training.trainer ${needs:-} 2>&1)
+        sat_sr.inference.denoiser sat_sr.cli.worker sat_sr.training.trainer ${needs:-} 2>&1)
 }
 
 if [ -n "${WHEELS:-}" ]; then

@@ -74,7 +74,7 @@ def cli(program, network, upscaler, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
 
     def call(*arguments: object, load: bool = False) -> Outcome:
-        from sat_sr.inference import worker
+        from sat_sr.cli import worker
 
         argv = [str(argument) for argument in arguments]
         if not any(argument.startswith("--network") for argument in argv):

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from sat_sr.inference import arguments
-from sat_sr.inference.arguments import SETTLED, make_parser, parse_arguments
-from sat_sr.inference.target import Target
+from sat_sr.cli import arguments
+from sat_sr.cli.arguments import SETTLED, make_parser, parse_arguments
+from sat_sr.cli.target import Target
 
 ROOT = Path(__file__).resolve().parents[2]
 

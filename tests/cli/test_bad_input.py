@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from sat_sr.checkpoint import save_safetensors
-from sat_sr.inference.arguments import make_parser
+from sat_sr.cli.arguments import make_parser
 
 ONE_BLOCK = ["--inference_type", "ar2", "--block_batch", "1"]  # at a time
 

@@ -13,9 +13,9 @@ from torch.backends import mkldnn
 from torch.utils.flop_counter import FlopCounterMode
 
 from sat_sr.checkpoint import save_safetensors
+from sat_sr.cli.console import Console
+from sat_sr.cli.time_left import TimeLeft
 from sat_sr.config import InfDiTConfig
-from sat_sr.inference.console import Console
-from sat_sr.inference.time_left import TimeLeft
 
 ONE_BLOCK = ["--inference_type", "ar2", "--block_batch", "1"]  # at a time
 
@@ -44,7 +44,7 @@ def test_progress_grows_evenly_to_the_end(cli, picture, monkeypatch):
     def record(self, name):
         yield shares.append
 
-    monkeypatch.setattr("sat_sr.inference.console.Console.picture_progress", record)
+    monkeypatch.setattr("sat_sr.cli.console.Console.picture_progress", record)
     assert cli(picture("a.png", (12, 12)), "--infer_sr_scale", "8", *ONE_BLOCK).code == 0
     # 3x3 blocks, then 6x6, two network calls each; one report a block.
     assert np.allclose(shares, np.arange(1, 2 * (9 + 36) + 1) / 90)
@@ -81,7 +81,7 @@ def test_the_time_left_is_right_within_a_fifth_after_the_first_tenth(cli, pictur
             left = TimeLeft(counter.get_total_flops)
             yield lambda share: told.append((share, left.at(share), counter.get_total_flops()))
 
-        monkeypatch.setattr("sat_sr.inference.console.Console.picture_progress", record)
+        monkeypatch.setattr("sat_sr.cli.console.Console.picture_progress", record)
         plain = ["--sampler", "heun", "--num-steps", "3"]
         outcome = cli(picture("a.png", (16, 14)), *plain, *flags, "--network", deep_network, load=True)
     assert outcome.code == 0
@@ -94,7 +94,7 @@ def test_the_time_left_is_right_within_a_fifth_after_the_first_tenth(cli, pictur
 def test_bars_show_list_picture_and_time_left(to_terminal, monkeypatch):
     terminal = to_terminal()
     clock = iter([0, 100, 130, 160, 190]).__next__  # the list begins with its first picture, like that
-    monkeypatch.setattr("sat_sr.inference.console.TimeLeft", lambda: TimeLeft(clock))
+    monkeypatch.setattr("sat_sr.cli.console.TimeLeft", lambda: TimeLeft(clock))
     console = Console()
     with console.list_progress(2, [1, 3]) as advance:
         with console.picture_progress("a.png") as progress:
@@ -112,7 +112,7 @@ def test_a_large_picture_of_the_list_counts_for_more(to_terminal, monkeypatch):
     class Clock:
         now = 0.0
 
-    monkeypatch.setattr("sat_sr.inference.console.TimeLeft", lambda: TimeLeft(lambda: Clock.now))
+    monkeypatch.setattr("sat_sr.cli.console.TimeLeft", lambda: TimeLeft(lambda: Clock.now))
     console = Console()
     with console.list_progress(4, [0, 10, 30, 20]) as advance:
         Clock.now = 1000.0  # reading lists and loading weights is no work on pictures
@@ -136,7 +136,7 @@ def test_the_work_of_a_picture_is_told_from_its_header(cli, picture, monkeypatch
         told.append((pictures, list(costs)))
         yield lambda: None
 
-    monkeypatch.setattr("sat_sr.inference.console.Console.list_progress", record)
+    monkeypatch.setattr("sat_sr.cli.console.Console.list_progress", record)
     small, large = picture("small.png", (6, 5)), picture("large.png", (12, 12))
     cli(small, "nothere.png", large, "--infer_sr_scale", "8")
     # Two passes: to 17x14 and 48x40, to 34x34 and 96x96; in blocks of 16 px.
@@ -158,8 +158,8 @@ def test_no_bars_in_a_log_file_but_a_line_a_minute(monkeypatch, capsys):
     class Clock:
         now = 0.0
 
-    monkeypatch.setattr("sat_sr.inference.console.time.monotonic", lambda: Clock.now)
-    monkeypatch.setattr("sat_sr.inference.console.TimeLeft", lambda: TimeLeft(lambda: Clock.now))
+    monkeypatch.setattr("sat_sr.cli.console.time.monotonic", lambda: Clock.now)
+    monkeypatch.setattr("sat_sr.cli.console.TimeLeft", lambda: TimeLeft(lambda: Clock.now))
     console = Console()
     with console.list_progress(2, [1, 1]), console.picture_progress("a.png") as progress:
         for Clock.now, share in ((24, 0.1), (48, 0.2), (60, 0.25), (96, 0.4), (120, 0.5)):

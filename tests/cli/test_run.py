@@ -19,10 +19,10 @@ import tifffile
 import torch
 from PIL import ExifTags, Image, ImageCms, PngImagePlugin
 
-from sat_sr.inference import worker
-from sat_sr.inference.arguments import SETTLED, SIZE_FLAGS, make_parser
-from sat_sr.inference.console import Console
-from sat_sr.inference.describe import PROGRAM_BYTES
+from sat_sr.cli import worker
+from sat_sr.cli.arguments import SETTLED, SIZE_FLAGS, make_parser
+from sat_sr.cli.console import Console
+from sat_sr.cli.describe import PROGRAM_BYTES
 from sat_sr.launcher import Rank
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -407,7 +407,7 @@ def test_the_scale_in_a_name_is_that_of_the_picture(cli, picture, flags, name):
 @pytest.mark.parametrize("name", ["first.png", "first.tif", "first.jpg", "first.webp"])
 def test_every_format_carries_what_repeats_the_picture(cli, picture, network, name):
     from sat_sr.checkpoint import checkpoint_hash
-    from sat_sr.inference.image_io import read_settings
+    from sat_sr.image_io import read_settings
 
     path = picture("a.png")
     flags = ["--size", "17x16", "--sampler", "heun", "--num-steps", 2, "--inference_type", "ar2", "--block_batch", 2]
@@ -472,7 +472,7 @@ def test_an_estimate_needs_no_weights(cli, picture, monkeypatch):
     def refuse(*args, **kwargs):
         raise AssertionError("weights were loaded")
 
-    monkeypatch.setattr("sat_sr.inference.worker.load_model", refuse, raising=False)
+    monkeypatch.setattr("sat_sr.cli.worker.load_model", refuse, raising=False)
     monkeypatch.setattr("sat_sr.inference.upscaler.load_model", refuse)
     outcome = cli(picture("a.png", (8, 8)), "--estimate", "--json", "--sampler", "heun", "--num-steps", "3", load=True)
     (estimate,) = map(json.loads, outcome.out.splitlines())
@@ -521,13 +521,13 @@ def test_modes_and_budgets_give_the_same_picture(cli, picture):
 
 
 def test_the_default_network(tmp_path, monkeypatch):
-    from sat_sr.inference.find_network import CannotRun, find_network
+    from sat_sr.cli.find_network import CannotRun, find_network
 
     project = tmp_path / "project"
-    monkeypatch.setattr("sat_sr.inference.find_network.__file__", str(project / "sat_sr/inference/find_network.py"))
+    monkeypatch.setattr("sat_sr.cli.find_network.__file__", str(project / "sat_sr/cli/find_network.py"))
     installed = importlib.metadata.PackagePath("share/sat_sr/mini.safetensors")
     installed.dist = importlib.metadata.PathDistribution(tmp_path / "environment/sat_sr.dist-info")
-    monkeypatch.setattr("sat_sr.inference.find_network.files", lambda package: [installed])
+    monkeypatch.setattr("sat_sr.cli.find_network.files", lambda package: [installed])
     monkeypatch.chdir(tmp_path)
     with pytest.raises(CannotRun, match=r"there are no weights in ckpt or .*mp_rank_00_model_states.pt.*--network"):
         find_network(None)

@@ -105,7 +105,7 @@ def command_line(rank: int, world: int, folder: str) -> int:
     """One picture of 5 x 3 blocks, in two passes. The first rank has all memory free, the others little; each tells how
     it plans."""
     import generate_sr_big
-    from sat_sr.inference import worker
+    from sat_sr.cli import worker
 
     plan = worker.Worker.plan
 

@@ -171,7 +171,7 @@ def test_memory_that_runs_out_is_stepped_down_from(official, caplog):
 def test_prediction_of_the_peak(official, offload):
     """Four layers at 2048 x 2048, beside what other tests hold: within 15 % of what PyTorch allocates, and the
     libraries' workspace, which earlier calls may have taken already."""
-    from sat_sr.inference.cost import measured
+    from sat_sr.cost import measured
 
     gc.collect()
     before = torch.cuda.memory_allocated()

@@ -15,19 +15,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sat_sr.inference.console import Console
-from sat_sr.inference.entry import Entry
-from sat_sr.inference.find_network import CannotRun, find_network
-from sat_sr.inference.inputs import expand_inputs
-from sat_sr.inference.outputs import Output, next_free, plan_outputs
-from sat_sr.inference.picture import Picture, PictureError
-from sat_sr.inference.storage import NameTaken, require_writable
+from sat_sr.cli.console import Console
+from sat_sr.cli.entry import Entry
+from sat_sr.cli.find_network import CannotRun, find_network
+from sat_sr.cli.inputs import expand_inputs
+from sat_sr.cli.outputs import Output, next_free, plan_outputs
+from sat_sr.image_io.picture import Picture, PictureError
+from sat_sr.image_io.storage import NameTaken, require_writable
 from sat_sr.launcher import Rank
 
 if TYPE_CHECKING:
     import torch
 
-    from sat_sr.inference.worker import Worker
+    from sat_sr.cli.worker import Worker
 
 EXIT_DONE, EXIT_SOME_FAILED = 0, 1
 PROMPT = "Please input low resolution image path (Ctrl-D quit): "
@@ -83,9 +83,9 @@ class Run:
         return self._summary()
 
     def _start(self, network: Path) -> Worker:
-        from sat_sr.inference.describe import introduction
+        from sat_sr.cli.describe import introduction
+        from sat_sr.cli.worker import Worker
         from sat_sr.inference.devices import share_cores
-        from sat_sr.inference.worker import Worker
 
         args, rank = self.args, self.rank
         seed = args.seed
@@ -117,8 +117,8 @@ class Run:
 
     def _join(self, worker: Worker, entries: list[Entry]) -> None:
         """Compute every picture together with the other ranks; the first one speaks and writes for all."""
+        from sat_sr.cli.work import dtype_name
         from sat_sr.inference.meeting import join
-        from sat_sr.inference.work import dtype_name
 
         settings = {
             **vars(self.args),
@@ -179,7 +179,7 @@ class Run:
     @staticmethod
     def _stored_in(path: Path) -> Mapping[str, Any] | None:
         """The settings in a finished output; None for a file of another kind."""
-        from sat_sr.inference.image_io import read_settings
+        from sat_sr.image_io import read_settings
 
         try:
             return read_settings(path)
@@ -228,8 +228,8 @@ class Run:
             self.console.note(f"it is done with {', '.join(different)}: --overwrite makes it anew", name)
 
     def _upscale(self, worker: Worker, output: Output) -> None:
-        from sat_sr.inference.cost import measured
-        from sat_sr.inference.describe import describe, record
+        from sat_sr.cli.describe import describe, record
+        from sat_sr.cost import measured
 
         entry, console = output.entry, self.console
         picture, work, notes = worker.prepare(entry.read(self.args.max_pixels), output.path)
@@ -276,8 +276,8 @@ class Run:
                 return path
 
     def _estimate(self, worker: Worker, output: Output) -> None:
-        from sat_sr.inference.describe import describe, describe_cost, record
-        from sat_sr.inference.image_io import check_output_size
+        from sat_sr.cli.describe import describe, describe_cost, record
+        from sat_sr.image_io import check_output_size
 
         name = output.entry.name
         work = worker.plan(output.entry.size(self.args.max_pixels))

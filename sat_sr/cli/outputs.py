@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sat_sr.inference.entry import Entry
-from sat_sr.inference.picture import FORMAT_CHOICES, WRITE_FORMATS, PictureError
-from sat_sr.inference.storage import storage_error
+from sat_sr.cli.entry import Entry
+from sat_sr.image_io.picture import FORMAT_CHOICES, WRITE_FORMATS, PictureError
+from sat_sr.image_io.storage import storage_error
 
 DEFAULT_TEMPLATE = "{stem}_sr"
 OF_SIZE = ("width", "height", "scale")  # fields that differ from picture to picture

@@ -15,8 +15,8 @@ import numpy as np
 from PIL import Image, TiffTags
 from PIL import TiffImagePlugin as Tag
 
-from sat_sr.inference.metadata import parse_exif, resolution_of
-from sat_sr.inference.picture import Decoded, check_size
+from sat_sr.image_io.metadata import parse_exif, resolution_of
+from sat_sr.image_io.picture import Decoded, check_size
 
 TIFF_HEADERS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 # None, LZW, deflate (two numbers), packbits, LZMA, Zstandard: codecs of plain bytes

@@ -14,7 +14,7 @@ from typing import Any
 
 from PIL import ExifTags, Image, TiffTags
 
-from sat_sr.inference.picture import PictureError
+from sat_sr.image_io.picture import PictureError
 
 SETTINGS_KEY = "sat-sr"  # keyword of the PNG text chunk; outer key of the JSON in an EXIF UserComment
 

@@ -8,10 +8,10 @@ from pathlib import Path, PurePosixPath
 import pytest
 from PIL import Image
 
-from sat_sr.inference.entry import Entry, Member
-from sat_sr.inference.inputs import expand_inputs
-from sat_sr.inference.outputs import plan_outputs
-from sat_sr.inference.picture import PictureError
+from sat_sr.cli.entry import Entry, Member
+from sat_sr.cli.inputs import expand_inputs
+from sat_sr.cli.outputs import plan_outputs
+from sat_sr.image_io.picture import PictureError
 
 
 @pytest.fixture

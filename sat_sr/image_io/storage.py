@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from sat_sr.inference.picture import PictureError
+from sat_sr.image_io.picture import PictureError
 
 try:
     import fcntl

@@ -17,22 +17,22 @@ import torch
 
 from sat_sr import __version__
 from sat_sr.checkpoint import DEFAULT_CLIP, checkpoint_hash, load
+from sat_sr.cli.entry import Entry
+from sat_sr.cli.find_network import CannotRun
+from sat_sr.cli.target import MAX_PASS, SIZES, Size, Trim, by, passes
+from sat_sr.cli.work import Work, dtype_name
 from sat_sr.diffusion.resize import resize
+from sat_sr.image_io import Picture, PictureError, check_output, resize_alpha, write_picture
+from sat_sr.image_io.picture import WRITE_FORMATS
 from sat_sr.inference.byte_sizes import format_bytes
 from sat_sr.inference.canvas import Canvas
 from sat_sr.inference.devices import default_dtype, resolve_device
-from sat_sr.inference.entry import Entry
-from sat_sr.inference.find_network import CannotRun
-from sat_sr.inference.image_io import Picture, PictureError, check_output, resize_alpha, write_picture
 from sat_sr.inference.job import Job, make_job
 from sat_sr.inference.memory import BLOCK_BATCH, USABLE, canvas_bytes, free_bytes, parameter_count
 from sat_sr.inference.out_of_memory import is_out_of_memory
-from sat_sr.inference.picture import WRITE_FORMATS
 from sat_sr.inference.ranks import Ranks
 from sat_sr.inference.settings import SamplingSettings
-from sat_sr.inference.target import MAX_PASS, SIZES, Size, Trim, by, passes
 from sat_sr.inference.upscaler import Upscaler, default_settings
-from sat_sr.inference.work import Work, dtype_name
 from sat_sr.model.attention_kernels import choose_kernel
 
 DEVICES = ("cpu", "cuda", "mps")

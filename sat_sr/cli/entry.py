@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from sat_sr.inference.picture import DEFAULT_MAX_PIXELS, PictureError, check_box
+from sat_sr.image_io.picture import DEFAULT_MAX_PIXELS, PictureError, check_box
 
 if TYPE_CHECKING:
-    from sat_sr.inference.picture import Picture
+    from sat_sr.image_io.picture import Picture
 
 # What "PATH 1", "PATH 2" mean in the release's lists: the halves of a 1030-px pair sheet, (left, top, right, bottom).
 PAIR_BOXES = {"1": (2, 2, 514, 514), "2": (516, 2, 1028, 514)}
@@ -77,7 +77,7 @@ class Entry:
 
     def read(self, max_pixels: int = DEFAULT_MAX_PIXELS) -> Picture:
         """The picture, cropped to `box`. PictureError says what is wrong with it."""
-        from sat_sr.inference.reading import read_picture  # late, for torch's sake: names are planned without it
+        from sat_sr.image_io.reading import read_picture  # late, for torch's sake: names are planned without it
 
         if self.error:
             raise PictureError(self.error)
@@ -86,7 +86,7 @@ class Entry:
 
     def size(self, max_pixels: int | None = None) -> tuple[int, int]:
         """(width, height) of the picture or its crop in pixels, from the file's header. PictureError as in `read`."""
-        from sat_sr.inference.reading import picture_size  # late, as above
+        from sat_sr.image_io.reading import picture_size  # late, as above
 
         if self.error:
             raise PictureError(self.error)

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sat_sr.inference.entry import PAIR_BOXES
-from sat_sr.inference.inputs import expand_inputs
-from sat_sr.inference.picture import PictureError
+from sat_sr.cli.entry import PAIR_BOXES
+from sat_sr.cli.inputs import expand_inputs
+from sat_sr.image_io.picture import PictureError
 
 
 @pytest.fixture
@@ -220,7 +220,7 @@ def test_names_that_are_no_text_can_be_told(folder):
 
 
 def test_planning_does_without_torch():
-    code = "import sys, sat_sr.inference.outputs; print([name for name in ('torch', 'PIL') if name in sys.modules])"
+    code = "import sys, sat_sr.cli.outputs; print([name for name in ('torch', 'PIL') if name in sys.modules])"
     root = Path(__file__).parents[2]
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=True)
     assert result.stdout.strip() == "[]"

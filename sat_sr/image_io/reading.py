@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from PIL import Image, ImageCms
 
-from sat_sr.inference.color import check_profile, fill_transparent, unpremultiply
-from sat_sr.inference.decode import decode, read_header
-from sat_sr.inference.metadata import SETTINGS_KEY, upright_xmp, valid_dpi
-from sat_sr.inference.picture import DEFAULT_MAX_PIXELS, READ_FORMATS, Decoded, Picture, PictureError, check_size
+from sat_sr.image_io.color import check_profile, fill_transparent, unpremultiply
+from sat_sr.image_io.decode import decode, read_header
+from sat_sr.image_io.metadata import SETTINGS_KEY, upright_xmp, valid_dpi
+from sat_sr.image_io.picture import DEFAULT_MAX_PIXELS, READ_FORMATS, Decoded, Picture, PictureError, check_size
 from sat_sr.picture_errors import DECODING_ERRORS
 
 _pillow_globals = threading.Lock()

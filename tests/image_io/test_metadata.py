@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sat_sr.inference.image_io import check_output, read_picture, write_picture
+from sat_sr.image_io import check_output, read_picture, write_picture
 
 BYTE, ASCII, SHORT, LONG, RATIONAL, UNDEFINED, DOUBLE = 1, 2, 3, 4, 5, 7, 12
 SIZES = {BYTE: 1, ASCII: 1, SHORT: 2, LONG: 4, RATIONAL: 8, UNDEFINED: 1, DOUBLE: 8}

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
+from sat_sr.cli.target import Size
 from sat_sr.inference.job import Job
-from sat_sr.inference.target import Size
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from sat_sr.inference.time_left import TimeLeft
+from sat_sr.cli.time_left import TimeLeft
 
 _BAR = "{desc} {percentage:3.0f} %|{bar}| {elapsed} < {left} left"
 _LIST_BAR = "{desc} |{bar}| {elapsed} < {left} left"

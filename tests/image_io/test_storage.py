@@ -14,12 +14,11 @@ import pytest
 import torch
 from PIL import Image
 
-from sat_sr.inference import storage
-from sat_sr.inference.encode import write_by_pillow
-from sat_sr.inference.image_io import read_picture, write_picture
-from sat_sr.inference.inputs import expand_inputs
-from sat_sr.inference.picture import PictureError
-from sat_sr.inference.storage import NameTaken, atomic_write, require_writable
+from sat_sr.cli.inputs import expand_inputs
+from sat_sr.image_io import read_picture, storage, write_picture
+from sat_sr.image_io.encode import write_by_pillow
+from sat_sr.image_io.picture import PictureError
+from sat_sr.image_io.storage import NameTaken, atomic_write, require_writable
 
 
 @pytest.fixture
@@ -114,7 +113,7 @@ def test_where_nothing_can_be_written_is_said_before_the_work(folder, monkeypatc
 
 def test_kill_9_in_the_middle_leaves_no_output_and_the_next_write_sweeps(folder):
     code = (
-        "import sys, time\nfrom sat_sr.inference.storage import atomic_write\n"
+        "import sys, time\nfrom sat_sr.image_io.storage import atomic_write\n"
         "with atomic_write('a.png') as file:\n"
         "    file.write(b'half'); file.flush(); print('writing', flush=True); time.sleep(60)\n"
     )

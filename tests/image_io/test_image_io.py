@@ -19,9 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image, ImageCms, ImageOps
 
-from sat_sr.inference import writing
-from sat_sr.inference.color import fill_transparent
-from sat_sr.inference.image_io import (
+from sat_sr.image_io import (
     Picture,
     PictureError,
     check_output,
@@ -30,8 +28,10 @@ from sat_sr.inference.image_io import (
     read_settings,
     resize_alpha,
     write_picture,
+    writing,
 )
-from sat_sr.inference.writing import check_output_size
+from sat_sr.image_io.color import fill_transparent
+from sat_sr.image_io.writing import check_output_size
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 XMP = b'<x:xmpmeta><rdf:Description tiff:Orientation="6" dc:creator="someone"/></x:xmpmeta>'

@@ -15,9 +15,9 @@ import torch
 from PIL import Image
 from PIL import TiffImagePlugin as Tag
 
-from sat_sr.inference import encode
-from sat_sr.inference.color import resize_alpha
-from sat_sr.inference.metadata import (
+from sat_sr.image_io import encode
+from sat_sr.image_io.color import resize_alpha
+from sat_sr.image_io.metadata import (
     DESCRIPTIVE_TAGS,
     SETTINGS_KEY,
     comment_text,
@@ -27,8 +27,8 @@ from sat_sr.inference.metadata import (
     stored_value,
     valid_dpi,
 )
-from sat_sr.inference.picture import FORMAT_CHOICES, WRITE_FORMATS, Picture, PictureError
-from sat_sr.inference.storage import atomic_write
+from sat_sr.image_io.picture import FORMAT_CHOICES, WRITE_FORMATS, Picture, PictureError
+from sat_sr.image_io.storage import atomic_write
 
 DEFAULT_QUALITY = 95
 _MAX_SIDE = {"JPEG": 65_500, "WEBP": 16_383, "PNG": 2**31 - 1, "TIFF": 2**31 - 1}

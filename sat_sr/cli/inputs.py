@@ -19,8 +19,8 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 from urllib.parse import unquote, urlsplit
 
-from sat_sr.inference.entry import HERE, PAIR_BOXES, Entry, Member
-from sat_sr.inference.picture import PICTURE_SUFFIXES
+from sat_sr.cli.entry import HERE, PAIR_BOXES, Entry, Member
+from sat_sr.image_io.picture import PICTURE_SUFFIXES
 
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _NOT_UTF8 = re.compile("[\udc80-\udcff]")  # as Python's surrogateescape marks such bytes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sat_sr.inference.time_left import TimeLeft
+from sat_sr.cli.time_left import TimeLeft
 
 
 class Clock:

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from sat_sr import __version__
+from sat_sr.cli.outputs import DEFAULT_TEMPLATE, check_template
+from sat_sr.cli.target import DEFAULT_SCALE, MAX_PASS, Target
 from sat_sr.config import InfDiTConfig
+from sat_sr.image_io.picture import DEFAULT_MAX_PIXELS, FORMAT_CHOICES, WRITE_FORMATS
 from sat_sr.inference.byte_sizes import parse_bytes
-from sat_sr.inference.outputs import DEFAULT_TEMPLATE, check_template
-from sat_sr.inference.picture import DEFAULT_MAX_PIXELS, FORMAT_CHOICES, WRITE_FORMATS
-from sat_sr.inference.target import DEFAULT_SCALE, MAX_PASS, Target
 from sat_sr.release_flags import NETWORK, Settled, add_settled, flag, take_settled, with_dashes
 
 # The names that the modules behind them know; those import torch.
