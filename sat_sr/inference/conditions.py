@@ -4,31 +4,37 @@ It was trained on inputs whose pixels lie on its grid: every four pixels of lr_u
 Moved by a part of that, lr_upsampled is unlike anything it has seen, and what it draws is soft. So there it is told of
 another input: of the latest estimate of the picture, reduced and enlarged again on the moved grid.
 
-    place a multiple of LR_FACTOR    lr of the input, moved           lr_upsampled of the input, moved
-    any other                        lr' = A(estimate, moved)         U(lr')
+    place a multiple of LR_FACTOR    lr of the input, moved                       lr_upsampled of the input, moved
+    any other                        lr' = A(estimate, moved) + S(lr - A(estimate))        U(lr')
 
-A is the reduction and U the enlargement of `diffusion.resize`. The estimate is the denoised picture of the call before,
-with all that is done to it (`detail`, `backprojection`); before the first, the interpolated input.
+A is the reduction and U the enlargement of `diffusion.resize`, S moves by interpolation. The estimate is the denoised
+picture of the call before, with all that is done to it (`detail`, `backprojection`); before the first, the interpolated
+input. What it has lost of the input, the second term, would be lost for good, and more with every call; after
+back-projection nothing is lost, and the term is left out.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 
 from sat_sr.config import LR_FACTOR
-from sat_sr.diffusion.resize import STRIP, resize
+from sat_sr.diffusion.resize import resize
 from sat_sr.diffusion.samplers import Denoise
 from sat_sr.inference.placement import Placement
 
+TILE = 512  # pixels a side that are reduced at a time
 _REACH = 4  # LR pixels around a window: two that the kernels reach beyond it, two whose kernels the window's edge cuts
 
 
 class Denoiser(Protocol):
     """What takes such a condition: `inference.denoiser`."""
 
+    lr: torch.Tensor
     estimated_lr: torch.Tensor | None
 
     @property
@@ -45,6 +51,7 @@ class MovingGrid:
     rows, columns  the part of the canvas that `denoise` computes
     before         rows and columns of it that another part begins with, too: they count there
     total          sums what the ranks that share the picture have, in place and for all of them
+    faithful       whether estimates reduce to the input
     """
 
     def __init__(
@@ -57,10 +64,12 @@ class MovingGrid:
         columns: slice = slice(None),
         before: tuple[int, int] = (0, 0),
         total: Callable[[torch.Tensor], torch.Tensor] = lambda part: part,
+        *,
+        faithful: bool = False,
     ):
         self.denoise, self.denoiser, self.canvas, self.total = denoise, denoiser, canvas, total
         self.first = (range(canvas[0])[rows].start, range(canvas[1])[columns].start)
-        self.before = before
+        self.before, self.faithful = before, faithful
         self._tell(lr_upsampled)
 
     def __call__(self, x: torch.Tensor, sigma: float) -> torch.Tensor:
@@ -70,16 +79,23 @@ class MovingGrid:
 
     def _tell(self, estimate: torch.Tensor) -> None:
         place = self.denoiser.next_place
-        if place % LR_FACTOR == 0:
-            self.denoiser.estimated_lr = None
-            return
+        lr = None
+        if place % LR_FACTOR:
+            lr = self._reduced(estimate, place)
+            if not self.faithful:
+                lr += moved(self.denoiser.lr - self._reduced(estimate, 0), place)
+        self.denoiser.estimated_lr = lr
+
+    def _reduced(self, estimate: torch.Tensor, place: int) -> torch.Tensor:
+        """A(estimate), when the picture lies that many pixels farther in on the canvas."""
         rows, columns = (
             slice(start + more + place if start + more else 0, min(start + length + place, side))
             for start, more, length, side in zip(self.first, self.before, estimate.shape[-2:], self.canvas, strict=True)
         )
-        moved = Placement(*(start + place for start in self.first))
-        lr = reduced(lambda *window: moved.read(estimate, *window), rows, columns, len(estimate), self.canvas)
-        self.denoiser.estimated_lr = self.total(lr)
+        placed = Placement(*(start + place for start in self.first))
+        return self.total(
+            reduced(lambda *window: placed.read(estimate, *window), rows, columns, len(estimate), self.canvas)
+        )
 
 
 def reduced(
@@ -89,18 +105,31 @@ def reduced(
 
     read           (rows, columns) of the canvas -> (B, 3, rows, columns), within the part
     rows, columns  of the part
-    returns        (B, 3, H/4, W/4): `resize` of the canvas with zeros around the part, strip by strip
+    returns        (B, 3, H/4, W/4): `resize` of the canvas with zeros around the part, tile by tile
     """
     height, width = canvas
     lr = torch.zeros(batch, 3, height // LR_FACTOR, width // LR_FACTOR)
-    for top in range(rows.start, rows.stop, STRIP):
-        bottom = min(top + STRIP, rows.stop)
-        around = _around(top, bottom, height)
-        strip = lr.new_zeros(batch, 3, len(around) * LR_FACTOR, width)
-        start = around.start * LR_FACTOR
-        strip[..., top - start : bottom - start, columns] = read(slice(top, bottom), columns)
-        lr[..., around.start : around.stop, :] += resize(strip, (len(around), lr.shape[-1]))
+    for top, left in itertools.product(range(rows.start, rows.stop, TILE), range(columns.start, columns.stop, TILE)):
+        bottom, right = min(top + TILE, rows.stop), min(left + TILE, columns.stop)
+        down, across = _around(top, bottom, height), _around(left, right, width)
+        tile = lr.new_zeros(batch, 3, len(down) * LR_FACTOR, len(across) * LR_FACTOR)
+        first = down.start * LR_FACTOR, across.start * LR_FACTOR
+        window = tile[..., top - first[0] : bottom - first[0], left - first[1] : right - first[1]]
+        window.copy_(read(slice(top, bottom), slice(left, right)))
+        lr[..., down.start : down.stop, across.start : across.stop] += resize(tile, (len(down), len(across)))
     return lr
+
+
+def moved(lr: torch.Tensor, place: int) -> torch.Tensor:
+    """An LR condition (B, 3, h, w) whose picture lies `place` pixels farther in: S, bicubic, mirrored before it."""
+    height, width = lr.shape[-2:]
+    # grid_sample counts from -1, the first pixel's centre, to 1, the last one's.
+    rows, columns = (
+        (torch.arange(length, dtype=torch.float64) - place / LR_FACTOR) * 2 / (length - 1) - 1
+        for length in (height, width)
+    )
+    at = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), dim=-1).to(lr.dtype).expand(len(lr), -1, -1, -1)
+    return F.grid_sample(lr, at, mode="bicubic", padding_mode="reflection", align_corners=True)
 
 
 def enlarged(lr: torch.Tensor, rows: slice, columns: slice) -> torch.Tensor:

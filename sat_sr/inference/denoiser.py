@@ -97,8 +97,8 @@ class Denoiser:
 
     @property
     def next_place(self) -> int:
-        """Where the picture lies on the grid in the next call."""
-        return self.places[self.calls % len(self.places)]
+        """Where the picture lies on the grid in the next call; behind the last one, in the corner."""
+        return self.places[self.calls] if self.calls < len(self.places) else 0
 
     @torch.no_grad()  # not inference_mode: samplers go on with what it returns, in place
     def __call__(self, x: torch.Tensor, sigma: float) -> torch.Tensor:

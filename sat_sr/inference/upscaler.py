@@ -250,7 +250,10 @@ class Upscaler:
         if settings.color_fix == "backprojection":
             denoise = Backprojection(denoise, image, canvas, *here, before=before, total=ranks.total)
         if settings.grid_shift:
-            denoise = MovingGrid(denoise, denoiser, lr_upsampled, canvas.size, *here, before, ranks.total)
+            faithful = settings.color_fix == "backprojection"
+            denoise = MovingGrid(
+                denoise, denoiser, lr_upsampled, canvas.size, *here, before, ranks.total, faithful=faithful
+            )
         try:
             sample = SAMPLERS[settings.sampler](denoise, start(), sigmas, callback=preview if callback else None)
         except FloatingPointError as error:

@@ -90,8 +90,8 @@ def pictures(rank: int, world: int, path: str) -> None:
             canvas = Canvas.of(tuple(lr.shape[-2:]), 8, scale=3.2 if shift else 3.9)
             denoise = Backprojection(denoiser, lr, canvas, *here[1:], before=before, total=ranks.total)
         if shift:
-            size = tuple(lr_upsampled.shape[-2:])
-            denoise = MovingGrid(denoise, denoiser, lr_upsampled[here], size, *here[1:], before, ranks.total)
+            size, kind = tuple(lr_upsampled.shape[-2:]), {"faithful": backprojection}
+            denoise = MovingGrid(denoise, denoiser, lr_upsampled[here], size, *here[1:], before, ranks.total, **kind)
         part = heun(denoise, x[here], karras_sigmas(3, sigma_max=3.0))[..., before[0] :, before[1] :]
         made[f"{grid} {orders} {offload}"] = ranks.gather(part, schedule, 8)
     if rank == 0:

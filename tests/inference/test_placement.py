@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from sat_sr.diffusion.edm import denoise
-from sat_sr.inference.conditions import MovingGrid
+from sat_sr.inference.conditions import MovingGrid, moved
 from sat_sr.inference.denoiser import Denoiser
 from sat_sr.inference.memory import Plan
 from sat_sr.inference.placement import Placement, grid_places
@@ -28,22 +28,29 @@ def laid(picture, shift):
     return torch.from_numpy(padded[..., : picture.shape[-2], : picture.shape[-1]].copy())
 
 
+def bicubic(picture, scale):
+    return F.interpolate(picture, scale_factor=scale, mode="bicubic", antialias=True)
+
+
+@pytest.mark.parametrize("faithful", [False, True])
 @pytest.mark.parametrize("order", ["layer", "block"])
 @pytest.mark.parametrize("grid", [(3, 2), (2, 4)], ids=str)
-def test_every_call_is_the_network_on_a_canvas_with_the_picture_farther_in(model, make_inputs, grid, order):
+def test_every_call_is_the_network_on_a_canvas_with_the_picture_farther_in(model, make_inputs, grid, order, faithful):
     """Between the pixels of the input it is told of the picture by the call before."""
     x, lr, lr_upsampled, clip = make_inputs(model.config, grid)
     sigma, places = torch.tensor([SIGMA]), (6, 12, 4, 3, 10, 0)
     for group in [(1, 1), (2, 2)]:
         plan = Plan(Schedule(grid, group, order), "merge", "cpu", "none", 0, 0)
         denoiser = Denoiser(model, plan, lr, lr_upsampled, clip, places=places)
-        moving = MovingGrid(denoiser, denoiser, lr_upsampled, tuple(lr_upsampled.shape[-2:]))
+        moving = MovingGrid(denoiser, denoiser, lr_upsampled, tuple(lr_upsampled.shape[-2:]), faithful=faithful)
         estimate = lr_upsampled
         for n in places:
             told, enlarged = laid(lr, n // 4), laid(lr_upsampled, n)
             if n % 4:
-                told = F.interpolate(laid(estimate, n), scale_factor=1 / 4, mode="bicubic", antialias=True)
-                enlarged = F.interpolate(told, scale_factor=4, mode="bicubic", antialias=True).clamp(-1, 1)
+                told = bicubic(laid(estimate, n), 1 / 4)
+                if not faithful:  # what the estimate has lost of the input
+                    told = told + moved(lr - bicubic(estimate, 1 / 4), n)
+                enlarged = bicubic(told, 4).clamp(-1, 1)
             with torch.no_grad():
                 covered = denoise(model, laid(x, n), sigma, told, enlarged, clip)[..., n:, n:]
             estimate = moving(x, SIGMA)
