@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import zlib
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 PAIR_BOXES = {"1": (2, 2, 514, 514), "2": (516, 2, 1028, 514)}
 
 HERE = PurePosixPath()
+_KNOWN_BY = 1 << 16  # bytes at the start of a file that tell it from others of its name and length
 
 
 @dataclass(frozen=True)
@@ -60,10 +62,13 @@ class Entry:
 
         OSError if the file cannot be had.
         """
-        name, count = (self.member.name, self.member.size) if self.member else (self.source.name, None)
+        name = self.member.name if self.member else self.source.name
+        with self.open() as file:
+            start = file.read(_KNOWN_BY)
         origin = {
             "name": PurePosixPath(name).name.encode("utf-8", "backslashreplace").decode(),
-            "bytes": self.source.stat().st_size if count is None else count,
+            "bytes": self.member.size if self.member else self.source.stat().st_size,
+            "crc32": f"{zlib.crc32(start):08x}",
         }
         return origin if self.box is None else {**origin, "box": list(self.box)}
 

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import IO
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote_to_bytes
 
 from sat_sr.cli.entry import HERE, PAIR_BOXES, Entry, Member
 from sat_sr.image_io.picture import PICTURE_SUFFIXES
@@ -49,7 +49,7 @@ def expand_inputs(
     entries: list[Entry] = []
     for argument in arguments:
         text = os.fspath(argument)
-        text = _found(text, Path()) or text
+        text = _found(text, Path()) or _matching(text, Path()) or text
         if text == "-":
             entries += _from_standard_input(sys.stdin if stdin is None else stdin, recursive, excluded)
         elif Path(text).suffix.lower() == ".txt" and os.path.isfile(text):
@@ -188,7 +188,7 @@ def _from_lines(data: bytes, path: Path, name: str, recursive: bool, excluded: s
             foreign = _NOT_UTF8.search(text)
             for entry in _from_line(text, path.parent, recursive, excluded):
                 error = entry.error
-                if error and foreign:
+                if error and foreign and _found(text, path.parent) is None:
                     error = f"byte 0x{ord(foreign[0]) - 0xDC00:02x} is not UTF-8: save the list as UTF-8"
                 yield replace(entry, error=f"{name}, line {number}: {error}") if error else entry
     if not count:
@@ -207,10 +207,8 @@ def _from_line(text: str, folder: Path, recursive: bool, excluded: str | None) -
                 return
     elif whole is not None and Path(whole).suffix.lower() == ".txt" and os.path.isfile(whole):
         yield _problem(Path(whole), f"{whole} is a list itself: give it as an argument of its own")
-    elif whole is None and glob.has_magic(text) and not glob.glob(text, recursive=True):
-        yield from _from_path(os.path.join(glob.escape(str(folder)), text), recursive, excluded)
     else:
-        yield from _from_path(whole or text, recursive, excluded)
+        yield from _from_path(whole or _matching(text, folder) or text, recursive, excluded)
 
 
 def _found(text: str, folder: Path) -> str | None:
@@ -228,8 +226,18 @@ def _spellings(text: str) -> Iterator[str]:
         yield os.path.expanduser(text)
     if len(text) > 2 and text[0] == text[-1] and text[0] in "'\"":
         yield text[1:-1]
-    if text.lower().startswith("file://"):
-        yield unquote(urlsplit(text).path)
+    if text.lower().startswith("file://"):  # the name of the host ends at the first slash
+        yield "/" + os.fsdecode(unquote_to_bytes(os.fsencode(text[len("file://") :].partition("/")[2])))
+
+
+def _matching(text: str, folder: Path) -> str | None:
+    """`text` as a pattern from the working directory, else from the list's folder; None if nothing matches either."""
+    if "\0" in text or not glob.has_magic(text):
+        return None
+    patterns = (
+        pattern for spelt in _spellings(text) for pattern in (spelt, os.path.join(glob.escape(str(folder)), spelt))
+    )
+    return next((pattern for pattern in patterns if glob.glob(pattern, recursive=True)), None)
 
 
 def _without_repeats(entries: list[Entry]) -> list[Entry]:

@@ -26,6 +26,7 @@ OF_SIZE = ("width", "height", "scale")  # fields that differ from picture to pic
 class Output:
     """One line of the plan: `entry` is written to `path`, unless `skip` or `error` is set.
 
+    wanted    the path before it was numbered, if it was: further numbers count from that
     skip      finished by an earlier run, or `left_out`: the entry is itself an output, found in a searched folder
     stored    the settings in the finished output of an earlier run, if it carries any
     replaces  a file that is there now gives way; one that appears later does not, see `numbered`
@@ -34,6 +35,7 @@ class Output:
 
     entry: Entry
     path: Path
+    wanted: Path | None = None
     skip: bool = False
     left_out: bool = False
     stored: Mapping[str, object] | None = None
@@ -101,20 +103,23 @@ def plan_outputs(
             plan.append(Output(entry, choice, skip=True, left_out=True, note=note))
             continue
 
-        def blocks(path: Path, entry: Entry = entry) -> bool:
-            """A file that is there and stays."""
-            if existing == "skip":
-                made_of = _source_in(stored_in(path)) if os.path.isfile(path) else None
-                return made_of is not None and made_of != entry.origin()
-            return existing == "number" and os.path.lexists(path)
+        def stays(path: Path, entry: Entry = entry) -> str | None:
+            """Why the name of a file that is there cannot be had."""
+            if existing == "skip" and os.path.isfile(path):
+                if (made_of := source_in(stored_in(path))) is not None and made_of != entry.origin():
+                    return f"{path} is of another picture"
+            elif existing == "number" and os.path.lexists(path):
+                return f"{path} is there already"
+            return None
 
         path = choice
         try:
-            path, reason = _unused(choice, inputs | {own}, used, blocks)
+            path, reason = _unused(choice, inputs | {own}, used, stays)
             if reason and out_file is not None:
-                raise ValueError(f"{out_file} is itself the input: choose another name for the output")
+                raise ValueError(f"{reason}: choose another name for the output")
             used.add(_key(path))
-            output = Output(entry, path, note=f"{entry.name} is written to {path}: {reason}" if reason else None)
+            note = f"{entry.name} is written to {path}: {reason}" if reason else None
+            output = Output(entry, path, wanted=choice, note=note)
             output = _with_existing(output, existing)
             plan.append(replace(output, stored=stored_in(path)) if output.skip else output)
         except OSError as error:  # too long a name, a folder that may not be looked into
@@ -149,13 +154,13 @@ def _makers(
     }
 
 
-def _source_in(stored: Mapping[str, object] | None) -> object:
+def source_in(stored: Mapping[str, object] | None) -> object:
     """What a finished output was made of, as `Entry.origin` tells it; None when that is not known."""
     return None if stored is None else stored.get("source")
 
 
 def _unused(
-    choice: Path, inputs: set[str], used: set[str], blocks: Callable[[Path], bool]
+    choice: Path, inputs: set[str], used: set[str], stays: Callable[[Path], str | None]
 ) -> tuple[Path, str | None]:
     """The wanted path, or the first numbered one that may be written; why it was not the wanted one."""
     path, reason = choice, None
@@ -164,8 +169,8 @@ def _unused(
             reason = f"{path} is itself an input"
         elif key in used:
             reason = reason or f"{choice} is the output of another input"
-        elif blocks(path):
-            reason = f"{path} is there already"
+        elif why := stays(path):
+            reason = why
         else:
             return path, reason
         path = numbered(choice, number)

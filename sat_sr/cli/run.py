@@ -19,7 +19,7 @@ from sat_sr.cli.console import Console
 from sat_sr.cli.entry import Entry
 from sat_sr.cli.find_network import CannotRun, find_network
 from sat_sr.cli.inputs import expand_inputs
-from sat_sr.cli.outputs import Output, next_free, plan_outputs
+from sat_sr.cli.outputs import Output, next_free, plan_outputs, source_in
 from sat_sr.image_io.picture import Picture, PictureError
 from sat_sr.image_io.storage import NameTaken, require_writable
 from sat_sr.launcher import Rank
@@ -265,9 +265,9 @@ class Run:
             try:
                 added = worker.write(path, rgb, picture, origin, replace=output.replaces)
             except NameTaken:
-                if self.args.skip_existing:
+                if self.args.skip_existing and source_in(self._stored_in(path)) in (None, origin):
                     raise
-                path = next_free(output.path)
+                path = next_free(output.wanted or output.path)
                 notes.append(f"{output.path} has appeared meanwhile: written to {path}")
             else:
                 notes += [note for note in added if note not in notes]

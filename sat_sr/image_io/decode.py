@@ -6,6 +6,7 @@ keeping the high bytes and once the low ones; 16-bit TIFF is in deep_tiff.py.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import re
 import struct
@@ -18,9 +19,11 @@ from sat_sr.image_io.color import cmyk_to_srgb, lab_to_srgb
 from sat_sr.image_io.deep_tiff import TIFF_HEADERS, decode_deep_tiff, exif_of, open_deep_tiff
 from sat_sr.image_io.metadata import SETTINGS_KEY, is_damaged_exif, parse_exif, resolution_of, settings_of
 from sat_sr.image_io.picture import READ_FORMATS, Decoded, PictureError, check_size
+from sat_sr.picture_errors import DECODING_ERRORS
 
 _PPM_HEADER = re.compile(rb"P[2356]\s+(?:#[^\n]*\n\s*)*\d+\s+\d+\s+(?P<maximum>\d{1,5})\s")
 _PNG_COLOR_CHUNKS = (b"cHRM", b"gAMA", b"sRGB", b"cICP")
+_PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 _PNG_PIXEL_CHUNKS = (b"IDAT", b"acTL", b"fcTL", b"fdAT")  # the last three: animation
 
 
@@ -92,7 +95,8 @@ def read_header(file: BinaryIO, name: str) -> Header:
         image = open_image(file)
         text, size = None, image.size
         if image.format == "PNG":
-            image = open_image(_png_without_pixels(file))
+            with contextlib.suppress(*DECODING_ERRORS):  # chunks behind the pixels may be damaged
+                image = open_image(_png_without_pixels(file))
             text = image.info.get(SETTINGS_KEY)
             exif = Image.Image.getexif(image)  # PNG's own decodes the pixels, to look behind them
         else:
@@ -177,11 +181,13 @@ def _png_without_pixels(file: BinaryIO) -> BinaryIO:
     parts = [file.read(8)]
     while len(header := file.read(8)) == 8:
         length, kind = struct.unpack(">I4s", header)
+        if kind == b"IEND":
+            break
         if kind in _PNG_PIXEL_CHUNKS:
             file.seek(length + 4, io.SEEK_CUR)
         else:
             parts += [header, file.read(length + 4)]
-    return io.BytesIO(b"".join(parts))
+    return io.BytesIO(b"".join([*parts, _PNG_END]))
 
 
 def _png_color_chunks(file: BinaryIO) -> tuple[tuple[bytes, bytes], ...]:

@@ -34,11 +34,16 @@ def resolve_device(name: str) -> torch.device:
 def share_cores(processes: int) -> None:
     """Use a part of this host's cores, one of `processes` that compute on it at the same time.
 
-    With threads for all of them in each, they wait for each other at every parallel loop. OMP_NUM_THREADS outweighs it.
+    With threads for all of them in each, they wait for each other at every parallel loop. OMP_NUM_THREADS outweighs it,
+    unless it is the 1 that torchrun sets for want of anything better.
     """
-    if processes > 1 and not os.environ.get("OMP_NUM_THREADS"):
-        share = max(1, (os.cpu_count() or 1) // processes)
-        torch.set_num_threads(min(torch.get_num_threads(), share))  # it may have been given fewer to begin with
+    threads, by_torchrun = os.environ.get("OMP_NUM_THREADS"), "TORCHELASTIC_RUN_ID" in os.environ
+    if processes == 1 or (threads and not (by_torchrun and threads == "1")):
+        return
+    ours = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    # Slurm may have divided the cores of the job among its tasks already.
+    shared = int(on_node) if (on_node := os.environ.get("SLURM_CPUS_ON_NODE", "")).isdecimal() else ours
+    torch.set_num_threads(max(1, min(ours, shared // processes)))
 
 
 def default_dtype(device: torch.device) -> torch.dtype:

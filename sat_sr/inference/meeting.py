@@ -56,7 +56,11 @@ def join(
     mine = json.dumps(settings, sort_keys=True, default=str), _gpu(device)
 
     def meet() -> Gathered:
+        if device.type == "cuda":
+            torch.cuda.set_device(device)  # of this thread
         store, _, _ = next(iter(rendezvous("env://", rank, world, timeout=MEETING)))
+        # torchrun keeps its store when it starts the ranks anew: what they said before holds no more.
+        store = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
         dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=EXCHANGE)
         everyone: Gathered = [mine] * world
         dist.all_gather_object(everyone, mine, group=dist.new_group(backend="gloo", timeout=MEETING))

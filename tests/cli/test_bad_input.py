@@ -126,7 +126,7 @@ def test_the_output_cannot_be_written(cli, picture):
     before = path.read_bytes()
     outcome = cli(path, "-o", path, "--overwrite")
     assert outcome.code == 2 and path.read_bytes() == before
-    assert_one_sentence(outcome.err, "is itself the input")
+    assert_one_sentence(outcome.err, "is itself an input")
 
 
 def test_a_full_disk_leaves_nothing_half_written(cli, picture, monkeypatch):

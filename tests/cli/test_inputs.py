@@ -142,6 +142,28 @@ def test_paths_as_programs_and_people_write_them(folder, monkeypatch, spelt):
     assert names(["list.txt"]) == [spelt.replace("/", "_")]
 
 
+@pytest.mark.parametrize("spelt", ["~/with*.png", "'with sp*.png'", "file://{}/with%20sp*.png"])
+def test_patterns_as_programs_and_people_write_them(folder, monkeypatch, spelt):
+    monkeypatch.setenv("HOME", str(folder))
+    Path("list.txt").write_text(spelt.format(folder) + "\n")
+    (found,) = expand_inputs(["list.txt"])
+    assert not found.error and found.source.samefile("with space.png")
+
+
+@pytest.mark.parametrize("uri", ["file://[x.png", "file://a\u2100b/c.png", "file://", "file:///%E9\udcff.png"])
+def test_a_strange_uri_is_a_path_that_is_not_there(folder, uri):
+    Path("list.txt").write_bytes(uri.encode("utf-8", "surrogateescape") + b"\nb.png\n")
+    strange, good = expand_inputs(["list.txt"])
+    assert strange.error and str(good.source) == "b.png"
+
+
+def test_a_uri_of_a_name_that_is_no_utf_8(folder):
+    name = os.fsdecode("straße #1?.png".encode("latin-1"))
+    Path(name).write_bytes(Path("b.png").read_bytes())
+    (entry,) = expand_inputs([f"file://{folder}/stra%DFe%20#1?.png"])
+    assert not entry.error and entry.stem == Path(name).stem
+
+
 def test_links_of_other_names_are_pictures_of_their_own(folder):
     Path("one.png").symlink_to("b.png")
     Path("two.png").symlink_to("b.png")

@@ -62,7 +62,7 @@ def test_an_output_is_never_an_input(folder):
     assert paths(plan) == ["a_sr_2.png", "a_sr_sr.png"] and "itself an input" in plan[0].note
     assert paths(plan_outputs([entry("b.png")], out_dir="link")) == ["link/b_sr_2.png"]
     assert paths(plan_outputs([entry("a.png")], out_dir=".", template="{stem}", existing="overwrite")) == ["a_2.png"]
-    with pytest.raises(ValueError, match="is itself the input"):
+    with pytest.raises(ValueError, match="is itself an input"):
         plan_outputs([entry("b.png")], out_file="real/b_sr.png")
 
 

@@ -7,6 +7,7 @@ import io
 import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -289,6 +290,26 @@ def test_ranks_whose_outputs_lie_beside_the_pictures_do_each_picture_once(
     left_out = {record["input"]: record["reason"] for record in records if "reason" in record}
     assert sorted(left_out) == sorted(f"photos/{name}" for name in (*made, "m_sr.png"))
     assert left_out["photos/m_sr_2.png"].endswith("it bears the output name of photos/m.png")
+
+
+def test_a_name_that_another_picture_takes_meanwhile_is_not_taken_for_done(cli, picture, monkeypatch, upscaler):
+    first, second = picture("p/x.png", seed=1), picture("q/x.png", (6, 6), seed=2)
+    cli(first, "-o", "of_first.png")
+    Path("samples").mkdir()
+    act = lambda: shutil.copy("of_first.png", "samples/x_sr.png")  # noqa: E731
+    meanwhile(monkeypatch, upscaler, act)
+    outcome = cli(second, "--skip-existing")
+    assert outcome.code == 0 and size_of("samples/x_sr_2.png") == (24, 24)
+    assert f"{second} -> samples/x_sr_2.png" in outcome.out
+
+
+def test_one_output_file_of_another_picture_stays(cli, picture):
+    first, second = picture("p/x.png", seed=1), picture("q/x.png", seed=2)
+    cli(first, "-o", "out.png")
+    before = Path("out.png").read_bytes()
+    outcome = cli(second, "-o", "out.png", "--skip-existing")
+    assert outcome.code == 2 and "out.png is of another picture: choose another name" in outcome.err
+    assert Path("out.png").read_bytes() == before
 
 
 def test_a_picture_whose_input_is_deleted_meanwhile_is_written(cli, picture, monkeypatch, upscaler):

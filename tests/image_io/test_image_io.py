@@ -462,6 +462,21 @@ def test_header_of_a_png_is_read_whole_but_not_its_pixels(tmp_path):
         read_picture(tmp_path / "in.png")
 
 
+@pytest.mark.parametrize("change", ["no end", "behind the end", "damaged chunk"])
+def test_header_of_a_png_that_is_read_all_the_same(tmp_path, change):
+    data = png_bytes(random_samples(1), 0, (b"tEXt", b'sat-sr\0{"seed": 5}'))
+    end = data.index(b"IEND") - 4
+    damaged = struct.pack(">I", 3) + b"tIMEabc" + bytes(4)
+    data = {
+        "no end": data[:end],
+        "behind the end": data + struct.pack(">I", 2**31) + b"what" + bytes(1000),
+        "damaged chunk": data[:end] + damaged + data[end:],
+    }[change]
+    (tmp_path / "in.png").write_bytes(data)
+    assert picture_size(tmp_path / "in.png") == read_picture(tmp_path / "in.png").size == (26, 19)
+    assert read_settings(tmp_path / "in.png") == {"seed": 5}
+
+
 def _with_exif(array, exif) -> Image.Image:
     file = io.BytesIO()
     Image.fromarray(array).save(file, format="PNG", exif=exif)

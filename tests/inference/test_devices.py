@@ -76,16 +76,20 @@ def test_network_calls_need_no_float64(make_model, monkeypatch, mode):
 
 
 @pytest.mark.parametrize(
-    ("processes", "given", "set_by_user", "threads"), [(1, 8, None, 8), (2, 8, None, 4), (16, 8, None, 1),
-                                                       (2, 3, None, 3), (2, 8, "8", 8)]
+    ("processes", "cores", "environment", "threads"),
+    [
+        (1, 8, {}, []), (2, 8, {}, [4]), (16, 8, {}, [1]), (2, 8, {"OMP_NUM_THREADS": "8"}, []),
+        (2, 8, {"OMP_NUM_THREADS": "1"}, []), (2, 8, {"OMP_NUM_THREADS": "1", "TORCHELASTIC_RUN_ID": "none"}, [4]),
+        (4, 8, {"SLURM_CPUS_ON_NODE": "8"}, [2]), (4, 2, {"SLURM_CPUS_ON_NODE": "8"}, [2]),  # bound to its two
+    ],
 )  # fmt: skip
-def test_processes_share_the_cores(monkeypatch, processes, given, set_by_user, threads):
-    chosen = [given]
-    monkeypatch.setattr(torch, "get_num_threads", lambda: given)
+def test_processes_share_the_cores(monkeypatch, processes, cores, environment, threads):
+    chosen = []
     monkeypatch.setattr(torch, "set_num_threads", chosen.append)
-    monkeypatch.setattr("os.cpu_count", lambda: 8)
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    if set_by_user:
-        monkeypatch.setenv("OMP_NUM_THREADS", set_by_user)
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: range(cores), raising=False)
+    for name in ("OMP_NUM_THREADS", "TORCHELASTIC_RUN_ID", "SLURM_CPUS_ON_NODE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
     share_cores(processes)
-    assert chosen[-1] == threads
+    assert chosen == threads
