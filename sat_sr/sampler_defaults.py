@@ -1,7 +1,7 @@
 """How a model wants to be sampled: settings that a checkpoint may carry beside its weights.
 
 They are those of `SamplingSettings` under their names there, the sampler's own as `name`, and as `fast` those that
-change for quick results: {"name": "dpmpp_2m", "num_steps": 12, "fast": {"num_steps": 4}}.
+change for quick results: {"name": "dpmpp_2m", "num_steps": 8, "fast": {"num_steps": 4}}.
 """
 
 from __future__ import annotations
