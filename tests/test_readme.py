@@ -44,10 +44,11 @@ TINY = InfDiTConfig(
 STUB = """#!/usr/bin/env bash
 [ "$1" = -c ] && exit 0
 stdin=
-for argument; do [ "$argument" != - ] || stdin=$(cat); done
+for argument; do [ "$argument" != - ] || stdin=$(base64 -w0); done
 {stub_python} - "$0" "$@" 3<<<"$stdin" <<'END' >> {log}
-import json, os, sys
-print(json.dumps({{"name": os.path.basename(sys.argv[1]), "arguments": sys.argv[2:], "stdin": os.fdopen(3).read()}}))
+import base64, json, os, sys
+stdin = base64.b64decode(os.fdopen(3).read()).decode()  # the shell's variables hold no zero bytes
+print(json.dumps({{"name": os.path.basename(sys.argv[1]), "arguments": sys.argv[2:], "stdin": stdin}}))
 END
 {then}
 """
