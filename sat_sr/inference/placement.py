@@ -42,12 +42,14 @@ class Placement(NamedTuple):
 
     def read(self, picture: torch.Tensor, rows: slice, columns: slice) -> torch.Tensor:
         """A window (B, 3, rows, columns): a view, or a copy where it begins before the picture."""
-        for dim, window, offset in ((-2, rows, self.top), (-1, columns, self.left)):
-            start, stop = window.start - offset, window.stop - offset
+        windows = [(-2, rows.start - self.top, rows.stop - self.top)]
+        windows += [(-1, columns.start - self.left, columns.stop - self.left)]
+        for dim, start, stop in windows:  # both, before anything is copied
+            first, end = max(start, 0), max(stop, 1 - start)
+            picture = picture.narrow(dim, first, end - first)
+        for dim, start, stop in windows:
             if start < 0:
                 picture = picture.index_select(dim, torch.arange(start, stop, device=picture.device).abs_())
-            else:
-                picture = picture.narrow(dim, start, stop - start)
         return picture
 
     def write(self, picture: torch.Tensor, rows: slice, columns: slice, window: torch.Tensor) -> None:

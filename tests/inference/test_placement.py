@@ -67,6 +67,16 @@ def test_the_grid_moves_until_it_lies_in_the_corner():
     assert grid_places(0, 16, 3) == [0, 0, 0]
 
 
+@pytest.mark.parametrize("place", [(0, 0), (3, 0), (0, 2), (3, 2), (-2, 4)], ids=str)
+def test_before_the_picture_a_window_is_mirrored(place):
+    picture = torch.arange(20 * 30).float().view(1, 1, 20, 30)
+    for rows in [(0, 8), (0, 2), (3, 9), (8, 16)]:
+        for columns in [(0, 8), (0, 1), (2, 20)]:
+            at = np.ix_(*(abs(np.arange(*window) - inset) for window, inset in zip((rows, columns), place, strict=True)))
+            window = Placement(*place).read(picture, slice(*rows), slice(*columns))
+            assert np.array_equal(window[0, 0], picture[0, 0].numpy()[at])
+
+
 def test_windows_lie_where_they_are_read():
     """What is written back lies where it was read, and the windows of a grid cover the picture."""
     picture = torch.arange(7 * 9).float().view(1, 1, 7, 9)
