@@ -72,7 +72,7 @@ def test_before_the_picture_a_window_is_mirrored(place):
     picture = torch.arange(20 * 30).float().view(1, 1, 20, 30)
     for rows in [(0, 8), (0, 2), (3, 9), (8, 16)]:
         for columns in [(0, 8), (0, 1), (2, 20)]:
-            at = np.ix_(*(abs(np.arange(*window) - inset) for window, inset in zip((rows, columns), place, strict=True)))
+            at = np.ix_(abs(np.arange(*rows) - place[0]), abs(np.arange(*columns) - place[1]))
             window = Placement(*place).read(picture, slice(*rows), slice(*columns))
             assert np.array_equal(window[0, 0], picture[0, 0].numpy()[at])
 
