@@ -26,10 +26,10 @@ OF_SIZE = ("width", "height", "scale")  # fields that differ from picture to pic
 class Output:
     """One line of the plan: `entry` is written to `path`, unless `skip` or `error` is set.
 
-    wanted    the path before it was numbered, if it was: further numbers count from that
+    wanted    the path before it was numbered: if it must be again, numbers count from that
     skip      finished by an earlier run, or `left_out`: the entry is itself an output, found in a searched folder
     stored    the settings in the finished output of an earlier run, if it carries any
-    replaces  a file that is there now gives way; one that appears later does not, see `numbered`
+    replaces  a file that is there now gives way; one that appears later does not
     note      to be said once
     """
 
@@ -167,10 +167,10 @@ def _unused(
     for number in itertools.count(2):
         if (key := _key(path)) in inputs:
             reason = f"{path} is itself an input"
-        elif key in used:
-            reason = reason or f"{choice} is the output of another input"
         elif why := stays(path):
             reason = why
+        elif key in used:
+            reason = reason or f"{choice} is the output of another input"
         else:
             return path, reason
         path = numbered(choice, number)
