@@ -214,4 +214,3 @@ def _reader_may_leave(stream: TextIO) -> Iterator[None]:
     except BrokenPipeError:
         with open(os.devnull, "wb") as nowhere:
             os.dup2(nowhere.fileno(), stream.fileno())
-

@@ -128,9 +128,7 @@ class Run:
             "pictures": [entry.name for entry in entries],
         }
         try:
-            worker.ranks = join(
-                settings, worker.device, self.rank.number, self.rank.count, on_wait=self.console.note
-            )
+            worker.ranks = join(settings, worker.device, self.rank.number, self.rank.count, on_wait=self.console.note)
         except (ValueError, OSError) as error:
             raise CannotRun(str(error)) from error
         self.together = True

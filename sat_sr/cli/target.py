@@ -53,7 +53,6 @@ class Target:
             )
         return size
 
-
     def scale_of(self, source: Size) -> str:
         """The scale as a name of a file has it, three digits at most: of the longer side where a size was asked for."""
         by_size = self.width or self.height or self.long_side

@@ -88,9 +88,7 @@ def dpmpp_2m(
     return x
 
 
-def unipc(
-    denoise: Denoise, x: torch.Tensor, sigmas: torch.Tensor, *, callback: Callback | None = None
-) -> torch.Tensor:
+def unipc(denoise: Denoise, x: torch.Tensor, sigmas: torch.Tensor, *, callback: Callback | None = None) -> torch.Tensor:
     """UniPC (arXiv 2302.04867, Algorithms 5 and 7, B(h) = e^-h - 1): third order, N network calls.
 
     Every network call serves twice: it corrects the step that led to its noise level, then predicts the next.

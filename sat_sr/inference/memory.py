@@ -286,9 +286,7 @@ def busy_side(config: InfDiTConfig, batch: int, device: str) -> int:
     return max(1, math.isqrt(BUSY_TOKENS[kind] // (config.tokens_per_block * batch)))
 
 
-def canvas_bytes(
-    canvas: tuple[int, int], batch: int, sampler: str, share: float = 1.0, *, gathers: bool = True
-) -> int:
+def canvas_bytes(canvas: tuple[int, int], batch: int, sampler: str, share: float = 1.0, *, gathers: bool = True) -> int:
     """Float32 pictures on the host during a run: those of the canvas' size, and the LR condition.
 
     share    of the canvas that is computed here, when several processes do it

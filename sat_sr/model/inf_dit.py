@@ -33,9 +33,7 @@ class InfDiT(BaseModel):
     The weights are initialised for training unless the device is "meta".
     """
 
-    def __init__(
-        self, config: InfDiTConfig, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
-    ):
+    def __init__(self, config: InfDiTConfig, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32):
         _ensure_model_parallel()
         with torch.device(device):
             super().__init__(args=None, transformer=_transformer(config, device))

@@ -85,8 +85,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--p-mean", type=float, default=-1.0, help="mean of ln sigma (default %(default)s)")
     add("--p-std", type=float, default=1.4, help="standard deviation of ln sigma (default %(default)s)")
     add("--sigma-sampling", choices=("iid", "stratified"), default="iid", help="stratified: spread over a micro batch")
-    add("--gradient-weight", type=float, default=0.0, metavar="W",
-        help="also count W times the squared error of pixel differences; the optimum stays (default 0)")
+    add(
+        "--gradient-weight",
+        type=float,
+        default=0.0,
+        metavar="W",
+        help="also count W times the squared error of pixel differences; the optimum stays (default 0)",
+    )
     add("--seam-weight", type=float, default=0.0, metavar="W", help="likewise of differences across patch borders")
     add("--random-position", action="store_true", help="offset the rotary positions at random")
     add("--seed", type=int, default=1234)

@@ -313,8 +313,12 @@ def test_almost_pictures(cli, no_sync, data, suffix):
 LEFT_OUT = {"compile", "help", "version", "max_pixels"}  # takes a minute; ends the program; keeps the pictures small
 FLAGS = [action for action in make_parser()._actions if action.option_strings and action.dest not in LEFT_OUT]
 SWITCHES = [spelling for action in FLAGS if action.nargs == 0 for spelling in action.option_strings]
-ODD = ("0", "1", "2", "3.5", "-1", "nan", "1e9", "1e308", "99999999999", "7x9", "0x100", "x", "", " ", "-", "auto",
-       "é", "1KiB", "{stem}", "{width:>99999999999}", "\x1b[31m", "/dev/null", "../x", "x.png", "a.png", "b.txt")
+# fmt: off
+ODD = (
+    "0", "1", "2", "3.5", "-1", "nan", "1e9", "1e308", "99999999999", "7x9", "0x100", "x", "", " ", "-", "auto", "é",
+    "1KiB", "{stem}", "{width:>99999999999}", "\x1b[31m", "/dev/null", "../x", "x.png", "a.png", "b.txt",
+)
+# fmt: on
 
 
 @st.composite

@@ -131,7 +131,9 @@ def test_a_list_of_names_that_are_no_utf_8(folder):
     assert names(["list.txt"]) == ["b.png", name, "sub/c.png"]
 
 
-@pytest.mark.parametrize("spelt", ["~/with space.png", "'with space.png'", '"with space.png"', "file://{}/with%20space.png"])
+@pytest.mark.parametrize(
+    "spelt", ["~/with space.png", "'with space.png'", '"with space.png"', "file://{}/with%20space.png"]
+)
 def test_paths_as_programs_and_people_write_them(folder, monkeypatch, spelt):
     monkeypatch.setenv("HOME", str(folder))
     Path("list.txt").write_text(spelt.format(folder) + "\n")
@@ -219,8 +221,19 @@ def test_what_is_wrong_has_its_sentence_and_the_others_are_done(folder):
     Path("nested.txt").write_text("blank.txt")
     os.mkfifo("pipe.png")
     Path("packed.tar.gz").touch()
-    bad = ["gone.png", "dangling.png", "bare", "latin.txt", "wide.txt", "blank.txt", "nested.txt", "pipe.png", "",
-           "\0", "packed.tar.gz"]
+    bad = [
+        "gone.png",
+        "dangling.png",
+        "bare",
+        "latin.txt",
+        "wide.txt",
+        "blank.txt",
+        "nested.txt",
+        "pipe.png",
+        "",
+        "\0",
+        "packed.tar.gz",
+    ]
     entries = expand_inputs([*bad[:5], "b.png", *bad[5:]])
     assert [str(entry.source) for entry in entries if not entry.error] == ["b.png"]
     told = [entry.error for entry in entries if entry.error]

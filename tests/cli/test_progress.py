@@ -109,6 +109,7 @@ def test_bars_show_list_picture_and_time_left(to_terminal, monkeypatch):
 
 def test_a_large_picture_of_the_list_counts_for_more(to_terminal, monkeypatch):
     terminal = to_terminal()
+
     class Clock:
         now = 0.0
 

@@ -88,9 +88,7 @@ def test_predicted_peak_of_the_official_model_on_a_gpu(live_bytes, monkeypatch, 
 
     config, bfloat16 = dataclasses.replace(PRESETS["official"], num_layers=3), torch.bfloat16
     size = tuple(side * config.image_block_size for side in grid)
-    plan = make_plan(
-        config, size, mode=mode, block_batch=block_batch, offload=offload, device="cuda", dtype=bfloat16
-    )
+    plan = make_plan(config, size, mode=mode, block_batch=block_batch, offload=offload, device="cuda", dtype=bfloat16)
     x, lr = (torch.empty(1, 3, size[0] // n, size[1] // n, device="meta") for n in (1, 4))
     model = InfDiT(config, device="meta", dtype=bfloat16).requires_grad_(False)
     clip = torch.empty(1, config.vector_dim, device="meta")

@@ -1,6 +1,6 @@
 """One rank of the engine tests: what the trainer computes, saves and tells, for the test to compare, as JSON.
 
-    RANK=… WORLD_SIZE=… python engine_program.py FOLDER FLAGS…
+RANK=… WORLD_SIZE=… python engine_program.py FOLDER FLAGS…
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """One rank of the resume tests: trains the same tiny run in several ways and reports what came out, as JSON.
 
-    RANK=… WORLD_SIZE=… python rank_program.py FOLDER FLAGS…
+RANK=… WORLD_SIZE=… python rank_program.py FOLDER FLAGS…
 """
 
 from __future__ import annotations

@@ -1,0 +1,57 @@
+"""Whole pictures on a stand-in for a GPU: nothing mixes tensors of host and device, and the CPU's picture comes out."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from sat_sr.config import InfDiTConfig
+from sat_sr.inference import denoiser as denoiser_module
+from sat_sr.inference.denoiser import Denoiser
+from sat_sr.inference.memory import make_plan
+from sat_sr.inference.transfer import Transfer
+from sat_sr.inference.upscaler import Upscaler
+
+CONFIG = InfDiTConfig(
+    num_layers=3, hidden_size=32, num_attention_heads=2, image_block_size=32, image_size=64, vector_dim=0
+)
+SAMPLING = [
+    {"sampler": "heun"},
+    {"sampler": "dpmpp_2m", "color_fix": "backprojection", "detail": 1.5, "grid_shift": 14},
+]
+
+
+@pytest.fixture
+def device(stand_in_device, monkeypatch):
+    monkeypatch.setattr(denoiser_module, "make_transfer", lambda device: Transfer())
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1 << 33, 1 << 34))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 0)
+    return stand_in_device
+
+
+@pytest.mark.parametrize("kernel", ["merge", "sdpa"])
+@pytest.mark.parametrize("offload", ["none", "state", "all"])
+@pytest.mark.parametrize("mode", ["full", "ar2"])
+def test_a_picture(make_model, device, mode, offload, kernel):
+    image = torch.rand(1, 3, 40, 56, generator=torch.Generator().manual_seed(2)) * 2 - 1
+    for sampling in SAMPLING:
+        settings = {"seed": 5, "num_steps": 3, "sigma_max": 2.0, "mode": mode, **sampling}
+        expected = Upscaler(make_model(CONFIG))(image, 3.3, kernel=kernel, **settings)
+        with device:
+            upscaler = Upscaler(make_model(CONFIG), device="cuda:0")
+            picture = upscaler(image, 3.3, offload=offload, kernel=kernel, **settings)
+            assert device.has(next(upscaler.model.parameters())) and not device.has(picture)
+        # Linear and GELU are other calls there than on a CPU.
+        torch.testing.assert_close(picture, expected, atol=1e-4, rtol=0)
+
+
+def test_a_network_call_in_half_precision_with_a_clip_embedding(make_model, make_inputs, device):
+    config = dataclasses.replace(CONFIG, vector_dim=8)
+    x, *conditions = make_inputs(config, (3, 2))
+    plan = make_plan(config, tuple(x.shape[-2:]), device="cuda", dtype=torch.bfloat16, kernel="merge")
+    expected = Denoiser(make_model(config), dataclasses.replace(plan, device="cpu"), *conditions)(x, 1.7)
+    with device:
+        found = Denoiser(make_model(config).bfloat16(), plan, *conditions)(x, 1.7)
+    assert float((found - expected).norm() / expected.norm()) < 3e-2
