@@ -28,6 +28,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["sat_sr", "sat_sr.*"]),
+    package_data={"sat_sr.training": ["ds_config_zero_clip.json"]},
     py_modules=["generate_sr_big", "train_text2image_sr"],
     data_files=[("share/sat_sr", ["ckpt/mini.safetensors", "ckpt/README.md"])],  # where find_network looks
     entry_points={

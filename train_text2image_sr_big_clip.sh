@@ -24,7 +24,7 @@ start=(
     # --load ckpt/mp_rank_00_model_states.pt
 )
 recipe=(
-    --train-iters 1000000 --deepspeed_config scripts/ds_config_zero_clip.json
+    --train-iters 1000000 --deepspeed_config sat_sr/training/ds_config_zero_clip.json
     --warmup 0.01 --lr-decay-style linear --ema-decay 0.9999
     --lr-dropout 0.07 --degradation strong --seed 1234
     # --checkpoint-activations   # where memory is short: the same gradients, a third more computing

@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import math
+from pathlib import Path
 
 from sat_sr.config import InfDiTConfig
 from sat_sr.release_flags import NETWORK, Settled, add_settled, flag, take_settled, with_dashes
 
-DEFAULT_DEEPSPEED_CONFIG = "scripts/ds_config_zero_clip.json"
+DEFAULT_DEEPSPEED_CONFIG = str(Path(__file__).with_name("ds_config_zero_clip.json"))
 
 # Accepted, and without effect, beside those of the network.
 SETTLED: Settled = {

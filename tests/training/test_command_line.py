@@ -23,7 +23,6 @@ from sat_sr.training.recipe import settle
 from sat_sr.training.tf32 import tf32
 
 ROOT = Path(__file__).parents[2]
-JSON = ROOT / "scripts" / "ds_config_zero_clip.json"
 NEEDED = ["--train-data", ";shards", "--save", "run"]
 
 # The release's launcher, word for word but for the paths.
@@ -42,7 +41,8 @@ RELEASE = shlex.split(
 
 def recipe_of(*flags, world_size=1, use_cuda=False, values=None):
     settings = parse_arguments([*NEEDED, *flags])
-    return settle(settings, read_deepspeed_config(JSON) if values is None else values, world_size, use_cuda)
+    values = read_deepspeed_config(settings.deepspeed_config) if values is None else values
+    return settle(settings, values, world_size, use_cuda)
 
 
 def refusal(capsys, *flags):
@@ -60,9 +60,16 @@ def test_the_release_s_command_line_is_understood_and_what_it_cannot_change_is_s
     (note,) = settings.notes
     said = re.findall(r"(--[a-z-]+) \(", note)
     assert len(said) == len(set(said)) == 25 and {"--qk-ln", "--text-dropout", "--split", "--deepspeed"} <= set(said)
-    recipe = settle(settings, read_deepspeed_config(JSON), world_size=64, use_cuda=True)
+    values = read_deepspeed_config(ROOT / settings.deepspeed_config)
+    recipe = settle(settings, values, world_size=64, use_cuda=True)
     assert (recipe.batch, recipe.precision, recipe.zero_stage, recipe.clip_grad) == (64, "bf16", 1, 0.1)
     assert (recipe.lr, recipe.betas, recipe.eps, recipe.weight_decay) == (1e-4, (0.9, 0.999), 1e-8, 1e-4)
+
+
+def test_the_default_deepspeed_json_is_there_from_any_folder_and_is_the_release_s(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    default = read_deepspeed_config(parse_arguments(NEEDED).deepspeed_config)
+    assert default == read_deepspeed_config(ROOT / parse_arguments(RELEASE).deepspeed_config)
 
 
 def test_dashes_and_underscores_are_the_same_and_sizes_go_over_the_preset():
