@@ -8,7 +8,6 @@ from setuptools import find_packages, setup
 VERSION = re.search(r'__version__ = "(.+)"', (Path(__file__).parent / "sat_sr/__init__.py").read_text())[1]
 
 EXTRAS = {
-    "train": ["tensorboardX>=2.6"],
     "eval": ["scikit-image>=0.22", "scipy>=1.11", "stlpips_pytorch>=0.0.2"],
     "dev": [
         "pytest>=8",
@@ -49,6 +48,7 @@ setup(
         "einops>=0.8",
         "safetensors>=0.4.5",
         "tqdm>=4.66",
+        "tensorboardX>=2.6",  # the log of training, without TensorFlow
         "psutil>=5.9",  # how much memory is free
     ],
     extras_require=EXTRAS,

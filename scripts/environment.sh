@@ -1,6 +1,6 @@
 # Finds or makes the Python environment. Sourced: `source scripts/environment.sh [EXTRAS] [MODULES]`, then use "$PYTHON".
 #
-#   EXTRAS   optional dependency groups of setup.py to install, e.g. "dev,eval,train"
+#   EXTRAS   optional dependency groups of setup.py to install, e.g. "dev,eval"
 #   MODULES  Python modules that must import beside sat_sr for an environment to be taken as it is
 #
 # An active environment in which sat_sr imports is used as it is. Otherwise .venv in the repository is made and filled from

@@ -2,7 +2,7 @@
 # Lint and the whole test suite, on a fresh machine too: bash scripts/test.sh [pytest arguments]
 set -euo pipefail
 cd "$(dirname "$0")/.."
-source scripts/environment.sh dev,eval,train "pytest xdist hypothesis skimage stlpips_pytorch tensorboardX"
+source scripts/environment.sh dev,eval "pytest xdist hypothesis skimage stlpips_pytorch"
 
 "$PYTHON" -m ruff check .
 "$PYTHON" -m ruff format --check --quiet sat_sr scripts tests ./*.py
