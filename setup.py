@@ -28,10 +28,9 @@ setup(
     python_requires=">=3.10",
     packages=find_packages(include=["sat_sr", "sat_sr.*"]),
     package_data={"sat_sr.training": ["ds_config_zero_clip.json"]},
-    py_modules=["generate_sr_big", "train_text2image_sr"],
     data_files=[("share/sat_sr", ["ckpt/mini.safetensors", "ckpt/README.md"])],  # where find_network looks
     entry_points={
-        "console_scripts": ["sat-sr = generate_sr_big:main", "sat-sr-train = train_text2image_sr:main"],
+        "console_scripts": ["sat-sr = sat_sr.start:upscale", "sat-sr-train = sat_sr.start:train"],
     },
     install_requires=[
         "torch>=2.6",

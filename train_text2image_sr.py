@@ -1,27 +1,7 @@
 #!/usr/bin/env python3
 """Train an Inf-DiT upscaler: see docs/training.md, or --help."""
 
-from __future__ import annotations
-
-import sys
-from collections.abc import Sequence
-
-from sat_sr.allocator import keep_freed_memory
-from sat_sr.training.arguments import parse_arguments
-from sat_sr.training.preemption import Preemption
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code of a run: 0 done, 75 saved on a signal and not done; see docs/training.md."""
-    settings = parse_arguments(list(sys.argv[1:] if argv is None else argv))
-    preemption = Preemption()
-    if not settings.dry_run:
-        preemption.watch()  # first: imports and large weights take minutes
-    keep_freed_memory()
-    from sat_sr.training.launch import launch  # torch, SAT and DeepSpeed: seconds
-
-    return launch(settings, preemption)
-
+from sat_sr.start import train
 
 if __name__ == "__main__":
-    sys.exit(main())
+    train()

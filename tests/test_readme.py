@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import importlib.util
 import itertools
 import json
 import os
@@ -92,9 +91,8 @@ def folder(tmp_path, monkeypatch) -> Path:
 @pytest.fixture
 def call(folder, weights, monkeypatch):
     """call(arguments, stdin, environment) -> exit code of the program, called in this process."""
-    spec = importlib.util.spec_from_file_location("program_of_the_readme", ROOT / "generate_sr_big.py")
-    program = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(program)
+    from sat_sr.cli.main import main
+
     given_by_size = {"--fast", "--num-steps", "--estimate", "--from-picture"}
 
     def call(arguments: list[str], stdin: str = "", **environment: str) -> int:
@@ -105,7 +103,7 @@ def call(folder, weights, monkeypatch):
             answers = itertools.chain(["examples/bee.png"])
             patch.setattr("builtins.input", lambda prompt: next_or_end(answers))
             patch.setattr("sys.stdin", StandardInput(stdin))
-            return program.main([*arguments, *few, f"--network={weights}", "--device=cpu"])
+            return main([*arguments, *few, f"--network={weights}", "--device=cpu"])
 
     return call
 
@@ -186,7 +184,7 @@ def check_installation(site: Path) -> None:
     """The package as pip would install it, without what it depends on."""
     source = site / "source"
     source.mkdir()
-    for name in ("sat_sr", "ckpt", "generate_sr_big.py", "train_text2image_sr.py", "setup.py", "pyproject.toml"):
+    for name in ("sat_sr", "ckpt", "setup.py", "pyproject.toml"):
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, source / name)
     # An environment of its own, which sees what the tests' environment has.
@@ -199,14 +197,19 @@ def check_installation(site: Path) -> None:
         check=True, timeout=120,
     )  # fmt: skip
     shutil.rmtree(source)
-    assert (packages / "generate_sr_big.py").exists() and (packages / "sat_sr/cli/run.py").exists()
+    assert (packages / "sat_sr/cli/run.py").exists()
+    assert not [path.name for path in packages.glob("*.py")], "no module of ours beside the package"
+    empty = site / "empty"
+    empty.mkdir()
 
     def program(name: str, *arguments: str) -> str:
         command = [site / "own/bin" / name, *arguments]
-        return subprocess.run(command, cwd=site, capture_output=True, text=True, timeout=120, check=True).stdout
+        return subprocess.run(command, cwd=empty, capture_output=True, text=True, timeout=120, check=True).stdout
 
     for name in ("sat-sr", "sat-sr-train"):
-        assert program(name, "--help").startswith("usage: ")
+        assert program(name, "--help").startswith(f"usage: {name} ")
+    settled = program("sat-sr-train", "--dry-run", "--device", "cpu")
+    assert json.loads(settled[settled.index("{") :])["deepspeed"]["zero_optimization"]["stage"] == 1
     told = program("sat-sr", str(ROOT / "examples/flower.png"), "--estimate")
     assert told.startswith(f"network {site / 'own/share/sat_sr/mini.safetensors'} ")
     (metadata,) = packages.glob("sat_sr-*.dist-info/METADATA")

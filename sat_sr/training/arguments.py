@@ -44,7 +44,6 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="train_text2image_sr.py",
         description="Train an Inf-DiT upscaler from shards of photographs. The same command run again resumes.",
         allow_abbrev=False,
     )

@@ -22,6 +22,7 @@ from sat_sr.data.degradation_law import parse_degradation
 from sat_sr.data.shards import expand_shards
 from sat_sr.data.workers import WORKER_DIED, is_of_dead_worker
 from sat_sr.model.layout import mismatch, parameter_shapes
+from sat_sr.start import is_ours, missing
 from sat_sr.training.deepspeed_config import read_deepspeed_config
 from sat_sr.training.logs import say, warn
 from sat_sr.training.preemption import Preemption
@@ -91,6 +92,8 @@ def _sentence(error: Exception, settings: argparse.Namespace) -> str | None:
         )
     if is_of_dead_worker(error):
         return WORKER_DIED
+    if isinstance(error, ModuleNotFoundError) and not is_ours(error):
+        return missing(error)
     if not isinstance(error, ValueError | OSError | FloatingPointError):
         return None
     *_, last = traceback.walk_tb(error.__traceback__)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +13,6 @@ from PIL import Image
 from sat_sr.checkpoint import save_safetensors
 from sat_sr.config import InfDiTConfig
 
-ROOT = Path(__file__).resolve().parents[2]
 TINY = InfDiTConfig(
     num_layers=2, hidden_size=16, num_attention_heads=2, image_block_size=16, image_size=64, vector_dim=0
 )
@@ -29,16 +26,6 @@ class Outcome:
     code: int
     out: str
     err: str
-
-
-@pytest.fixture(scope="session")
-def program():
-    """The module generate_sr_big."""
-    spec = importlib.util.spec_from_file_location("generate_sr_big", ROOT / "generate_sr_big.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["generate_sr_big"] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="session")
@@ -64,7 +51,7 @@ def upscaler(network):
 
 
 @pytest.fixture
-def cli(program, network, upscaler, tmp_path, monkeypatch, capfd):
+def cli(network, upscaler, tmp_path, monkeypatch, capfd):
     """call(*arguments, load=False) -> Outcome, in an empty folder, with the random weights unless others are named.
 
     load  read the weights from their file instead of taking those in memory
@@ -74,7 +61,7 @@ def cli(program, network, upscaler, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
 
     def call(*arguments: object, load: bool = False) -> Outcome:
-        from sat_sr.cli import worker
+        from sat_sr.cli import main, worker
 
         argv = [str(argument) for argument in arguments]
         if not any(argument.startswith("--network") for argument in argv):
@@ -84,7 +71,7 @@ def cli(program, network, upscaler, tmp_path, monkeypatch, capfd):
                 patch.setattr(worker.Upscaler, "from_checkpoint", lambda *args, **kwargs: upscaler)
             capfd.readouterr()
             try:
-                code = program.main(argv)
+                code = main.main(argv)
             except SystemExit as end:
                 code = end.code
         out, err = capfd.readouterr()

@@ -171,7 +171,7 @@ def test_names_known_without_torch_are_those_of_the_modules():
 def test_help_and_errors_come_before_torch():
     code = (
         "import sys; sys.argv[1:] = sys.argv[1:]\n"
-        "from generate_sr_big import main\n"
+        "from sat_sr.cli.main import main\n"
         "try: main()\n"
         "finally: assert not {'torch', 'sat', 'PIL', 'numpy'} & set(sys.modules), sorted(sys.modules)"
     )
@@ -181,15 +181,6 @@ def test_help_and_errors_come_before_torch():
         )
         assert result.returncode == expected, result.stderr
         assert "AssertionError" not in result.stderr
-
-
-def test_a_python_without_what_it_needs_is_told_the_two_commands():
-    result = subprocess.run(
-        [sys.executable, "-S", "generate_sr_big.py", "a.png"], cwd=ROOT, capture_output=True, text=True, timeout=60
-    )  # -S: without installed packages
-    assert (result.returncode, result.stdout) == (2, "")
-    assert "run `bash generate_sr_big_cli.sh`" in result.stderr and "`pip install .`" in result.stderr
-    assert "Traceback" not in result.stderr
 
 
 def test_help_is_grouped_and_fits_80_columns(monkeypatch):

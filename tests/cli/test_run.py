@@ -20,7 +20,7 @@ import tifffile
 import torch
 from PIL import ExifTags, Image, ImageCms, PngImagePlugin
 
-from sat_sr.cli import worker
+from sat_sr.cli import main, worker
 from sat_sr.cli.arguments import SETTLED, SIZE_FLAGS, make_parser
 from sat_sr.cli.console import Console
 from sat_sr.cli.describe import PROGRAM_BYTES
@@ -237,9 +237,7 @@ def meanwhile(monkeypatch, upscaler, act, call: int = 0) -> None:
     monkeypatch.setattr(upscaler, "run", run)
 
 
-def test_ranks_that_plan_at_different_times_take_no_name_from_one_another(
-    cli, program, picture, monkeypatch, upscaler, network
-):
+def test_ranks_that_plan_at_different_times_take_no_name_from_one_another(cli, picture, monkeypatch, upscaler, network):
     """Rank 1 plans when rank 0 has written its first picture, and so numbers on from that: y becomes a_sr_3, too."""
     pictures = [picture(f"{folder}/a.png", seed=seed) for seed, folder in enumerate("xyz")]
     flags = ["--seed", "1", "--out-dir", "out"]
@@ -249,7 +247,7 @@ def test_ranks_that_plan_at_different_times_take_no_name_from_one_another(
 
     def second_rank():
         monkeypatch.setenv("RANK", "1")
-        assert program.main([*map(str, pictures), *flags, f"--network={network}"]) == 0
+        assert main.main([*map(str, pictures), *flags, f"--network={network}"]) == 0
 
     meanwhile(monkeypatch, upscaler, second_rank, call=1)
     monkeypatch.setenv("RANK", "0")
@@ -264,9 +262,7 @@ def test_ranks_that_plan_at_different_times_take_no_name_from_one_another(
     assert {path.read_bytes() for path in Path("out").iterdir()} == made
 
 
-def test_ranks_whose_outputs_lie_beside_the_pictures_do_each_picture_once(
-    cli, program, picture, monkeypatch, upscaler, network
-):
+def test_ranks_whose_outputs_lie_beside_the_pictures_do_each_picture_once(cli, picture, monkeypatch, upscaler, network):
     """Rank 1 finds an output of rank 0 in the folder: its share must stay the same."""
     for seed, name in enumerate(("m", "n", "o", "p")):
         picture(f"photos/{name}.png", seed=seed)
@@ -275,7 +271,7 @@ def test_ranks_whose_outputs_lie_beside_the_pictures_do_each_picture_once(
 
     def second_rank():
         monkeypatch.setenv("RANK", "1")
-        assert program.main(["photos", "--out-dir", "photos", f"--network={network}"]) == 0
+        assert main.main(["photos", "--out-dir", "photos", f"--network={network}"]) == 0
 
     meanwhile(monkeypatch, upscaler, second_rank, call=1)
     monkeypatch.setenv("RANK", "0")
@@ -586,7 +582,7 @@ def test_ranks_compute_one_picture_together(cli, picture, network):
     path = picture("a.png", (20, 30))
     flags = ["--network", network, "--seed", "1", "--device", "cpu"]
     code = (  # forked from one process that has imported everything: that takes longer than all the rest
-        "import os, socket, sys, torch, generate_sr_big, sat_sr.inference.denoiser\n"
+        "import os, socket, sys, torch, sat_sr.cli.main, sat_sr.inference.denoiser\n"
         "with socket.socket() as s: s.bind(('127.0.0.1', 0)); port = s.getsockname()[1]\n"
         "children = {}\n"
         "for rank in range(2):\n"
@@ -594,7 +590,7 @@ def test_ranks_compute_one_picture_together(cli, picture, network):
         "    if not pid:\n"
         "        os.environ |= dict(RANK=str(rank), WORLD_SIZE='2', MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))\n"
         "        torch.set_num_threads(1)\n"
-        "        os._exit(generate_sr_big.main(sys.argv[1:]))\n"
+        "        os._exit(sat_sr.cli.main.main(sys.argv[1:]))\n"
         "    children[pid] = rank\n"
         "sys.exit(sum(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children))"
     )
@@ -707,10 +703,10 @@ def test_control_c_leaves_whole_pictures_only_and_the_run_continues(cli, picture
     assert sorted(os.listdir("samples")) == ["a_sr.png", "b_sr.png", "c_sr.png"]
 
 
-def test_a_second_control_c_ends_at_once(program):
+def test_a_second_control_c_ends_at_once():
     code = (
-        "import os, signal, generate_sr_big as program\n"
-        "with program._signals():\n"
+        "import os, signal\nfrom sat_sr.cli.main import _signals\n"
+        "with _signals():\n"
         "    try: os.kill(os.getpid(), signal.SIGINT); signal.pause()\n"
         "    except KeyboardInterrupt: os.kill(os.getpid(), signal.SIGINT); print('not ended')"
     )
@@ -767,7 +763,7 @@ def wait_until(condition) -> None:
 
 
 # --- no flag in vain --------------------------------------------------------------------------------------------------
-def test_no_flag_is_parsed_in_vain(cli, program, picture, monkeypatch):
+def test_no_flag_is_parsed_in_vain(cli, picture, monkeypatch):
     """Every flag is looked at by something beyond the parser when the program runs."""
     read: set[str] = set()
 
@@ -779,8 +775,8 @@ def test_no_flag_is_parsed_in_vain(cli, program, picture, monkeypatch):
             read.add(name)
             return getattr(self.namespace, name)
 
-    parse = program.parse_arguments
-    monkeypatch.setattr(program, "parse_arguments", lambda *args: Recording(parse(*args)))
+    parse = main.parse_arguments
+    monkeypatch.setattr(main, "parse_arguments", lambda *args: Recording(parse(*args)))
     path = picture("a.png")
     cli(path, "-o", "a.jpg", "--from-picture", path)
     cli(path, "--size", "30x20")

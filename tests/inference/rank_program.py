@@ -104,8 +104,7 @@ def pictures(rank: int, world: int, path: str) -> None:
 def command_line(rank: int, world: int, folder: str) -> int:
     """One picture of 5 x 3 blocks, in two passes. The first rank has all memory free, the others little; each tells how
     it plans."""
-    import generate_sr_big
-    from sat_sr.cli import worker
+    from sat_sr.cli import main, worker
 
     plan = worker.Worker.plan
 
@@ -120,7 +119,7 @@ def command_line(rank: int, world: int, folder: str) -> int:
         worker.free_bytes = lambda device: 318 << 10
     picture = [f"{folder}/small.png", "--infer-sr-scale", "6", "-o", f"{folder}/{world}.png"]
     settings = ["--seed", "7", "--sampler", "euler", "--num-steps", "2", "--device", "cpu"]
-    return generate_sr_big.main([*picture, *settings, "--network", f"{folder}/1.safetensors"])
+    return main.main([*picture, *settings, "--network", f"{folder}/1.safetensors"])
 
 
 def different(rank: int, world: int) -> int:

@@ -64,7 +64,7 @@ def test_a_meeting_place_that_is_taken_is_told_at_once(place):
 
 
 if __name__ == "__main__":
-    import generate_sr_big
+    from sat_sr.cli.main import main
 
     meeting._PATIENCE = 0
-    sys.exit(generate_sr_big.main([sys.argv[1], "-o", sys.argv[2], "--device", "cpu"]))
+    sys.exit(main([sys.argv[1], "-o", sys.argv[2], "--device", "cpu"]))
