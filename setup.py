@@ -5,7 +5,8 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
-VERSION = re.search(r'__version__ = "(.+)"', (Path(__file__).parent / "sat_sr/__init__.py").read_text())[1]
+ROOT = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "sat_sr/__init__.py").read_text())[1]
 
 EXTRAS = {
     "eval": ["scikit-image>=0.22", "scipy>=1.11", "stlpips_pytorch>=0.0.2"],
@@ -24,11 +25,27 @@ setup(
     name="sat-sr",
     version=VERSION,
     description="Inf-DiT image upscaling: any size, small memory, exact",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
     license="Apache-2.0",
+    license_files=["LICENSE"],
+    classifiers=[
+        "Environment :: Console",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Topic :: Multimedia :: Graphics",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
     python_requires=">=3.10",
-    packages=find_packages(include=["sat_sr", "sat_sr.*"]),
-    package_data={"sat_sr.training": ["ds_config_zero_clip.json"]},
-    data_files=[("share/sat_sr", ["ckpt/mini.safetensors", "ckpt/README.md"])],  # where find_network looks
+    packages=[*find_packages(include=["sat_sr", "sat_sr.*"]), "sat_sr.ckpt"],
+    package_dir={"sat_sr.ckpt": "ckpt"},  # installed, the weights that ship lie in the package
+    package_data={
+        "sat_sr": ["py.typed"],
+        "sat_sr.ckpt": ["mini.safetensors", "README.md"],
+        "sat_sr.training": ["ds_config_zero_clip.json"],
+    },
     entry_points={
         "console_scripts": ["sat-sr = sat_sr.start:upscale", "sat-sr-train = sat_sr.start:train"],
     },

@@ -184,7 +184,7 @@ def check_installation(site: Path) -> None:
     """The package as pip would install it, without what it depends on."""
     source = site / "source"
     source.mkdir()
-    for name in ("sat_sr", "ckpt", "setup.py", "pyproject.toml"):
+    for name in ("sat_sr", "ckpt", "setup.py", "pyproject.toml", "README.md", "LICENSE"):
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, source / name)
     # An environment of its own, which sees what the tests' environment has.
@@ -198,6 +198,7 @@ def check_installation(site: Path) -> None:
     )  # fmt: skip
     shutil.rmtree(source)
     assert (packages / "sat_sr/cli/run.py").exists()
+    assert (packages / "sat_sr/py.typed").exists()
     assert not [path.name for path in packages.glob("*.py")], "no module of ours beside the package"
     empty = site / "empty"
     empty.mkdir()
@@ -211,7 +212,7 @@ def check_installation(site: Path) -> None:
     settled = program("sat-sr-train", "--dry-run", "--device", "cpu")
     assert json.loads(settled[settled.index("{") :])["deepspeed"]["zero_optimization"]["stage"] == 1
     told = program("sat-sr", str(ROOT / "examples/flower.png"), "--estimate")
-    assert told.startswith(f"network {site / 'own/share/sat_sr/mini.safetensors'} ")
+    assert told.startswith(f"network {packages / 'sat_sr/ckpt/mini.safetensors'} ")
     (metadata,) = packages.glob("sat_sr-*.dist-info/METADATA")
     fields = [line.partition(": ")[::2] for line in metadata.read_text().partition("\n\n")[0].splitlines()]
     assert ("Requires-Python", ">=3.10") in fields

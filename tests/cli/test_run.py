@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import io
 import itertools
 import json
@@ -542,14 +541,11 @@ def test_the_default_network(tmp_path, monkeypatch):
 
     project = tmp_path / "project"
     monkeypatch.setattr("sat_sr.cli.find_network.__file__", str(project / "sat_sr/cli/find_network.py"))
-    installed = importlib.metadata.PackagePath("share/sat_sr/mini.safetensors")
-    installed.dist = importlib.metadata.PathDistribution(tmp_path / "environment/sat_sr.dist-info")
-    monkeypatch.setattr("sat_sr.cli.find_network.files", lambda package: [installed])
     monkeypatch.chdir(tmp_path)
     with pytest.raises(CannotRun, match=r"there are no weights in ckpt or .*mp_rank_00_model_states.pt.*--network"):
         find_network(None)
     # Each is preferred to those before it.
-    for path in ("environment/share/sat_sr/mini.safetensors", "project/ckpt/mini.safetensors",
+    for path in ("project/sat_sr/ckpt/mini.safetensors", "project/ckpt/mini.safetensors",
                  "ckpt/mini.safetensors", "project/ckpt/mp_rank_00_model_states.pt",
                  "ckpt/mp_rank_00_model_states.pt"):  # fmt: skip
         Path(path).parent.mkdir(parents=True, exist_ok=True)
