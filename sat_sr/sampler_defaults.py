@@ -6,13 +6,12 @@ change for quick results: {"name": "dpmpp_2m", "num_steps": 8, "fast": {"num_ste
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from sat_sr.inference.settings import SamplingSettings
+from sat_sr.sampling import SETTING_NAMES, SamplingSettings
 
-KEYS = ["name", *(field.name for field in dataclasses.fields(SamplingSettings) if field.name != "sampler")]
+KEYS = ["name", *(name for name in SETTING_NAMES if name != "sampler")]
 
 
 def sampling_settings(stated: Mapping[str, Any], fast: bool = False) -> SamplingSettings:

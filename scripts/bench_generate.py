@@ -113,7 +113,7 @@ def measure(args: argparse.Namespace) -> Iterator[dict]:
 
     from sat_sr.inference.byte_sizes import parse_bytes
     from sat_sr.inference.devices import default_dtype, resolve_device
-    from sat_sr.inference.memory import parameter_count
+    from sat_sr.model.counts import parameter_count
 
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -151,8 +151,10 @@ def run_case(args, model, device, size: tuple[int, int], mode: str, budget: int 
     import torch
 
     from sat_sr.inference.denoiser import Denoiser
-    from sat_sr.inference.memory import flops, make_plan, weight_bytes
+    from sat_sr.inference.memory import weight_bytes
+    from sat_sr.inference.planner import make_plan
     from sat_sr.model.attention_kernels import choose_kernel
+    from sat_sr.model.counts import flops
 
     config = model.config
     kernel, _ = choose_kernel(args.kernel, device, model.dtype, config.head_dim, config.tokens_per_block)
@@ -262,7 +264,7 @@ class grown:
         self.device = device
 
     def __enter__(self) -> Callable[[], int]:
-        from sat_sr.cost import MIB, measured
+        from sat_sr.measure import MIB, measured
 
         gc.collect()
         before = 0 if self.device.type == "cuda" else resident_bytes()

@@ -18,13 +18,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from sat_sr.cli.arguments import COLOR_FIXES, SAMPLERS  # does not import PyTorch
+# Neither imports PyTorch.
+from sat_sr.evaluation.settings import KEYS
+from sat_sr.sampling import COLOR_FIXES, SAMPLER_NAMES
 
-# Of sat_sr.evaluation.settings.KEYS, whose import takes seconds; a test compares the two.
-SETTING_KEYS = (
-    "preset", "seed", "sampler", "num_steps", "sigma_min", "sigma_max", "init_noise", "strength", "color_fix", "detail",
-    "grid_shift",
-)  # fmt: skip
 WORST_BY = ("stlpips", "patch_grid", "block_grid", "block_lines", "flat_energy")
 MANY_COLUMNS = 8  # from here on the cells of the sheet are smaller
 
@@ -50,7 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--network", action="append", default=[], metavar="CKPT", help="a checkpoint; repeat to compare several"
     )
     compared.add_argument("--fast", action="store_true", help="the checkpoint's quick preset instead of its default")
-    compared.add_argument("--sampler", choices=SAMPLERS)
+    compared.add_argument("--sampler", choices=SAMPLER_NAMES)
     compared.add_argument("--num-steps", type=int)
     compared.add_argument("--sigma-max", type=float)
     compared.add_argument("--sigma-min", type=float)
@@ -62,7 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
         default=[],
         metavar="KEY=VALUE,…",
         help='repeat to compare several: "sampler=dpmpp_2m,num_steps=10,sigma_max=5" or "preset=fast"; over the '
-        f"options above; the keys are {', '.join(SETTING_KEYS)}",
+        f"options above; the keys are {', '.join(KEYS)}",
     )
     compared.add_argument(
         "--converged",

@@ -57,7 +57,7 @@ def test_presets_have_the_parameters_that_are_told(name, parameters):
 
 def test_a_512_canvas_of_mini_is_cheap():
     """At most 0.35 TFLOP a network call."""
-    from sat_sr.inference.memory import flops
+    from sat_sr.model.counts import flops
 
     mini = InfDiTConfig.preset("mini")
     assert flops(mini, (512 // mini.image_block_size,) * 2) < 0.35e12

@@ -71,7 +71,7 @@ MODES = [("full", 1), ("ar", 1), ("ar2", 1), ("ar2", 2), ("ar2", 3)]
 
 def plans(config, canvas, batch=1):
     """(name, plan) of every way to compute the same function; `auto` in the least memory that it can do with."""
-    from sat_sr.inference.memory import make_plan
+    from sat_sr.inference.planner import make_plan
     from sat_sr.model.attention_kernels import choose_kernel
 
     for mode, block_batch in MODES:

@@ -17,15 +17,10 @@ from sat_sr.cli.target import DEFAULT_SCALE, MAX_PASS, Target
 from sat_sr.config import InfDiTConfig
 from sat_sr.image_io.picture import DEFAULT_MAX_PIXELS, FORMAT_CHOICES, WRITE_FORMATS
 from sat_sr.inference.byte_sizes import parse_bytes
+from sat_sr.inference.choices import KERNELS, MODES, OFFLOADS
 from sat_sr.release_flags import NETWORK, Settled, add_settled, flag, take_settled, with_dashes
+from sat_sr.sampling import COLOR_FIXES, MOST_DETAIL, SAMPLER_NAMES, SETTING_NAMES
 
-# The names that the modules behind them know; those import torch.
-SAMPLERS = ("heun", "euler", "dpmpp_2m", "unipc")
-COLOR_FIXES = ("none", "mean", "wavelet", "backprojection")
-MODES = ("auto", "full", "ar2", "ar")
-OFFLOADS = ("auto", "none", "state", "all")
-KERNELS = ("auto", "sdpa", "merge", "flash", "flex", "cudnn")
-MOST_DETAIL = 5
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 # What nobody means, and would take all memory only to be planned.
@@ -46,9 +41,7 @@ SETTLED: Settled = {
 }
 
 # What --from-picture repeats: settings stored in pictures -> flags. Whatever else a file says is not looked at.
-SAMPLING = ("sampler", "num_steps", "sigma_min", "sigma_max", "init_noise", "strength", "color_fix", "detail",
-            "grid_shift")  # fmt: skip
-REPEATED = (*SAMPLING, "seed", "dtype", "inference_type", "block_batch", "lr_size", "crop_size", "round")
+REPEATED = (*SETTING_NAMES, "seed", "dtype", "inference_type", "block_batch", "lr_size", "crop_size", "round")
 
 
 def parse_arguments(argv: list[str], stored: Mapping[str, Any] | None = None) -> argparse.Namespace:
@@ -129,11 +122,11 @@ def make_parser() -> _Parser:
     add("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1, mps (default %(default)s)")
     add("--dtype", choices=DTYPES, default="auto", help="of the network (default: bfloat16 on new GPUs, else float32)")
     add("--bf16", action="store_const", const="bfloat16", dest="dtype", help="the same as --dtype bfloat16")
-    add("--kernel", choices=KERNELS, default="auto", help="of attention (default %(default)s)")
+    add("--kernel", choices=("auto", *KERNELS), default="auto", help="of attention (default %(default)s)")
 
     add = parser.add_argument_group("sampling (default: what the weights ask for)").add_argument
     add("--fast", action="store_true", help="the quick preset of the weights")
-    add("--sampler", choices=SAMPLERS)
+    add("--sampler", choices=SAMPLER_NAMES)
     add("--num-steps", type=_at_least(1, MAX_STEPS), metavar="N")
     add("--sigma-max", type=_positive, metavar="X", help="first noise level")
     add("--sigma-min", type=_positive, metavar="X", help="last noise level before 0")
@@ -155,8 +148,8 @@ def make_parser() -> _Parser:
         "layer), ar2, ar (block by block; small blocks by 4096 tokens), auto (the fastest that fits)")  # fmt: skip
     add("--block-batch", type=_at_least(1), metavar="N", help="ar2 computes up to N x N blocks at a time, "
         "in groups of one size (default 4)")  # fmt: skip
-    add("--offload", choices=OFFLOADS, default="auto", help="what a GPU leaves on the host: state (what grows with the "
-        "picture), all (the weights, too); auto: as little as fits")  # fmt: skip
+    add("--offload", choices=("auto", *OFFLOADS), default="auto", help="what a GPU leaves on the host: state (what "
+        "grows with the picture), all (the weights, too); auto: as little as fits")  # fmt: skip
     add("--split-picture", action=argparse.BooleanOptionalAction, help="several ranks (torchrun) compute each picture "
         "together (the default for one picture), or share the list (the default for several)")  # fmt: skip
     add("--compile", action="store_true", help="compile the layers (torch.compile): starts later, then faster on GPUs")
@@ -198,7 +191,7 @@ def _spelt(names: Mapping[str, object] | tuple[str, ...]) -> str:
 def _flags_of(stored: Mapping[str, Any], given: argparse.Namespace) -> list[str]:
     """Stored settings as flags, so that they are checked like flags. A size, or the preset, that is given outweighs the
     stored one."""
-    names = [name for name in REPEATED if not (given.fast and name in SAMPLING)]
+    names = [name for name in REPEATED if not (given.fast and name in SETTING_NAMES)]
     if stored.get("inference_type") != "ar2":
         names.remove("block_batch")  # it is stored with every picture, but acts there only
     values = {name: stored.get(name) for name in names}

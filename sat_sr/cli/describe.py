@@ -10,7 +10,7 @@ from sat_sr.cli.target import by
 from sat_sr.cli.work import Work, dtype_name
 from sat_sr.cli.worker import Worker
 from sat_sr.inference.byte_sizes import format_bytes
-from sat_sr.inference.memory import parameter_count
+from sat_sr.model.counts import parameter_count
 
 # Python, PyTorch, SAT and the kernels that a first network call loads, resident on the host: docs/memory.md. A PyTorch
 # built for CUDA is larger, whether there is a GPU or not.

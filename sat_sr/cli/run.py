@@ -95,7 +95,7 @@ class Run:
             worker = Worker(args, network, seed=seed, local_rank=rank.local, local_ranks=rank.local_count)
         except (ValueError, OSError) as error:
             raise CannotRun(str(error)) from error
-        share_cores(worker.processes)
+        share_cores(rank.local_count)
         self.console.line(introduction(worker))
         for note in worker.notes():
             self.console.note(note)
@@ -227,7 +227,7 @@ class Run:
 
     def _upscale(self, worker: Worker, output: Output) -> None:
         from sat_sr.cli.describe import describe, record
-        from sat_sr.cost import measured
+        from sat_sr.measure import measured
 
         entry, console = output.entry, self.console
         picture, work, notes = worker.prepare(entry.read(self.args.max_pixels), output.path)

@@ -24,18 +24,16 @@ from sat_sr.cli.work import Work, dtype_name
 from sat_sr.diffusion.resize import resize
 from sat_sr.image_io import Picture, PictureError, check_output, resize_alpha, write_picture
 from sat_sr.image_io.picture import WRITE_FORMATS
-from sat_sr.inference.byte_sizes import format_bytes
+from sat_sr.inference.budget import measure_budget
 from sat_sr.inference.canvas import Canvas
+from sat_sr.inference.choices import BLOCK_BATCH
 from sat_sr.inference.devices import default_dtype, resolve_device
 from sat_sr.inference.job import Job, make_job
-from sat_sr.inference.memory import BLOCK_BATCH, USABLE, canvas_bytes, free_bytes, parameter_count
 from sat_sr.inference.out_of_memory import is_out_of_memory
 from sat_sr.inference.ranks import Ranks
-from sat_sr.inference.settings import SamplingSettings
 from sat_sr.inference.upscaler import Upscaler, default_settings
 from sat_sr.model.attention_kernels import choose_kernel
-
-DEVICES = ("cpu", "cuda", "mps")
+from sat_sr.sampling import SETTING_NAMES, SamplingSettings
 
 
 class Worker:
@@ -55,12 +53,11 @@ class Worker:
         self.checkpoint = load(network)
         self.config = self.checkpoint.config
         self.device = resolve_device(args.device)
-        if self.device.type not in DEVICES:  # torch knows more than are tried here
-            raise ValueError(f"device {args.device!r} is not used: use --device auto, cpu, cuda or mps")
+        self.local_ranks = self.on_device = local_ranks
         if self.device == torch.device("cuda"):
-            self.device = torch.device("cuda", local_rank % torch.cuda.device_count())
+            gpus = torch.cuda.device_count()
+            self.device, self.on_device = torch.device("cuda", local_rank % gpus), math.ceil(local_ranks / gpus)
         self.dtype = default_dtype(self.device) if args.dtype == "auto" else getattr(torch, args.dtype)
-        self.processes = 1 if self.device.type == "cuda" else local_ranks
         self.kernel, self.kernel_reason = choose_kernel(
             args.kernel, self.device, self.dtype, self.config.head_dim, self.config.tokens_per_block
         )
@@ -70,8 +67,7 @@ class Worker:
         self.ranks: Ranks | None = None  # that compute every picture together with this one
 
     def _settings(self, defaults: SamplingSettings) -> SamplingSettings:
-        names = [field.name for field in dataclasses.fields(SamplingSettings)]
-        return defaults.replace(**{name: getattr(self.args, name) for name in names})
+        return defaults.replace(**{name: getattr(self.args, name) for name in SETTING_NAMES})
 
     @cached_property
     def upscaler(self) -> Upscaler:
@@ -153,31 +149,11 @@ class Worker:
         return Canvas.of(target, block, target=target, margin=self.settings.margin(block)).size
 
     def _job(self, source: Size, target: Size) -> Job:
-        usable, available = self.args.memory or self._free(), free_bytes(torch.device("cpu"))
+        held = self.upscaler.held if "upscaler" in vars(self) else 0
+        shared = {"on_host": self.local_ranks, "on_device": self.on_device}
+        budget = measure_budget(self.device, memory=self.args.memory, held=held, **shared)
         if self.ranks:  # they plan the same, or refuse the same: one that plans otherwise would be waited for
-            usable, available = self.ranks.least(usable), self.ranks.least(available)
-        canvas = self._canvas(target)
-        grid = tuple(side // self.config.image_block_size for side in canvas)
-        sharers = self._sharers(canvas)
-        parts = sharers.parts(grid) if sharers else [range(max(grid))]
-        # Canvases live on the host; where that is the device, they leave the network less.
-        canvases = max(
-            canvas_bytes(canvas, 1, self.settings.sampler, len(part) / max(grid), gathers=part.start == 0)
-            for part in parts
-        )
-        if self.device.type == "cuda":
-            if canvases > available:
-                raise MemoryError(
-                    f"{by(target)} needs about {format_bytes(canvases)} of the host's memory for pictures, "
-                    f"{format_bytes(available)} are free: ask for a smaller size, or upscale parts"
-                )
-        else:
-            if canvases >= usable:
-                raise MemoryError(
-                    f"{by(target)} needs about {format_bytes(canvases)} for pictures alone, {format_bytes(usable)} "
-                    "may be used: ask for a smaller size, or raise --memory if there is more"
-                )
-            usable -= canvases
+            budget = self.ranks.least(budget)
         return make_job(
             self.config,
             source[::-1],
@@ -186,25 +162,17 @@ class Worker:
             mode=self.mode,
             block_batch=self.block_batch,
             offload=self.args.offload,
-            memory=usable,
+            budget=budget,
             device=self.device,
             dtype=self.dtype,
             kernel=self.kernel,
-            ranks=sharers,
+            ranks=self._sharers(self._canvas(target)),
         )
 
     def _sharers(self, canvas: tuple[int, int]) -> Ranks | None:
         """The ranks that compute a canvas together: None when it has too few blocks: then the first does it."""
         blocks = max(canvas) // self.config.image_block_size
         return self.ranks if self.ranks and blocks >= self.ranks.world else None
-
-    def _free(self) -> int:
-        """Bytes that the run may use, weights included: what it holds already counts as free."""
-        if self.device.type == "cuda":
-            ours = torch.cuda.memory_reserved(self.device)
-        else:
-            ours = parameter_count(self.config) * self.dtype.itemsize if "upscaler" in vars(self) else 0
-        return int((free_bytes(self.device) / self.processes + ours) * USABLE)
 
     # --- doing ----------------------------------------------------------------------------------------------------
     def prepare(self, picture: Picture, path: Path) -> tuple[Picture, Work, list[str]]:

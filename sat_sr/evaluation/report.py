@@ -10,7 +10,7 @@ from pathlib import Path
 from sat_sr.evaluation.metrics import METRICS, format_figure, heading_of, metric_of, title_of
 from sat_sr.evaluation.runner import BICUBIC, TARGET, Evaluation, Run
 from sat_sr.image_io.storage import atomic_write
-from sat_sr.inference.settings import SamplingSettings
+from sat_sr.sampling import SamplingSettings
 
 COSTS = {"calls": ("calls", 0), "seconds": ("seconds", 1), "peak_mib": ("peak MiB", 0)}
 TO_CONVERGED = {"to_converged": ("to converged dB", 2)}

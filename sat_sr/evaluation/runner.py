@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from sat_sr.cost import measured
 from sat_sr.evaluation.metrics import GRIDS, Metrics, describe, psnr
 from sat_sr.evaluation.pairs import Pair, Pairs, interpolate
 from sat_sr.evaluation.records import Records, digest_of, digest_of_file
@@ -26,7 +25,8 @@ from sat_sr.evaluation.source import (
     digest_of_source,
 )
 from sat_sr.image_io.storage import atomic_write
-from sat_sr.inference.settings import SamplingSettings
+from sat_sr.measure import measured
+from sat_sr.sampling import SamplingSettings
 
 if TYPE_CHECKING:  # takes seconds to import: not for those who only read a finished evaluation
     from sat_sr.inference.upscaler import Upscaler

@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from sat_sr.inference.settings import SamplingSettings
+from sat_sr.sampling import SamplingSettings
 
 Setting = dict[str, str | int | float | bool]
 """What a run changes: fields of SamplingSettings, "seed", and "preset". What is absent is the checkpoint's default."""

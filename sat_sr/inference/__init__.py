@@ -1,9 +1,10 @@
 """From a picture in memory to a larger one, exactly, in bounded memory.
 
 upscaler.py      the whole way, and the Python interface     pixels.py        PIL, numpy, tensors: in and out
-settings.py      how it is sampled      job.py               what is decided before: canvas.py, schedule.py, memory.py
+job.py           what is decided before: canvas.py, schedule.py; planner.py, by memory.py (what a schedule takes) and
+                 budget.py (what there is)
 denoiser.py      one network call over a canvas, group by group: frontier.py, hidden_state.py and weights.py keep what
                  is needed between groups, on the device or (transfer.py) on the host
-around a call    placement.py and conditions.py (a moving grid), detail.py, backprojection.py; color_fix.py afterwards
+around a call    placement.py and moving_grid.py, detail.py, backprojection.py; color_fix.py afterwards
 ranks.py         one picture over several processes          meeting.py       how they meet
 """

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 
 from sat_sr.diffusion.resize import resize_columns
+from sat_sr.sampling import COLOR_FIXES
 
-COLOR_FIXES = ("none", "mean", "wavelet", "backprojection")
 WAVELET_LEVELS = 5
 STRIP = 256  # columns
 

@@ -23,12 +23,12 @@ import torch
 
 from sat_sr.config import LR_FACTOR
 from sat_sr.diffusion.edm import precondition
-from sat_sr.inference.conditions import enlarged
 from sat_sr.inference.frontier import Frontiers, HostFrontiers, Neighbours
 from sat_sr.inference.hidden_state import HiddenState, HostHiddenState
-from sat_sr.inference.memory import Plan
+from sat_sr.inference.moving_grid import enlarged
 from sat_sr.inference.out_of_memory import is_out_of_memory
 from sat_sr.inference.placement import Placement
+from sat_sr.inference.planner import Plan
 from sat_sr.inference.schedule import Group
 from sat_sr.inference.transfer import make_transfer
 from sat_sr.inference.weights import DeviceWeights, HostWeights

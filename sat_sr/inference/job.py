@@ -7,11 +7,15 @@ from dataclasses import dataclass
 import torch
 
 from sat_sr.config import InfDiTConfig
+from sat_sr.inference.budget import Budget
 from sat_sr.inference.canvas import Canvas
-from sat_sr.inference.memory import BLOCK_BATCH, Plan, flops, make_plan
+from sat_sr.inference.choices import BLOCK_BATCH
+from sat_sr.inference.memory import canvas_bytes
+from sat_sr.inference.planner import Plan, make_plan
 from sat_sr.inference.ranks import Ranks
-from sat_sr.inference.settings import SamplingSettings
 from sat_sr.model.attention_kernels import choose_kernel
+from sat_sr.model.counts import flops
+from sat_sr.sampling import SamplingSettings
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ def make_job(
     mode: str = "auto",
     block_batch: int = BLOCK_BATCH,
     offload: str = "auto",
-    memory: int | None = None,
+    budget: Budget | None = None,
     batch: int = 1,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
@@ -49,27 +53,38 @@ def make_job(
 ) -> Job:
     """Decide how a picture of source (height, width) is computed, or this rank's part of it. Needs no weights.
 
-    ranks  that share the picture: all must be given the same `memory`, and plan the same
+    budget  memory that there is; None: no limit
+    ranks   that share the picture: all must be given the same budget, and plan the same
 
-    Raises ValueError for settings that cannot be, MemoryError when nothing fits `memory` bytes.
+    Raises ValueError for settings that contradict each other, MemoryError when nothing fits the budget.
     """
     settings, device = settings or SamplingSettings(), torch.device(device)
     block = config.image_block_size
     canvas = Canvas.of(source, block, scale=scale, target=target, margin=settings.margin(block))
     grid = (canvas.size[0] // block, canvas.size[1] // block)
+    parts = ranks.parts(grid) if ranks else [range(max(grid))]
+    on_device = on_host = None
+    if budget:
+        pictures = max(
+            canvas_bytes(canvas.size, batch, settings.sampler, len(part) / max(grid), gathers=part.start == 0)
+            for part in parts
+        )
+        on_device = budget.for_network(pictures, "{1}x{0}".format(*canvas.target))
+        on_host = None if budget.device is None else budget.host
     plan = make_plan(
         config,
         canvas.size,
         mode=mode,
         block_batch=block_batch,
         offload=offload,
-        budget=memory,
+        budget=on_device,
+        host_budget=on_host,
         batch=batch,
         device=str(device),
         dtype=dtype,
         kernel=choose_kernel(kernel, device, dtype, config.head_dim, config.tokens_per_block)[0],
         sampler=settings.sampler,
         part=ranks.part(grid) if ranks else None,
-        deciding=max(ranks.parts(grid), key=len) if ranks else None,
+        deciding=max(parts, key=len) if ranks else None,
     )
     return Job(canvas, plan, settings, settings.network_calls * batch * flops(config, grid))

@@ -12,7 +12,8 @@ diffusion SpotDiffusion, arXiv 2407.15507):
     |    |    |    |               | └──|----|-┘  |
     +----+----+----+               +----+----+----+
 
-Before the picture's first row and column the network sees it mirrored. What it is told of the picture: conditions.
+Before the picture's first row and column the network sees it mirrored. How far the grid moves is one of the settings
+(`sampling.grid_places`); what the network is told of the picture is the matter of `moving_grid`.
 """
 
 from __future__ import annotations
@@ -20,15 +21,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-
-
-def grid_places(shift: int, block: int, calls: int) -> list[int]:
-    """How many pixels the picture lies farther in, down and right alike, in each of the network calls.
-
-    From call to call the grid moves by `shift` pixels, so that in the last it begins in the picture's corner: that call
-    draws the finest details, and its condition is the input itself. After a whole block the grid is where it was.
-    """
-    return [(calls - 1 - call) * shift % block for call in range(calls)]
 
 
 class Placement(NamedTuple):

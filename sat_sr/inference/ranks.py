@@ -30,6 +30,7 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
+from sat_sr.inference.budget import Budget
 from sat_sr.inference.schedule import Schedule
 
 SHARED = 1  # tag of messages that are no lines of keys and values
@@ -113,13 +114,15 @@ class Ranks:
                 dist.all_reduce(share)
         return share
 
-    def least(self, number: int) -> int:
-        """The least of the ranks' numbers; each below 2**63."""
-        numbers = torch.tensor([number])
+    def least(self, budget: Budget) -> Budget:
+        """The least that one of the ranks has."""
+        nothing = -1
+        numbers = torch.tensor([budget.host, nothing if budget.device is None else budget.device])
         if self.world > 1:
             with _connected():
                 dist.all_reduce(numbers, dist.ReduceOp.MIN)
-        return int(numbers)
+        host, device = numbers.tolist()
+        return Budget(host, None if device == nothing else device)
 
     def share(self, picture: torch.Tensor | None, size: tuple[int, int], batch: int = 1) -> torch.Tensor:
         """Give all ranks a picture (B, 3, *size) float32 on the host that only rank 0 has."""

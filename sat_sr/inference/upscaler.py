@@ -11,7 +11,7 @@ memory (`memory`, `denoiser`).
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -19,18 +19,18 @@ import torch
 from sat_sr.checkpoint import DEFAULT_CLIP, Checkpoint, checkpoint_hash, load, load_image_encoder, load_model
 from sat_sr.diffusion.samplers import SAMPLERS
 from sat_sr.inference.backprojection import Backprojection
-from sat_sr.inference.canvas import Canvas
+from sat_sr.inference.budget import measure_budget
+from sat_sr.inference.choices import BLOCK_BATCH
 from sat_sr.inference.color_fix import fix_colors
-from sat_sr.inference.conditions import MovingGrid
 from sat_sr.inference.detail import Detail
 from sat_sr.inference.devices import default_dtype, resolve_device
 from sat_sr.inference.job import Job, make_job
-from sat_sr.inference.memory import BLOCK_BATCH, USABLE, canvas_bytes, free_bytes, parameter_count
+from sat_sr.inference.moving_grid import MovingGrid
 from sat_sr.inference.noise import position_noise
 from sat_sr.inference.pixels import Pixels, to_tensor
 from sat_sr.inference.ranks import Ranks
-from sat_sr.inference.settings import SamplingSettings
 from sat_sr.sampler_defaults import sampling_settings
+from sat_sr.sampling import SamplingSettings
 
 
 class Upscaler:
@@ -136,7 +136,8 @@ class Upscaler:
         mode       "auto", "full", "ar2" (up to block_batch² blocks at a time) or "ar": the same picture, in different
                    memory
         offload    what lives on the host instead of the device: "none", "state", "all", or "auto" (as little as fits)
-        memory     bytes of device memory that may be used, weights included; None: what is free
+        memory     bytes that may be used, weights included: of the device, or, where that has no memory of its own, of
+                   the host, pictures included; None: most of what is free
         callback   called after each step with (step, steps, current picture (B, 3, H, W) in [-1, 1])
         settings   fields of SamplingSettings; what is not given is the checkpoint's default
 
@@ -158,30 +159,20 @@ class Upscaler:
         )
         return restore(self.run(tensor, job, seed=seed, callback=callback))
 
-    def prepare(self, source: tuple[int, int], **choices) -> Job:
-        """`make_job` for this model on its device, by default in what is free there. source (height, width)."""
+    @property
+    def held(self) -> int:
+        """Bytes that the weights take where the network computes."""
+        return sum(p.nbytes for p in self.model.parameters() if p.device.type == self.device.type)
+
+    def prepare(self, source: tuple[int, int], *, memory: int | None = None, **choices) -> Job:
+        """`make_job` for this model on its device. source (height, width); memory as for a call."""
         if self.model is None:
             raise ValueError("this upscaler is closed and has given its weights back: make a new one")
-        defaults = {"settings": self.defaults, "device": self.device, "dtype": self.model.dtype, "memory": None}
-        choices = {**defaults, **choices}
-        if choices["memory"] is None:
-            choices["memory"] = self._usable(source, choices)
-            if ranks := choices.get("ranks"):
-                choices["memory"] = ranks.least(choices["memory"])
-        return make_job(self.model.config, tuple(source), **choices)
-
-    def _usable(self, source: tuple[int, int], choices: Mapping) -> int:
-        """Bytes that the network may take, weights included: of what is free, and what it holds already."""
-        config, device, settings = self.model.config, self.device, choices["settings"]
-        if device.type == "cuda":
-            return int((free_bytes(device) + torch.cuda.memory_reserved(device)) * USABLE)
-        # The device's memory is the host's, where the pictures are, too.
-        size = {side: choices.get(side) for side in ("scale", "target")}
-        margin = settings.margin(config.image_block_size)
-        canvas = Canvas.of(source, config.image_block_size, **size, margin=margin).size
-        pictures = canvas_bytes(canvas, choices.get("batch", 1), settings.sampler)
-        held = parameter_count(config) * self.model.dtype.itemsize
-        return max(int((free_bytes(device) + held) * USABLE) - pictures, 0)
+        budget = measure_budget(self.device, memory=memory, held=self.held)
+        if ranks := choices.get("ranks"):
+            budget = ranks.least(budget)
+        defaults = {"settings": self.defaults, "device": self.device, "dtype": self.model.dtype, "budget": budget}
+        return make_job(self.model.config, tuple(source), **{**defaults, **choices})
 
     @torch.no_grad()  # not inference_mode: what comes back may be trained with
     def run(

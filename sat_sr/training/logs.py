@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from sat_sr.cost import peak_rss
+from sat_sr.measure import peak_rss
 from sat_sr.training.tensorboard import EventFile
 
 PHASES = ("data", "forward", "backward", "step")

@@ -65,7 +65,7 @@ import torch
 
 sys.path.insert(0, ".")
 from sat_sr.config import InfDiTConfig
-from sat_sr.inference.memory import make_plan
+from sat_sr.inference.planner import make_plan
 
 out, device = Path(sys.argv[1]), sys.argv[2]
 print()

@@ -50,7 +50,7 @@ import torch
 
 sys.path.insert(0, ".")
 from sat_sr.config import InfDiTConfig
-from sat_sr.inference.memory import flops
+from sat_sr.model.counts import flops
 
 work, device = Path(sys.argv[1]), sys.argv[2]
 cuda = device == "cuda"

@@ -8,7 +8,7 @@ import pytest
 
 from sat_sr.evaluation.records import Records, digest_of_file
 from sat_sr.evaluation.settings import combine, parse_setting, read_grid, resolve
-from sat_sr.inference.settings import SamplingSettings
+from sat_sr.sampling import SamplingSettings
 
 
 def test_settings_have_types():

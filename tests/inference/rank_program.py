@@ -58,13 +58,13 @@ def pictures(rank: int, world: int, path: str) -> None:
     from sat_sr.diffusion.samplers import heun
     from sat_sr.inference.backprojection import Backprojection
     from sat_sr.inference.canvas import Canvas
-    from sat_sr.inference.conditions import MovingGrid
     from sat_sr.inference.denoiser import Denoiser
     from sat_sr.inference.meeting import join
-    from sat_sr.inference.memory import Plan
-    from sat_sr.inference.placement import grid_places
+    from sat_sr.inference.moving_grid import MovingGrid
+    from sat_sr.inference.planner import Plan
     from sat_sr.inference.schedule import Schedule
     from sat_sr.model.inf_dit import InfDiT
+    from sat_sr.sampling import grid_places
 
     ranks = join({"seed": 1}, "cpu", rank, world)
     config = InfDiTConfig(
@@ -105,6 +105,7 @@ def command_line(rank: int, world: int, folder: str) -> int:
     """One picture of 5 x 3 blocks, in two passes. The first rank has all memory free, the others little; each tells how
     it plans."""
     from sat_sr.cli import main, worker
+    from sat_sr.inference import budget
 
     plan = worker.Worker.plan
 
@@ -116,7 +117,7 @@ def command_line(rank: int, world: int, folder: str) -> int:
 
     worker.Worker.plan = tell
     if rank:
-        worker.free_bytes = lambda device: 318 << 10
+        budget.free_bytes = lambda device: 318 << 10
     picture = [f"{folder}/small.png", "--infer-sr-scale", "6", "-o", f"{folder}/{world}.png"]
     settings = ["--seed", "7", "--sampler", "euler", "--num-steps", "2", "--device", "cpu"]
     return main.main([*picture, *settings, "--network", f"{folder}/1.safetensors"])

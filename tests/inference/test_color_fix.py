@@ -9,7 +9,8 @@ from scipy.ndimage import convolve1d
 
 from sat_sr.diffusion import resize as resize_module
 from sat_sr.inference import color_fix
-from sat_sr.inference.color_fix import COLOR_FIXES, fix_colors
+from sat_sr.inference.color_fix import fix_colors
+from sat_sr.sampling import COLOR_FIXES
 
 
 @pytest.mark.parametrize("fix", COLOR_FIXES)

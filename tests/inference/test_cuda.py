@@ -12,7 +12,8 @@ import torch
 from sat_sr.config import InfDiTConfig
 from sat_sr.diffusion.edm import denoise
 from sat_sr.inference.denoiser import Denoiser
-from sat_sr.inference.memory import WORKSPACE, Plan, make_plan
+from sat_sr.inference.memory import WORKSPACE
+from sat_sr.inference.planner import Plan, make_plan
 from sat_sr.inference.schedule import Schedule
 from sat_sr.model.attention_kernels import KERNELS, choose_kernel
 from sat_sr.model.block_attention import clamped_halo
@@ -171,7 +172,7 @@ def test_memory_that_runs_out_is_stepped_down_from(official, caplog):
 def test_prediction_of_the_peak(official, offload):
     """Four layers at 2048 x 2048, beside what other tests hold: within 15 % of what PyTorch allocates, and the
     libraries' workspace, which earlier calls may have taken already."""
-    from sat_sr.cost import measured
+    from sat_sr.measure import measured
 
     gc.collect()
     before = torch.cuda.memory_allocated()

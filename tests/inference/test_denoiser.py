@@ -12,8 +12,8 @@ import torch
 from sat_sr.diffusion.edm import denoise
 from sat_sr.diffusion.samplers import heun
 from sat_sr.inference.denoiser import Denoiser
-from sat_sr.inference.memory import Plan, make_plan
 from sat_sr.inference.out_of_memory import is_out_of_memory
+from sat_sr.inference.planner import Plan, make_plan
 from sat_sr.inference.schedule import Schedule
 from sat_sr.model import adaln
 

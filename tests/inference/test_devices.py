@@ -8,10 +8,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from sat_sr.config import InfDiTConfig
+from sat_sr.inference.budget import Budget
 from sat_sr.inference.devices import default_dtype, resolve_device, share_cores
 from sat_sr.inference.job import make_job
-from sat_sr.inference.settings import SamplingSettings
 from sat_sr.inference.upscaler import Upscaler
+from sat_sr.sampling import SamplingSettings
 
 
 @pytest.mark.parametrize(
@@ -41,7 +42,7 @@ def test_a_gpu_without_bfloat16_computes_in_float32(monkeypatch, capability, exp
 
 @pytest.mark.parametrize("mode", ["auto", "full", "ar2", "ar"])
 def test_a_picture_is_planned_for_mps(mode):
-    job = make_job(InfDiTConfig.preset("mini"), (64, 96), scale=4, mode=mode, device="mps", memory=4 << 30)
+    job = make_job(InfDiTConfig.preset("mini"), (64, 96), scale=4, mode=mode, device="mps", budget=Budget(4 << 30))
     assert job.plan.device == "mps" and job.plan.kernel == "sdpa"
 
 

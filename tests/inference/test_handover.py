@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sat_sr.inference.denoiser import Denoiser
-from sat_sr.inference.memory import Plan
+from sat_sr.inference.planner import Plan
 from sat_sr.inference.schedule import Schedule
 
 

@@ -13,15 +13,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from sat_sr.config import PRESETS, InfDiTConfig
-from sat_sr.inference.memory import (
-    WORKSPACE,
-    flops,
-    layer_parameter_count,
-    make_plan,
-    parameter_count,
-    weight_bytes,
-)
+from sat_sr.inference.memory import WORKSPACE, weight_bytes
+from sat_sr.inference.planner import make_plan
 from sat_sr.inference.transfer import Transfer
+from sat_sr.model.counts import flops, layer_parameter_count, parameter_count
 
 SMALL = InfDiTConfig(
     num_layers=2, hidden_size=64, num_attention_heads=4, image_block_size=32, image_size=64, vector_dim=0
@@ -121,8 +116,8 @@ def test_predicted_peak_of_a_run(make_model, live_bytes, monkeypatch, sampler, c
     from sat_sr.diffusion import resize
     from sat_sr.inference import backprojection
     from sat_sr.inference import color_fix as fixes
-    from sat_sr.inference.settings import SamplingSettings
     from sat_sr.inference.upscaler import Upscaler
+    from sat_sr.sampling import SamplingSettings
 
     config = dataclasses.replace(SMALL, num_layers=1, hidden_size=16, num_attention_heads=2)
     upscaler = Upscaler(make_model(config))

@@ -8,11 +8,12 @@ import torch
 import torch.nn.functional as F
 
 from sat_sr.diffusion.edm import denoise
-from sat_sr.inference.conditions import MovingGrid, moved
 from sat_sr.inference.denoiser import Denoiser
-from sat_sr.inference.memory import Plan
-from sat_sr.inference.placement import Placement, grid_places
+from sat_sr.inference.moving_grid import MovingGrid, moved
+from sat_sr.inference.placement import Placement
+from sat_sr.inference.planner import Plan
 from sat_sr.inference.schedule import Schedule
+from sat_sr.sampling import grid_places
 
 SIGMA = 1.7
 

@@ -10,7 +10,7 @@ import torch
 from sat_sr.config import InfDiTConfig
 from sat_sr.inference import denoiser as denoiser_module
 from sat_sr.inference.denoiser import Denoiser
-from sat_sr.inference.memory import make_plan
+from sat_sr.inference.planner import make_plan
 from sat_sr.inference.transfer import Transfer
 from sat_sr.inference.upscaler import Upscaler
 
@@ -27,7 +27,8 @@ SAMPLING = [
 def device(stand_in_device, monkeypatch):
     monkeypatch.setattr(denoiser_module, "make_transfer", lambda device: Transfer())
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1 << 33, 1 << 34))
-    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 0)
+    for counter in ("memory_reserved", "memory_allocated"):
+        monkeypatch.setattr(torch.cuda, counter, lambda device: 0)
     return stand_in_device
 
 

@@ -18,15 +18,16 @@ from sat_sr.checkpoint import save_safetensors
 from sat_sr.config import InfDiTConfig
 from sat_sr.diffusion.edm import denoise
 from sat_sr.diffusion.resize import resize
-from sat_sr.inference import upscaler as upscaler_module
+from sat_sr.inference import budget as budget_module
 from sat_sr.inference.backprojection import Backprojection
 from sat_sr.inference.canvas import Canvas
 from sat_sr.inference.devices import resolve_device
 from sat_sr.inference.job import make_job
-from sat_sr.inference.memory import make_plan, parameter_count
 from sat_sr.inference.noise import position_noise
-from sat_sr.inference.settings import SamplingSettings
+from sat_sr.inference.planner import make_plan
 from sat_sr.inference.upscaler import Upscaler, default_settings
+from sat_sr.model.counts import parameter_count
+from sat_sr.sampling import SamplingSettings
 
 CONFIG = InfDiTConfig(
     num_layers=2, hidden_size=32, num_attention_heads=2, image_block_size=16, image_size=64, vector_dim=0
@@ -88,30 +89,41 @@ def test_every_mode_gives_the_same_picture(upscaler, whole, mode, block_batch):
     torch.testing.assert_close(picture, whole, rtol=0, atol=1e-4)
 
 
-def test_little_memory_gives_the_same_picture(upscaler, whole):
-    least = min(make_plan(CONFIG, (48, 80), mode=mode, kernel="sdpa").device_bytes for mode in ("ar2", "full"))
+# On a CPU the pictures take their part of the memory: four canvases of 48 x 80 pixels, and the LR condition.
+PICTURES = int((4 + 1 / 16) * 3 * 48 * 80 * 4)
+
+
+@pytest.fixture
+def least():
+    """Bytes of the smallest plan for 48 x 80 pixels, pictures included."""
+    plans = (make_plan(CONFIG, (48, 80), mode=mode, kernel="sdpa") for mode in ("ar2", "full"))
+    return PICTURES + min(plan.device_bytes for plan in plans)
+
+
+def test_little_memory_gives_the_same_picture(upscaler, whole, least):
     job = upscaler.prepare((13, 21), scale=3.3, memory=least)
-    assert job.plan.device_bytes <= least < upscaler.prepare((13, 21), scale=3.3).plan.device_bytes
+    assert job.plan.device_bytes + PICTURES <= least
+    assert job.plan.device_bytes < upscaler.prepare((13, 21), scale=3.3).plan.device_bytes
     picture = upscaler(tensor_picture(13, 21), 3.3, seed=5, memory=least, sampler="heun")
     torch.testing.assert_close(picture, whole, rtol=0, atol=1e-4)
     with pytest.raises(MemoryError, match=r"canvas 80x48 in mode auto needs about .* raise --memory"):
-        upscaler(tensor_picture(13, 21), 3.3, memory=least // 4)
+        upscaler(tensor_picture(13, 21), 3.3, memory=PICTURES + (least - PICTURES) // 4)
+    with pytest.raises(MemoryError, match=r"^69x43 needs about .* for pictures alone, .* may be used: ask"):
+        upscaler(tensor_picture(13, 21), 3.3, memory=PICTURES - 1)
 
 
-def test_what_is_free_is_the_default_memory(upscaler, whole, monkeypatch):
-    """On a CPU the pictures take their part of it: four canvases of 48 x 80 and the LR condition."""
-    weights, pictures = parameter_count(CONFIG) * 4, (4 + 1 / 16) * 3 * 48 * 80 * 4
-    least = min(make_plan(CONFIG, (48, 80), mode=mode, kernel="sdpa").device_bytes for mode in ("ar2", "full"))
+def test_most_of_what_is_free_is_the_default_memory(upscaler, whole, least, monkeypatch):
+    weights = parameter_count(CONFIG) * 4
 
-    def free(network):
-        count = math.ceil((network + pictures) / 0.9 - weights)
-        monkeypatch.setattr(upscaler_module, "free_bytes", lambda device: count)
+    def free(wanted):
+        count = math.ceil(wanted / 0.9 - weights)
+        monkeypatch.setattr(budget_module, "free_bytes", lambda device: count)
 
     free(least)
-    assert upscaler.prepare((13, 21), scale=3.3, settings=SETTINGS).plan.device_bytes <= least
+    assert upscaler.prepare((13, 21), scale=3.3, settings=SETTINGS).plan.device_bytes <= least - PICTURES
     picture = upscaler(tensor_picture(13, 21), 3.3, seed=5, sampler="heun")
     torch.testing.assert_close(picture, whole, rtol=0, atol=1e-4)
-    free(least // 2)
+    free(PICTURES + (least - PICTURES) // 2)
     with pytest.raises(MemoryError, match=r"canvas 80x48 in mode auto needs about .* raise --memory"):
         upscaler(tensor_picture(13, 21), 3.3)
 

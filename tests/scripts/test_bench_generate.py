@@ -21,7 +21,8 @@ def bench(*arguments):
 
 
 def test_figures_and_ratios(tmp_path):
-    from sat_sr.inference.memory import flops, make_plan, parameter_count
+    from sat_sr.inference.planner import make_plan
+    from sat_sr.model.counts import flops, parameter_count
 
     earlier, now = tmp_path / "earlier.json", tmp_path / "now.json"
     config = InfDiTConfig(2, 32, 2, 4, 16, 64, 0)

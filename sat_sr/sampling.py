@@ -1,18 +1,20 @@
-"""How a picture is sampled, as one frozen value: what is written into pictures and read back from them."""
+"""How a picture is sampled, as one frozen value: what checkpoints and pictures carry, and flags change.
+
+Needs no PyTorch to be imported: the command line answers with it at once.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
-from sat_sr.diffusion.edm import karras_sigmas
-from sat_sr.diffusion.samplers import SAMPLERS, network_calls
-from sat_sr.inference.color_fix import COLOR_FIXES
-from sat_sr.inference.placement import grid_places
-
+SAMPLER_NAMES = ("heun", "euler", "dpmpp_2m", "unipc")  # of `diffusion.samplers`
+COLOR_FIXES = ("none", "mean", "wavelet", "backprojection")  # `inference.color_fix`, `inference.backprojection`
 MOST_DETAIL = 5  # beyond, there are only artefacts to see
 
 
@@ -20,7 +22,7 @@ MOST_DETAIL = 5  # beyond, there are only artefacts to see
 class SamplingSettings:
     """The defaults are the release's: 20 Heun steps from sigma 40, started at the upsampled input plus noise.
 
-    sampler      name in SAMPLERS
+    sampler      name in SAMPLER_NAMES
     num_steps    N
     sigma_min    last noise level before 0
     sigma_max    first noise level
@@ -52,9 +54,9 @@ class SamplingSettings:
                 raise ValueError(f"{name}={value!r}: must be a number")
         if not isinstance(self.init_noise, bool):
             raise ValueError(f"init_noise={self.init_noise!r}: must be true or false")
-        if self.sampler not in tuple(SAMPLERS):
-            raise ValueError(f"unknown sampler {self.sampler!r}: choose one of {', '.join(SAMPLERS)}")
-        if self.color_fix not in tuple(COLOR_FIXES):
+        if self.sampler not in SAMPLER_NAMES:
+            raise ValueError(f"unknown sampler {self.sampler!r}: choose one of {', '.join(SAMPLER_NAMES)}")
+        if self.color_fix not in COLOR_FIXES:
             raise ValueError(f"unknown color fix {self.color_fix!r}: choose one of {', '.join(COLOR_FIXES)}")
         if isinstance(self.num_steps, bool) or not isinstance(self.num_steps, int) or self.num_steps < 1:
             raise ValueError(f"num_steps={self.num_steps!r}: must be an integer of at least 1")
@@ -76,11 +78,17 @@ class SamplingSettings:
 
         There are num_steps steps, fewer only where sigma_min and the start are too close to tell so many apart.
         """
+        import torch
+
+        from sat_sr.diffusion.edm import karras_sigmas
+
         start = self.sigma_min * (self.sigma_max / self.sigma_min) ** self.strength
         return torch.unique_consecutive(karras_sigmas(self.num_steps, min(self.sigma_min, start), start))
 
     @property
     def network_calls(self) -> int:
+        from sat_sr.diffusion.samplers import network_calls
+
         return network_calls(self.sampler, len(self.sigmas()) - 1)
 
     def places(self, block: int) -> list[int]:
@@ -114,3 +122,15 @@ class SamplingSettings:
         text += f", color fix {self.color_fix}" if self.color_fix != "none" else ""
         text += f", detail {self.detail:g}" if self.detail != 1 else ""
         return text + (f", grid moving by {self.grid_shift} px" if self.grid_shift else "")
+
+
+SETTING_NAMES = tuple(field.name for field in dataclasses.fields(SamplingSettings))
+
+
+def grid_places(shift: int, block: int, calls: int) -> list[int]:
+    """How many pixels the picture lies farther in on the grid, down and right alike, in each of the network calls.
+
+    From call to call the grid moves by `shift` pixels, so that in the last it begins in the picture's corner: that call
+    draws the finest details, and its condition is the input itself. After a whole block the grid is where it was.
+    """
+    return [(calls - 1 - call) * shift % block for call in range(calls)]

@@ -7,8 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sat_sr.inference import conditions
-from sat_sr.inference.conditions import enlarged, moved, reduced
+from sat_sr.inference import moving_grid
+from sat_sr.inference.moving_grid import enlarged, moved, reduced
 
 
 def bicubic(image, scale):
@@ -18,7 +18,7 @@ def bicubic(image, scale):
 @pytest.mark.parametrize("cuts", [(), (300,), (13, 270, 311)], ids=str)
 @pytest.mark.parametrize("by_columns", [False, True])
 def test_parts_add_up_to_the_reduction_of_the_whole(cuts, by_columns, monkeypatch):
-    monkeypatch.setattr(conditions, "TILE", 70)
+    monkeypatch.setattr(moving_grid, "TILE", 70)
     picture = torch.randn(2, 3, 600, 96, generator=torch.Generator().manual_seed(0))
     expected = bicubic(picture, 1 / 4)
     if by_columns:

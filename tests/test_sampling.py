@@ -10,7 +10,7 @@ import torch
 
 from sat_sr.diffusion.edm import karras_sigmas
 from sat_sr.diffusion.samplers import SAMPLERS
-from sat_sr.inference.settings import SamplingSettings
+from sat_sr.sampling import SamplingSettings
 
 
 def test_defaults_are_the_releases():

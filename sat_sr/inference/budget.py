@@ -1,0 +1,67 @@
+"""What memory there is for a picture, on the device and on the host."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from sat_sr.inference.byte_sizes import format_bytes
+
+# What is free is not all ours: other programs breathe, allocators waste.
+USABLE = 0.9
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Bytes that a run may take, what it holds already included.
+
+    host    for pictures and what is offloaded; where the device has no memory of its own, for everything
+    device  for weights and network calls; None: the device's memory is the host's
+    """
+
+    host: int
+    device: int | None = None
+
+    def for_network(self, pictures: int, what: str) -> int:
+        """What is left on the device when the host holds the pictures.
+
+        pictures  bytes on the host
+        what      they are for, in the message
+
+        Raises MemoryError when not even they fit.
+        """
+        if pictures > self.host:
+            raise MemoryError(
+                f"{what} needs about {format_bytes(pictures)} of the host's memory for pictures alone, "
+                f"{format_bytes(self.host)} may be used: ask for a smaller size, upscale parts, or raise --memory if "
+                "there is more"
+            )
+        return self.host - pictures if self.device is None else self.device
+
+
+def measure_budget(
+    device: torch.device, *, memory: int | None = None, held: int = 0, on_host: int = 1, on_device: int = 1
+) -> Budget:
+    """Most of what is free now.
+
+    memory     bytes, instead of that: on the device, or in all where the device's memory is the host's
+    held       bytes of the device that this process has taken for its network, and needs no second time
+    on_host    processes that share the host
+    on_device  processes that share the device, where it has memory of its own
+    """
+    host = free_bytes(torch.device("cpu")) / on_host
+    if device.type != "cuda":
+        return Budget(memory or int((host + held) * USABLE))
+    # What PyTorch's allocator keeps for later is free for this process, though not for others.
+    spare = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return Budget(int(host * USABLE), memory or int((free_bytes(device) / on_device + spare + held) * USABLE))
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that is free on the device now."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    import psutil
+
+    return psutil.virtual_memory().available

@@ -1,0 +1,65 @@
+"""What a run may take, and what a plan makes of it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from sat_sr.config import InfDiTConfig
+from sat_sr.inference import budget as budget_module
+from sat_sr.inference.budget import Budget, measure_budget
+from sat_sr.inference.job import make_job
+from sat_sr.inference.planner import make_plan
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
+GIB = 1 << 30
+OFFICIAL = InfDiTConfig()
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """10 GiB are free on the host, 20 on the GPU, where PyTorch has taken 7 more, 4 of them for tensors."""
+    monkeypatch.setattr(budget_module, "free_bytes", lambda device: (20 if device.type == "cuda" else 10) * GIB)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 7 * GIB)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 4 * GIB)
+
+
+def test_nine_tenths_of_what_is_free_and_of_what_is_ours(machine):
+    assert measure_budget(CPU) == Budget(host=9 * GIB)
+    assert measure_budget(CPU, held=GIB, on_host=2) == Budget(host=int(6 * GIB * 0.9))
+    assert measure_budget(CUDA, held=GIB) == Budget(host=9 * GIB, device=int(24 * GIB * 0.9))
+    assert measure_budget(CUDA, on_host=5, on_device=4) == Budget(int(2 * GIB * 0.9), int(8 * GIB * 0.9))
+
+
+def test_a_limit_is_that_of_the_device_or_where_it_has_no_memory_of_its_own_of_all(machine):
+    assert measure_budget(CUDA, memory=GIB) == Budget(host=9 * GIB, device=GIB)
+    assert measure_budget(CPU, memory=GIB) == Budget(host=GIB)
+    assert Budget(host=5, device=3).for_network(4, "16x16") == 3
+    assert Budget(host=5).for_network(4, "16x16") == 1
+    with pytest.raises(
+        MemoryError, match=r"^16x16 needs about 6 B of the host's memory for pictures alone, 5 B may be"
+    ):
+        Budget(host=5, device=3).for_network(6, "16x16")
+
+
+def test_nothing_is_offloaded_into_memory_that_the_host_has_not():
+    """4096 x 4096 on a card of 4.3 GiB: the fastest plan leaves the hidden state, 2.5 GiB, to the host."""
+    cuda = {"device": "cuda", "dtype": torch.bfloat16, "budget": int(4.3 * GIB)}
+    free = make_plan(OFFICIAL, (4096, 4096), **cuda)
+    assert free.offload == "state" and free.host_bytes > 3 * GIB
+    tight = make_plan(OFFICIAL, (4096, 4096), **cuda, host_budget=2 * GIB)
+    assert tight.host_bytes <= 2 * GIB and tight.device_bytes <= 4.3 * GIB
+    assert tight.fallbacks and all(plan.host_bytes <= 2 * GIB for plan in tight.fallbacks)
+    message = r"needs about .* of the host's memory with its state there, 2\.0 GiB may be used: ask for a smaller size"
+    with pytest.raises(MemoryError, match=message):
+        make_plan(OFFICIAL, (4096, 4096), offload="state", **cuda, host_budget=2 * GIB)
+
+
+def test_a_job_hands_both_on():
+    job = {"target": (4096, 4096), "device": "cuda", "dtype": torch.bfloat16}
+    with pytest.raises(MemoryError, match=r"^4096x4096 needs about .* for pictures alone, 512\.0 MiB may be used"):
+        make_job(OFFICIAL, (1024, 1024), **job, budget=Budget(host=GIB // 2, device=80 * GIB))
+    with pytest.raises(
+        MemoryError, match=r"mode auto needs about 3\d\d\.\d MiB, 256\.0 MiB may be used: raise --memory"
+    ):
+        make_job(OFFICIAL, (1024, 1024), **job, budget=Budget(host=80 * GIB, device=GIB // 4))
