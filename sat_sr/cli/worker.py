@@ -91,7 +91,7 @@ class Worker:
 
     def load(self) -> None:
         """The weights, now: what comes next is measured."""
-        assert self.upscaler
+        _ = self.upscaler
 
     def notes(self) -> list[str]:
         """What the weights and the flags about them do not agree on, and what is odd about the choices."""
