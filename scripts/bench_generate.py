@@ -15,7 +15,9 @@ much the process grew in the first call.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
+import functools
 import gc
 import itertools
 import json
@@ -34,8 +36,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from sat_sr.allocator import keep_freed_memory
 from sat_sr.config import PRESETS, InfDiTConfig
+from sat_sr.inference.choices import MODES
 
-MODES = ("full", "ar", "ar2", "auto")
 SIZES = [field.name for field in dataclasses.fields(InfDiTConfig)]
 DTYPES = ("float32", "bfloat16", "float16")
 MIB = 1 << 20
@@ -169,10 +171,10 @@ def run_case(args, model, device, size: tuple[int, int], mode: str, budget: int 
     denoiser = Denoiser(model, plan, lr, lr_upsampled, clip, compiled=args.compile)
 
     clock = time.process_time if args.cpu_time else time.perf_counter
-    synchronize = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    synchronize = functools.partial(torch.cuda.synchronize, device) if device.type == "cuda" else lambda: None
     peaks, seconds = [matrix_peak(device, model.dtype, clock, synchronize)], []
     weights = weight_bytes(config, model.dtype.itemsize, plan.offload)
-    with grown(device) as memory:
+    with growth(device) as memory:
         denoised = denoiser(x, 1.0)
     measured = memory() - (weights if device.type == "cuda" else denoised.nbytes)
     stock = []
@@ -257,23 +259,15 @@ def stock_seconds(config: InfDiTConfig, plan, device, dtype, clock, synchronize)
     return a_group * plan.schedule.blocks / blocks
 
 
-class grown:
-    """How many bytes a piece of work takes at most: of the device's, or by how much the process grows."""
+@contextlib.contextmanager
+def growth(device) -> Iterator[Callable[[], int]]:
+    """Gives what tells afterwards how many bytes the body took: of the device, or by how much the process grew."""
+    from sat_sr.measure import MIB, measured
 
-    def __init__(self, device):
-        self.device = device
-
-    def __enter__(self) -> Callable[[], int]:
-        from sat_sr.measure import MIB, measured
-
-        gc.collect()
-        before = 0 if self.device.type == "cuda" else resident_bytes()
-        self._measured = measured(self.device)
-        cost = self._measured.__enter__()
-        return lambda: int(cost.peak_mib * MIB) - before
-
-    def __exit__(self, *error) -> None:
-        self._measured.__exit__(*error)
+    gc.collect()
+    before = 0 if device.type == "cuda" else resident_bytes()
+    with measured(device) as cost:
+        yield lambda: int(cost.peak_mib * MIB) - before
 
 
 def resident_bytes() -> int:

@@ -28,6 +28,9 @@ from sat_sr.inference.transfer import Copy, FetchAhead, Transfer
 from sat_sr.model.adaln import Extend
 from sat_sr.model.block_attention import Border, Extended
 
+# Lines that layers use in turn when other processes compute parts: one in use, one arriving, one still being sent.
+LINES_SHARED = 3
+
 
 class Neighbours(Protocol):
     """The processes that compute the parts of the picture before and after this one."""
@@ -83,8 +86,7 @@ class Frontiers:
         i, j = schedule.group
         batch, *head = block
         self._workspace = torch.empty(2, batch, i + 1, j + 1, *head, device=device, dtype=dtype)
-        # With neighbours the line of one layer is still being sent while that of the next arrives.
-        count = layers if schedule.order == "block" else min(layers, 2) if neighbours else 1
+        count = layers if schedule.order == "block" else min(layers, LINES_SHARED if neighbours else 1)
         self.lines = [self._memory(schedule.line, device, dtype) for _ in range(count)]
         self.sides = [self._memory(schedule.thickness, device, dtype) for _ in range(count)]
 
@@ -143,9 +145,12 @@ class Frontiers:
 
     def _end(self, layer: int, group: Group) -> None:
         """After the last group of a layer: its bottom line is wanted by the part behind."""
-        across, along = self._walk(group)
-        if self.neighbours and across.stop == self.schedule.part.stop and along.stop == self.schedule.line:
+        if self.neighbours and self._is_last(group):
             self.neighbours.send(layer, self.lines)
+
+    def _is_last(self, group: Group) -> bool:
+        across, along = self._walk(group)
+        return across.stop == self.schedule.part.stop and along.stop == self.schedule.line
 
     def _walk(self, group: Group) -> tuple[range, range]:
         """The group's blocks across and along its band."""
@@ -204,8 +209,8 @@ class HostFrontiers(Frontiers):
         following = self._following[layer, group]
         if following and following[0] == layer:  # a network of one layer
             self._ahead.forget(following)
-        if self.neighbours:
-            copy.synchronize()
+        if self.neighbours and self._is_last(group):
+            copy.synchronize()  # copies of a direction run in their order: the whole line is there
         self._end(layer, group)
 
 

@@ -3,7 +3,7 @@
 device peak = weights + kept + group + workspace
     weights     parameters x bytes
     kept        K and V of the frontier: 2 x (line + thickness) x L x C a layer, in all layers (block-major) or in one
-                (layer-major), and layer-major the hidden state: I x J x L x C
+                (layer-major; three where processes share the picture), and layer-major the hidden state: I x J x L x C
     group       the halo workspace 2 x (i+1) x (j+1) x L x C and the activations of one group in its widest layer
     workspace   of the libraries, on CUDA
 host peak   = canvases + what is offloaded; canvases: the picture, its conditions, the sampler's state, all float32
@@ -13,7 +13,10 @@ docs/memory.md derives the terms.
 
 from __future__ import annotations
 
+import math
+
 from sat_sr.config import LR_FACTOR, InfDiTConfig
+from sat_sr.inference.frontier import LINES_SHARED
 from sat_sr.inference.schedule import Schedule
 from sat_sr.model.attention_kernels import MARK
 from sat_sr.model.counts import layer_parameter_count, parameter_count
@@ -38,8 +41,9 @@ def hidden_bytes(config: InfDiTConfig, schedule: Schedule, batch: int, itemsize:
 
 
 def frontier_bytes(config: InfDiTConfig, schedule: Schedule, batch: int, itemsize: int) -> int:
-    """K and V that wait for later groups."""
-    lines = config.num_layers if schedule.order == "block" else 1
+    """K and V that wait for later groups, and in a part of a picture for the part behind."""
+    shared = schedule.blocks < math.prod(schedule.grid)
+    lines = config.num_layers if schedule.order == "block" else min(config.num_layers, LINES_SHARED if shared else 1)
     return 2 * (schedule.line + schedule.thickness) * _block_bytes(config, batch, itemsize) * lines
 
 

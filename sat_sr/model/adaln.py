@@ -20,6 +20,8 @@ from sat_sr.model.lr_cross_attention import attend_windows, lr_features
 from sat_sr.model.rope import rotate_
 from sat_sr.model.sat_import import BaseMixin
 
+COMPILED_SHAPES = 64
+
 Extend = Callable[[torch.Tensor, torch.Tensor], Extended]
 
 
@@ -147,7 +149,8 @@ class AdaLNMixin(BaseMixin):
             return self.layer(layer, x, self.modulation(layer, emb), extend, context)
 
         if self.checkpoint_activations and torch.is_grad_enabled():
-            return checkpoint(run, hidden_states, emb, use_reentrant=False)
+            # Nothing in a layer is random.
+            return checkpoint(run, hidden_states, emb, use_reentrant=False, preserve_rng_state=False)
         return run(hidden_states, emb)
 
 
@@ -192,8 +195,11 @@ def step(function: Callable, context: GroupContext) -> Callable:
 
 @functools.cache
 def _compile(function: Callable) -> Callable:
-    # Not `fullgraph`: beyond PyTorch's limit of compiled shapes it is an error, without it they run as ever.
-    return torch.compile(function, dynamic=False)
+    import torch._dynamo
+
+    # Each shape of group is compiled, the MLP twice. Beyond PyTorch's limit of eight shapes they would run as ever, and
+    # not say so: pictures of many sizes, one after the other, have more.
+    return torch._dynamo.config.patch(recompile_limit=COMPILED_SHAPES)(torch.compile(function, dynamic=False))
 
 
 def lr_size(canvas: tuple[int, int]) -> tuple[int, int]:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-import pytest
+import itertools
 
+import pytest
+import torch
+
+from sat_sr.inference import ranks as ranks_module
 from sat_sr.inference.denoiser import Denoiser
+from sat_sr.inference.frontier import LINES_SHARED
 from sat_sr.inference.planner import Plan
+from sat_sr.inference.ranks import Handover
 from sat_sr.inference.schedule import Schedule
 
 
@@ -57,3 +63,32 @@ def test_block_major_all_lines_leave_with_the_last_group(model, make_inputs):
     call = [*(("receive", layer) for layer in layers), *(("done", group) for group in (1, 2, 3))]
     call += [*(("send", layer) for layer in layers), ("done", 4)]
     assert events_of_two_calls(model, make_inputs, "block") == 2 * call
+
+
+def test_what_a_layer_waits_for_was_sent_a_layer_ago(monkeypatch):
+    """Of the middle rank of three: to wait for what has just been sent would put the sending before the computing."""
+    events = []
+
+    class Work:
+        def __init__(self, what):
+            self.what = what
+            events.append(("start", what))
+
+        def wait(self):
+            events.append(("wait", self.what))
+
+    sent, asked = itertools.count(), itertools.count()
+    monkeypatch.setattr(ranks_module.dist, "isend", lambda line, dst: Work(f"send {next(sent)}"))
+    monkeypatch.setattr(ranks_module.dist, "irecv", lambda line, src: Work(f"receive {next(asked)}"))
+    handover, lines, layers = Handover(1, 3), [torch.empty(1) for _ in range(LINES_SHARED)], 8
+    for layer in range(layers):
+        handover.receive(layer, layers, lines)
+        events.append(("compute", layer))
+        handover.send(layer, lines)
+    for layer in range(layers):
+        assert events.index(("wait", f"receive {layer}")) < events.index(("compute", layer))
+        if layer:
+            assert events.index(("start", f"receive {layer}")) < events.index(("compute", layer - 1)), "asked ahead"
+        if 2 <= layer < layers - 1:
+            waited = events.index(("wait", f"send {layer - 2}"))
+            assert events.index(("compute", layer - 1)) < waited < events.index(("compute", layer))

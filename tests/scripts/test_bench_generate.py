@@ -56,7 +56,7 @@ def test_figures_and_ratios(tmp_path):
     [
         (["--canvas", "30x64", *SIZES], "canvas 30x64: must be whole blocks of 16"),
         (["--canvas", "large"], "write height x width, like 512x4096"),
-        (["--mode", "fast"], "--mode fast: choose from full, ar, ar2, auto"),
+        (["--mode", "fast"], "--mode fast: choose from auto, full, ar2, ar"),
         (["--repeat", "0"], "must be at least 1"),
         (["--hidden-size", "30"], "must be a multiple of 16"),
     ],
