@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from sat_sr.cli.errors import CannotRun
+
 OFFICIAL_WEIGHTS, SMALL_WEIGHTS = "mp_rank_00_model_states.pt", "mini.safetensors"
-
-
-class CannotRun(Exception):
-    """Nothing can be done; the message is one sentence with the way out."""
 
 
 def find_network(given: str | None) -> Path:

@@ -13,7 +13,7 @@ from sat_sr import exit_codes
 from sat_sr.allocator import keep_freed_memory
 from sat_sr.cli.arguments import parse_arguments
 from sat_sr.cli.console import Console
-from sat_sr.cli.find_network import CannotRun
+from sat_sr.cli.errors import CannotRun
 from sat_sr.cli.run import Run
 from sat_sr.image_io.picture import PictureError
 from sat_sr.launcher import Rank

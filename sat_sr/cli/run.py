@@ -15,9 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sat_sr import exit_codes
 from sat_sr.cli.console import Console
 from sat_sr.cli.entry import Entry
-from sat_sr.cli.find_network import CannotRun, find_network
+from sat_sr.cli.errors import CannotRun
+from sat_sr.cli.find_network import find_network
 from sat_sr.cli.inputs import expand_inputs
 from sat_sr.cli.outputs import Output, next_free, plan_outputs, source_in
 from sat_sr.image_io.picture import Picture, PictureError
@@ -29,7 +31,6 @@ if TYPE_CHECKING:
 
     from sat_sr.cli.worker import Worker
 
-EXIT_DONE, EXIT_SOME_FAILED = 0, 1
 PROMPT = "Please input low resolution image path (Ctrl-D quit): "
 DEFAULT_OUT_DIR = "samples"
 MIB = 1 << 20
@@ -118,7 +119,7 @@ class Run:
     def _join(self, worker: Worker, entries: list[Entry]) -> None:
         """Compute every picture together with the other ranks; the first one speaks and writes for all."""
         from sat_sr.cli.work import dtype_name
-        from sat_sr.inference.meeting import join
+        from sat_sr.inference.meeting import RanksDiffer, join
 
         settings = {
             **vars(self.args),
@@ -130,6 +131,8 @@ class Run:
         try:
             worker.ranks = join(settings, worker.device, self.rank.number, self.rank.count, on_wait=self.console.note)
         except (ValueError, OSError) as error:
+            if isinstance(error, RanksDiffer) and self.rank.number:  # all know it, the first one tells
+                raise SystemExit(exit_codes.FAILED) from error
             raise CannotRun(str(error)) from error
         self.together = True
         self.console.quiet = self.console.quiet or self.rank.number > 0
@@ -304,7 +307,7 @@ class Run:
         self.console.error(reason if entry.name in reason else f"{entry.name}: {reason}")
         self.console.record({"status": "failed", "input": entry.name, "error": reason})
         if self.together:  # the others would wait for this one
-            raise SystemExit(EXIT_SOME_FAILED)
+            raise SystemExit(exit_codes.FAILED)
 
     def _summary(self) -> int:
         total = self.done + self.skipped + len(self.failed)
@@ -313,4 +316,4 @@ class Run:
             self.console.line(", ".join(f"{count} {what}" for what, count in counts.items() if count))
         if self.failed and total > 1:
             self.console.error(f"{len(self.failed)} of {total} failed: {', '.join(self.failed)}")
-        return EXIT_SOME_FAILED if self.failed else EXIT_DONE
+        return exit_codes.FAILED if self.failed else exit_codes.DONE

@@ -18,7 +18,7 @@ import torch
 from sat_sr import __version__
 from sat_sr.checkpoint import DEFAULT_CLIP, checkpoint_hash, load
 from sat_sr.cli.entry import Entry
-from sat_sr.cli.find_network import CannotRun
+from sat_sr.cli.errors import CannotRun
 from sat_sr.cli.target import MAX_PASS, SIZES, Size, Trim, by, passes
 from sat_sr.cli.work import Work, dtype_name
 from sat_sr.diffusion.resize import resize

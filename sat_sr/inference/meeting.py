@@ -23,6 +23,10 @@ _TURN = 0.1  # seconds after which Python looks whether a signal has come
 Gathered = list[tuple[str, str | None]]  # of each rank: its settings as JSON, its GPU
 
 
+class RanksDiffer(ValueError):
+    """The ranks cannot compute a picture together; all of them raise it, with the same sentence."""
+
+
 def join(
     settings: Mapping[str, object],
     device: torch.device | str,
@@ -40,9 +44,8 @@ def join(
     Must come before a network is built: SAT opens a process group of its own when there is none. Signals are handled
     while it waits.
 
-    Raises ValueError on rank 0 when the settings of the ranks differ or two of them have the same GPU; the others leave
-    with SystemExit, so that it is said once. ValueError without a meeting place, ConnectionError when a rank does not
-    come within MEETING.
+    Raises RanksDiffer, on all ranks, when their settings differ or two of them have the same GPU. ValueError without a
+    meeting place, ConnectionError when a rank does not come within MEETING.
     """
     if world == 1:
         return Ranks(0, 1)
@@ -80,9 +83,7 @@ def join(
     settings_of, gpus = zip(*everyone, strict=True)
     if wrong := _difference(settings_of) or _shared_gpu(gpus):
         dist.destroy_process_group()
-        if rank:
-            raise SystemExit(1)
-        raise ValueError(wrong)
+        raise RanksDiffer(wrong)
     return Ranks(rank, world)
 
 

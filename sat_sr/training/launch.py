@@ -9,6 +9,7 @@ import json
 import logging
 import math
 import os
+import signal
 import sys
 import traceback
 import warnings
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import torch
 
+from sat_sr import exit_codes
 from sat_sr.checkpoint import load
 from sat_sr.data.degradation import SMALLEST_SIDE
 from sat_sr.data.degradation_law import parse_degradation
@@ -29,9 +31,6 @@ from sat_sr.training.preemption import Preemption
 from sat_sr.training.ranks import Ranks, find_ranks, start_process_group
 from sat_sr.training.recipe import Recipe, settle
 
-EXIT_FAILED = 1
-EXIT_INTERRUPTED = 130  # as of a program that Ctrl-C ended
-
 
 def launch(settings: argparse.Namespace, preemption: Preemption) -> int:
     """Runs the training on this rank. Exit codes: 0 done, 1 error, 75 stopped by a signal and saved, 130 interrupted.
@@ -39,7 +38,7 @@ def launch(settings: argparse.Namespace, preemption: Preemption) -> int:
     Returns from a dry run only; else it ends the process: leaving NCCL or data workers in order can wait for ranks that
     wait for us, and a rank that lingers after the first has gone is killed by srun.
     """
-    code = EXIT_FAILED
+    code = exit_codes.FAILED
     try:
         ranks = _with_own_gpu(find_ranks())
         use_cuda = _use_cuda(settings.device, ranks)
@@ -61,7 +60,7 @@ def launch(settings: argparse.Namespace, preemption: Preemption) -> int:
             traceback.print_exc()
     except KeyboardInterrupt:
         warn("interrupted: what came after the last checkpoint is lost (SIGTERM or SIGUSR1 would have saved first)")
-        code = EXIT_INTERRUPTED
+        code = exit_codes.of_signal(signal.SIGINT)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from pydantic import ValidationError
 
+from sat_sr import exit_codes
 from sat_sr.checkpoint import Checkpoint, save_safetensors
 from sat_sr.diffusion.edm import edm_loss
 from sat_sr.release_flags import flag
@@ -28,7 +29,6 @@ from sat_sr.training.tf32 import tf32
 from sat_sr.training.validation import SIGMAS, validate, write_picture
 from sat_sr.training.weights import clip_tower, initial_model, starting_point
 
-EXIT_PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: saved on a signal; run the same command again
 DECISIVE = (
     "train_data", "degradation", "degrade_on_device", "augment", "lr_dropout", "train_iters", "warmup",
     "lr_decay_style", "muon_lr", "ema_decay", "p_mean", "p_std", "sigma_sampling", "gradient_weight", "seam_weight",
@@ -154,7 +154,7 @@ class Trainer:
         return engine
 
     def run(self) -> int:
-        """Trains to the end, or until a signal asks to stop. Returns the exit code: 0, or EXIT_PREEMPTED."""
+        """Trains to the end, or until a signal asks to stop. Returns the exit code, DONE or SAVED."""
         self.preemption.watch()  # again, for who has built this without the program
         total = self.settings.train_iters
         if self.step >= total:
@@ -175,9 +175,9 @@ class Trainer:
             if stop:
                 self.log.line(f"stopped by a signal, saved at step {self.step}: run the same command again to go on")
                 self.log.close()
-                return EXIT_PREEMPTED
+                return exit_codes.SAVED
         self.log.close()
-        return 0
+        return exit_codes.DONE
 
     def train_step(self) -> None:
         """One update: `accumulation` micro batches. A non-finite loss on any rank makes all ranks skip it."""

@@ -537,7 +537,8 @@ def test_modes_and_budgets_give_the_same_picture(cli, picture):
 
 
 def test_the_default_network(tmp_path, monkeypatch):
-    from sat_sr.cli.find_network import CannotRun, find_network
+    from sat_sr.cli.errors import CannotRun
+    from sat_sr.cli.find_network import find_network
 
     project = tmp_path / "project"
     monkeypatch.setattr("sat_sr.cli.find_network.__file__", str(project / "sat_sr/cli/find_network.py"))
@@ -598,6 +599,21 @@ def test_ranks_compute_one_picture_together(cli, picture, network):
     assert result.stdout.count("-> together.png") == 1, "one rank speaks for all"
     assert cli(path, *flags, "-o", "alone.png").code == 0
     assert np.abs(pixels("together.png").astype(int) - pixels("alone.png")).max() <= 1
+
+
+@pytest.mark.parametrize(("rank", "code", "said"), [("0", 2, ["[0] error: one is not like the other"]), ("1", 1, [])])
+def test_ranks_that_differ_end_all_and_the_first_one_tells(cli, picture, monkeypatch, rank, code, said):
+    from sat_sr.inference import meeting
+
+    def join(*args, **kwargs):
+        raise meeting.RanksDiffer("one is not like the other")
+
+    monkeypatch.setattr(meeting, "join", join)
+    for name, value in {"RANK": rank, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}.items():
+        monkeypatch.setenv(name, value)
+    outcome = cli(picture("a.png"))
+    assert (outcome.code, outcome.err.splitlines()) == (code, said)
+    assert not Path("samples").exists()
 
 
 @pytest.mark.parametrize(

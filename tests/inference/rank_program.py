@@ -137,10 +137,12 @@ def same_gpu(rank: int, world: int) -> int:
 
 
 def said_by(join: Callable) -> int:
+    from sat_sr.inference.meeting import RanksDiffer
+
     try:
         join()
-    except ValueError as error:
-        print(f"error: {error}")
+    except RanksDiffer as error:
+        print(f"error: {error}\n", end="")  # in one piece: three write at the same time
         return 2
     return 0
 

@@ -1,4 +1,4 @@
-"""A picture over several processes equals that of one; processes that do not fit together say so once."""
+"""A picture over several processes equals that of one; processes that do not fit together find it out, all of them."""
 
 from __future__ import annotations
 
@@ -69,18 +69,18 @@ def test_ranks_plan_by_the_least_memory_of_them(made):
     assert first == second and "groups of 1x1 blocks" in first and "groups of 3x" in alone
 
 
-def test_ranks_with_the_same_gpu_stop_with_one_message():
-    result = run("same_gpu", free_port())
+@pytest.mark.parametrize(
+    ("what", "sentence"),
+    [
+        ("same_gpu", "rank 1 and rank 2 have the same GPU: start one rank for each, or use --device cpu"),
+        ("different", "rank 0 has seed=7, rank 2 has 8: start all ranks with the same arguments"),
+    ],
+)
+def test_ranks_that_do_not_fit_together_all_raise_the_same(what, sentence):
+    result = run(what, free_port())
     said = [line for line in result.stdout.splitlines() if "error:" in line]
-    assert said == ["error: rank 1 and rank 2 have the same GPU: start one rank for each, or use --device cpu"]
-    assert "[2, 1, 1]" in result.stdout, result.stderr
-
-
-def test_ranks_with_different_arguments_stop_with_one_message():
-    result = run("different", free_port())
-    said = [line for line in result.stdout.splitlines() if "error:" in line]
-    assert said == ["error: rank 0 has seed=7, rank 2 has 8: start all ranks with the same arguments"]
-    assert "[2, 1, 1]" in result.stdout, result.stderr
+    assert said == [f"error: {sentence}"] * 3, result.stderr
+    assert "[2, 2, 2]" in result.stdout
 
 
 def test_parts_cover_the_longer_side_evenly():

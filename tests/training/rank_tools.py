@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 
+from sat_sr import exit_codes
 from sat_sr.training.arguments import parse_arguments
 from sat_sr.training.deepspeed_config import read_deepspeed_config
 from sat_sr.training.ranks import find_ranks, start_process_group
@@ -27,7 +28,7 @@ RANKS = find_ranks()
 start_process_group(RANKS, use_cuda=False, timeout_minutes=2)
 
 from sat_sr.training import state  # noqa: E402  (after the process group, as in launch)
-from sat_sr.training.trainer import EXIT_PREEMPTED, Trainer  # noqa: E402
+from sat_sr.training.trainer import Trainer  # noqa: E402
 
 
 class Watched(Trainer):
@@ -80,7 +81,7 @@ def train(name, *extra, stops=(None,), **options):
     for stop in stops:
         trainer = build(name, *extra, stop_at=stop, **options)
         code = trainer.run()
-        assert code == (EXIT_PREEMPTED if stop else 0), code
+        assert code == (exit_codes.SAVED if stop else exit_codes.DONE), code
         steps += trainer.steps
     return trainer, steps
 
