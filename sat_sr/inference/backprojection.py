@@ -8,17 +8,19 @@ lies in the null space of A (DDNM, arXiv 2212.00490).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
 
-from sat_sr.diffusion.resize import STRIP, lanczos, resize_part
 from sat_sr.diffusion.samplers import Denoise
 from sat_sr.inference.canvas import Canvas
+from sat_sr.inference.resize_in_parts import STRIP, resize_part
 
 PASSES = 2  # U is not quite the inverse of A: the second pass takes what the first left
 # A is the bicubic resize that the network's conditions are made with. U is Lanczos: bicubic enlargement is steeper
 # halfway between the samples than at them, which leaves a grid.
+LANCZOS_LOBES = 3
 
 
 class Backprojection:
@@ -71,3 +73,25 @@ class Backprojection:
     @staticmethod
     def _length(place: slice) -> int:
         return place.stop - place.start
+
+
+def lanczos(image: torch.Tensor, axis: int, length: int, wanted: slice = slice(None)) -> torch.Tensor:
+    """Resize one axis of a picture (B, c, h, w) to `length` by Lanczos-3, and keep the `wanted` part of it.
+
+    Antialiased; at the edges the kernel is cut and what remains is weighted up. As Pillow's `Resampling.LANCZOS`.
+    """
+    ratio = image.shape[axis] / length
+    stretch = max(1.0, ratio)
+    centre = (torch.arange(length, dtype=torch.float64)[wanted] + 0.5) * ratio - 0.5
+    reach = math.ceil(LANCZOS_LOBES * stretch)
+    position = centre.floor().long()[:, None] + torch.arange(-reach, reach + 1)
+    distance = (position - centre[:, None]) / stretch
+    weight = torch.sinc(distance) * torch.sinc(distance / LANCZOS_LOBES) * (distance.abs() < LANCZOS_LOBES)
+    weight *= (position >= 0) & (position < image.shape[axis])
+    weight = (weight / weight.sum(1, keepdim=True)).to(image.dtype)
+    position = position.clamp(0, image.shape[axis] - 1)
+    shape = [-1, 1] if axis == -2 else [-1]
+    resized = 0
+    for tap in range(position.shape[1]):
+        resized = image.index_select(axis, position[:, tap]).mul_(weight[:, tap].view(shape)).add_(resized)
+    return resized

@@ -14,7 +14,8 @@ from numbers import Integral
 import torch
 
 from sat_sr.config import LR_FACTOR
-from sat_sr.diffusion.resize import lr_conditions, resize, resize_region
+from sat_sr.diffusion.resize import lr_conditions, resize
+from sat_sr.inference.resize_in_parts import resize_region
 
 MIN_SCALE = 1 / LR_FACTOR  # below, the input is larger than its own LR condition could ever use
 
@@ -46,7 +47,7 @@ class Canvas:
 
         margin  pixels that the canvas has at least to the right and below of the target
 
-        Raises ValueError for a scale or size that cannot be.
+        Raises ValueError for a scale or size out of range.
         """
         if (scale is None) == (target is None):
             raise ValueError("give either a scale or a target size, not both and not neither")

@@ -13,11 +13,10 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from sat_sr.diffusion.resize import resize_columns
+from sat_sr.inference.resize_in_parts import STRIP, resize_columns
 from sat_sr.sampling import COLOR_FIXES
 
 WAVELET_LEVELS = 5
-STRIP = 256  # columns
 
 
 def fix_colors(output: torch.Tensor, image: torch.Tensor, fix: str) -> torch.Tensor:

@@ -56,7 +56,7 @@ class Denoiser:
     before          pixel rows and columns of the part before that x, lr_upsampled and what is returned begin with:
                     the farthest of `places` across the walk where neighbours compute a part before, else none
 
-    A place that is no multiple of LR_FACTOR wants `estimated_lr` first, on the grid: see `conditions`, which gives it.
+    Before a call whose place is no multiple of LR_FACTOR it must be told (`tell`) what the picture is like there.
 
     When memory runs out in a call it is computed again by the next of the plan's fallbacks, with a warning: the groups
     do not change the picture. `plan` is the plan in use.
@@ -91,24 +91,34 @@ class Denoiser:
         self.clip_embedding = None if clip_embedding is None else clip_embedding.to(self.device, model.dtype)
         self.on_progress, self.neighbours, self.compiled = on_progress, neighbours, compiled
         self.calls = 0
-        self.estimated_lr: torch.Tensor | None = None
+        self._lr = lr  # of the call that runs, on its grid
+        self._told: torch.Tensor | None = None
         self._ready = False
         self._weights = self._frontiers = self._hidden = None
 
     @property
     def next_place(self) -> int:
-        """Where the picture lies on the grid in the next call; behind the last one, in the corner."""
+        """Where the picture lies on the grid in the next call; behind the last of `places`, in the corner."""
         return self.places[self.calls] if self.calls < len(self.places) else 0
+
+    def tell(self, lr: torch.Tensor | None) -> None:
+        """What the picture is like on the grid of the next call: (B, 3, H/4, W/4) float32 of the whole canvas.
+
+        None where the place is a multiple of LR_FACTOR: there the input tells it. `moving_grid` has the reason.
+        """
+        assert lr is None or lr.shape == self.lr.shape, f"{tuple(lr.shape)} told, {tuple(self.lr.shape)} wanted"
+        self._told = lr
 
     @torch.no_grad()  # not inference_mode: samplers go on with what it returns, in place
     def __call__(self, x: torch.Tensor, sigma: float) -> torch.Tensor:
         """One network call. x (B, 3, H, W) float32, sigma > 0; returns the denoised canvas, a new one."""
+        inset = self.next_place
         self.calls += 1
         while True:
             try:
                 if not self._ready:
                     self._prepare()
-                return self._call(x, sigma)
+                return self._call(x, sigma, inset)
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -141,12 +151,12 @@ class Denoiser:
                 self._hidden = HostHiddenState(schedule, block, transfer, **on_device)
         self._ready = True
 
-    def _call(self, x: torch.Tensor, sigma: float) -> torch.Tensor:
+    def _call(self, x: torch.Tensor, sigma: float, inset: int) -> torch.Tensor:
+        """inset: where the picture lies on the grid."""
         scale = precondition(torch.full((len(x),), sigma, dtype=torch.float32))
         emb = self.model.condition(scale.c_noise.to(self.device), self.clip_embedding)
         c_in, c_skip, c_out = float(scale.c_in[0]), float(scale.c_skip[0]), float(scale.c_out[0])
         denoised = torch.empty_like(x)
-        inset = self.places[(self.calls - 1) % len(self.places)]
         place = Placement(inset - self.before[0], inset - self.before[1])
         upsampled = self._conditions(inset, place)
 
@@ -176,10 +186,10 @@ class Denoiser:
         return denoised
 
     def _conditions(self, inset: int, place: Placement) -> Callable[[Group], torch.Tensor]:
-        """What a call tells the network (`conditions`): keeps the LR condition, returns the enlarged one by groups."""
+        """What a call tells the network (`moving_grid`): keeps the LR condition, returns the enlarged one by groups."""
         if inset % LR_FACTOR:
-            assert self.estimated_lr is not None, f"nobody has estimated the picture for place {inset}"
-            self._lr = self.estimated_lr
+            assert self._told is not None, f"nobody has told what the picture is like at place {inset}"
+            self._lr = self._told
             return lambda group: enlarged(self._lr, *self._pixels(group, origin=(0, 0)))
         moved = Placement(inset // LR_FACTOR, inset // LR_FACTOR)
         self._lr = moved.read(self.lr, *(slice(0, side) for side in self.lr.shape[-2:]))

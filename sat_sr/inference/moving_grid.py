@@ -31,14 +31,15 @@ TILE = 512  # pixels a side that are reduced at a time
 _REACH = 4  # LR pixels around a window: two that the kernels reach beyond it, two whose kernels the window's edge cuts
 
 
-class Denoiser(Protocol):
-    """What takes such a condition: `inference.denoiser`."""
+class Told(Protocol):
+    """A denoiser that can be told what the picture is like: `inference.denoiser`."""
 
     lr: torch.Tensor
-    estimated_lr: torch.Tensor | None
 
     @property
     def next_place(self) -> int: ...
+
+    def tell(self, lr: torch.Tensor | None) -> None: ...
 
 
 class MovingGrid:
@@ -57,7 +58,7 @@ class MovingGrid:
     def __init__(
         self,
         denoise: Denoise,
-        denoiser: Denoiser,
+        denoiser: Told,
         lr_upsampled: torch.Tensor,
         canvas: tuple[int, int],
         rows: slice = slice(None),
@@ -84,7 +85,7 @@ class MovingGrid:
             lr = self._reduced(estimate, place)
             if not self.faithful:
                 lr += moved(self.denoiser.lr - self._reduced(estimate, 0), place)
-        self.denoiser.estimated_lr = lr
+        self.denoiser.tell(lr)
 
     def _reduced(self, estimate: torch.Tensor, place: int) -> torch.Tensor:
         """A(estimate), when the picture lies that many pixels farther in on the canvas."""

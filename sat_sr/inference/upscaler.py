@@ -13,10 +13,11 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
-from sat_sr.checkpoint import DEFAULT_CLIP, Checkpoint, checkpoint_hash, load, load_image_encoder, load_model
+from sat_sr.checkpoint import DEFAULT_CLIP, Checkpoint, load, load_image_encoder, load_model
 from sat_sr.diffusion.samplers import SAMPLERS
 from sat_sr.inference.backprojection import Backprojection
 from sat_sr.inference.budget import measure_budget
@@ -32,29 +33,29 @@ from sat_sr.inference.ranks import Ranks
 from sat_sr.sampler_defaults import sampling_settings
 from sat_sr.sampling import SamplingSettings
 
+if TYPE_CHECKING:
+    from sat_sr.model.inf_dit import InfDiT  # imports SAT, which takes seconds
+
 
 class Upscaler:
     """A network with everything around it.
 
-    model     InfDiT; its weights are moved to where the first plan wants them
+    model     the network; its weights are moved to where the first plan wants them
     device    where it computes; None: where its weights are
-    clip      CLIP image tower, for a model that has a CLIP input
+    clip      image tower, (B, 3, h, w) in [-1, 1] -> (B, V), for a model that has a CLIP input
     defaults  settings used where a call gives none
     fast      settings of the quick preset, None when the checkpoint has none
-    name      what the weights are called in messages and metadata
     compiled  run the network's layers compiled (torch.compile): takes a minute at the first picture
     """
 
     def __init__(
         self,
-        model,
+        model: InfDiT,
         *,
         device: torch.device | str | None = None,
-        clip=None,
+        clip: Callable[[torch.Tensor], torch.Tensor] | None = None,
         defaults: SamplingSettings | None = None,
         fast: SamplingSettings | None = None,
-        name: str = "",
-        checkpoint_hash: str = "",
         compiled: bool = False,
     ):
         if bool(model.config.vector_dim) != (clip is not None):
@@ -63,7 +64,7 @@ class Upscaler:
         self.model, self.clip = model.eval().requires_grad_(False), clip
         self.device = torch.device(device or model.device)
         self.defaults, self.fast = defaults or SamplingSettings(), fast
-        self.name, self.checkpoint_hash, self.compiled = name, checkpoint_hash, compiled
+        self.compiled = compiled
 
     @classmethod
     def from_checkpoint(
@@ -93,8 +94,6 @@ class Upscaler:
             clip=load_image_encoder(checkpoint, clip_model, device="cpu", dtype=torch.float32),
             defaults=default_settings(checkpoint),
             fast=default_settings(checkpoint, fast=True) if "fast" in checkpoint.sampler_defaults else None,
-            name=Path(checkpoint.path).name,
-            checkpoint_hash=checkpoint_hash(checkpoint.path),
             compiled=compiled,
         )
 
@@ -138,11 +137,12 @@ class Upscaler:
         offload    what lives on the host instead of the device: "none", "state", "all", or "auto" (as little as fits)
         memory     bytes that may be used, weights included: of the device, or, where that has no memory of its own, of
                    the host, pictures included; None: most of what is free
+        kernel     of attention: name in `model.attention_kernels.KERNELS`, or "auto"
         callback   called after each step with (step, steps, current picture (B, 3, H, W) in [-1, 1])
         settings   fields of SamplingSettings; what is not given is the checkpoint's default
 
-        Raises ValueError for input that cannot be, MemoryError when nothing fits, FloatingPointError when the
-        network gives NaN.
+        Raises TypeError for another kind of picture, ValueError for one or for settings out of range, MemoryError when
+        no plan fits, FloatingPointError when the network gives NaN.
         """
         tensor, restore = to_tensor(image)
         job = self.prepare(
@@ -201,8 +201,28 @@ class Upscaler:
         before = schedule.across(ranks.shared(places))
         _, *here = schedule.pixels(block, before)
         lr, lr_upsampled = canvas.conditions(image, *here)
-        embedding = self.clip(lr) if self.clip is not None else None
-        sigmas = settings.sigmas()
+        neighbours = ranks.neighbours()
+        denoiser = Denoiser(
+            self.model,
+            job.plan,
+            lr,
+            lr_upsampled,
+            self.clip(lr) if self.clip is not None else None,
+            _share_of_all(settings.network_calls, on_progress) if on_progress else None,
+            neighbours=neighbours,
+            compiled=self.compiled,
+            places=places,
+            before=before,
+        )
+        part = (*here, before, ranks.total)
+        denoise = denoiser
+        if settings.detail != 1:
+            denoise = Detail(denoise, lr_upsampled, settings.detail)
+        faithful = settings.color_fix == "backprojection"
+        if faithful:
+            denoise = Backprojection(denoise, image, canvas, *part)
+        if settings.grid_shift:
+            denoise = MovingGrid(denoise, denoiser, lr_upsampled, canvas.size, *part, faithful=faithful)
 
         def start() -> torch.Tensor:
             """Made in the sampler's hands: a second name for it here would keep a canvas alive."""
@@ -210,41 +230,10 @@ class Upscaler:
             noise = position_noise(seed, canvas.size, *here).mul_(float(sigmas[0]))
             return noise + lr_upsampled if settings.init_noise else noise.expand_as(lr_upsampled).clone()
 
-        finished = 0
-
-        # It counts by itself: a reference to the denoiser would be a cycle, and all that a picture takes on the device
-        # would wait for the garbage collector.
-        def report(done: int, total: int) -> None:
-            nonlocal finished
-            on_progress((finished + done / total) / settings.network_calls)
-            finished += done == total
-
         def preview(step: int, steps: int, x: torch.Tensor) -> None:
             callback(step, steps, canvas.crop(x).clamp(-1, 1))
 
-        neighbours = ranks.neighbours()
-        denoiser = Denoiser(
-            self.model,
-            job.plan,
-            lr,
-            lr_upsampled,
-            embedding,
-            report if on_progress else None,
-            neighbours=neighbours,
-            compiled=self.compiled,
-            places=places,
-            before=before,
-        )
-        denoise = denoiser
-        if settings.detail != 1:
-            denoise = Detail(denoise, lr_upsampled, settings.detail)
-        if settings.color_fix == "backprojection":
-            denoise = Backprojection(denoise, image, canvas, *here, before=before, total=ranks.total)
-        if settings.grid_shift:
-            faithful = settings.color_fix == "backprojection"
-            denoise = MovingGrid(
-                denoise, denoiser, lr_upsampled, canvas.size, *here, before, ranks.total, faithful=faithful
-            )
+        sigmas = settings.sigmas()
         try:
             sample = SAMPLERS[settings.sampler](denoise, start(), sigmas, callback=preview if callback else None)
         except FloatingPointError as error:
@@ -257,6 +246,22 @@ class Upscaler:
         if sample is None:
             return None
         return fix_colors(canvas.crop(sample).clamp_(-1, 1), image, settings.color_fix).clamp_(-1, 1)
+
+
+def _share_of_all(calls: int, on_progress: Callable[[float], None]) -> Callable[[int, int], None]:
+    """What a Denoiser reports of each of several calls, as the share of all of them.
+
+    It counts by itself: a reference to the denoiser would be a cycle, and all that a picture takes on the device would
+    wait for the garbage collector.
+    """
+    finished = 0
+
+    def report(done: int, total: int) -> None:
+        nonlocal finished
+        on_progress((finished + done / total) / calls)
+        finished += done == total
+
+    return report
 
 
 def default_settings(checkpoint: Checkpoint, fast: bool = False) -> SamplingSettings:

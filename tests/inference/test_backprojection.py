@@ -8,10 +8,9 @@ import torch
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from sat_sr.diffusion import resize as resize_module
 from sat_sr.diffusion.resize import resize
 from sat_sr.diffusion.samplers import SAMPLERS
-from sat_sr.inference import backprojection
+from sat_sr.inference import backprojection, resize_in_parts
 from sat_sr.inference.backprojection import Backprojection
 from sat_sr.inference.canvas import Canvas
 
@@ -77,12 +76,12 @@ def test_every_sampler_ends_at_a_picture_that_reduces_to_the_input(sampler):
 @pytest.mark.parametrize("parts", [[slice(0, 20), slice(20, 37)], [slice(0, 1), slice(1, 30), slice(30, 37)]])
 @pytest.mark.parametrize("axis", [-2, -1])
 def test_contributions_of_parts_add_up_to_pillows_resize(parts, axis, monkeypatch):
-    monkeypatch.setattr(resize_module, "STRIP", 7)
+    monkeypatch.setattr(resize_in_parts, "STRIP", 7)
     picture = torch.rand(1, 3, 37, 37, generator=torch.Generator().manual_seed(0)) * 2 - 1
     total = torch.zeros(1, 3, 9, 11)
     for part in parts:
         place = {"rows" if axis == -2 else "columns": part}
-        total += resize_module.resize_part(
+        total += resize_in_parts.resize_part(
             picture.narrow(axis, part.start, part.stop - part.start), (37, 37), (9, 11), **place
         )
     for channel in range(3):
@@ -93,7 +92,7 @@ def test_contributions_of_parts_add_up_to_pillows_resize(parts, axis, monkeypatc
 def test_it_takes_the_memory_of_what_is_as_wide_as_the_input(monkeypatch, live_bytes):
     """In strips: no second picture of the canvas."""
     monkeypatch.setattr(backprojection, "STRIP", 16)
-    monkeypatch.setattr(resize_module, "STRIP", 16)
+    monkeypatch.setattr(resize_in_parts, "STRIP", 16)
     image, canvas = torch.rand(1, 3, 24, 160), Canvas.of((24, 160), 32, scale=4)
     denoised = torch.rand(1, 3, *canvas.size)
     denoise = Backprojection(lambda x, sigma: denoised, image, canvas)
@@ -101,3 +100,13 @@ def test_it_takes_the_memory_of_what_is_as_wide_as_the_input(monkeypatch, live_b
         assert denoise(torch.zeros(()), 1.0) is denoised
     strip = 16 * 640 * 3 * 4  # of rows: the longer one
     assert live.peak <= denoised.nbytes / 4 + 3 * image.nbytes + 2 * strip < 0.8 * denoised.nbytes
+
+
+@pytest.mark.parametrize("size", [(96, 128), (61, 90), (24, 32), (13, 30), (1, 1)])
+def test_lanczos_is_pillows(size):
+    image = torch.rand(1, 3, 24, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    part = slice(size[1] // 3, None)
+    resized = backprojection.lanczos(backprojection.lanczos(image, -1, size[1], part), -2, size[0])
+    for channel in range(3):
+        expected = Image.fromarray(image[0, channel].numpy()).resize(size[::-1], Image.Resampling.LANCZOS)
+        np.testing.assert_allclose(resized[0, channel], np.asarray(expected)[:, part], rtol=0, atol=2e-6)

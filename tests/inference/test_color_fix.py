@@ -7,8 +7,7 @@ import pytest
 import torch
 from scipy.ndimage import convolve1d
 
-from sat_sr.diffusion import resize as resize_module
-from sat_sr.inference import color_fix
+from sat_sr.inference import color_fix, resize_in_parts
 from sat_sr.inference.color_fix import fix_colors
 from sat_sr.sampling import COLOR_FIXES
 
@@ -64,7 +63,7 @@ def test_strips_give_what_the_whole_gives_in_the_memory_of_the_output(fix, monke
     output, image = torch.randn(1, 3, 96, 300), torch.randn(1, 3, 24, 75)
     expected, before = fix_colors(output.clone(), image, fix), image.clone()  # in two strips
     monkeypatch.setattr(color_fix, "STRIP", 16)
-    monkeypatch.setattr(resize_module, "STRIP", 16)
+    monkeypatch.setattr(resize_in_parts, "STRIP", 16)
     with live_bytes() as live:
         found = fix_colors(output, image, fix)
     assert found.data_ptr() == output.data_ptr() and torch.equal(image, before)

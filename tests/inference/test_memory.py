@@ -113,8 +113,7 @@ def test_predicted_peak_of_the_official_model_on_a_gpu(live_bytes, monkeypatch, 
 )
 def test_predicted_peak_of_a_run(make_model, live_bytes, monkeypatch, sampler, choices):
     """A thin network on a large canvas: most of the memory is pictures, and the rest is predicted as above."""
-    from sat_sr.diffusion import resize
-    from sat_sr.inference import backprojection
+    from sat_sr.inference import backprojection, resize_in_parts
     from sat_sr.inference import color_fix as fixes
     from sat_sr.inference.upscaler import Upscaler
     from sat_sr.sampling import SamplingSettings
@@ -122,7 +121,7 @@ def test_predicted_peak_of_a_run(make_model, live_bytes, monkeypatch, sampler, c
     config = dataclasses.replace(SMALL, num_layers=1, hidden_size=16, num_attention_heads=2)
     upscaler = Upscaler(make_model(config))
     settings = SamplingSettings(sampler=sampler, num_steps=2 if sampler == "heun" else 3, **choices)
-    for module in (fixes, backprojection, resize):  # as thin beside the canvas as it is beside a large one
+    for module in (fixes, backprojection, resize_in_parts):  # as thin beside the canvas as it is beside a large one
         monkeypatch.setattr(module, "STRIP", 16)
     image = torch.rand(1, 3, 24, 320) * 2 - 1  # wide: fixes take strips of columns
     job = upscaler.prepare(image.shape[-2:], scale=4, mode="ar2", block_batch=4, settings=settings)
