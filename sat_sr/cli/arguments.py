@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from sat_sr import __version__
-from sat_sr.cli.outputs import DEFAULT_TEMPLATE, check_template
+from sat_sr.cli.name_template import DEFAULT_TEMPLATE, check_template
 from sat_sr.cli.target import DEFAULT_SCALE, MAX_PASS, Target
 from sat_sr.config import InfDiTConfig
 from sat_sr.image_io.picture import DEFAULT_MAX_PIXELS, FORMAT_CHOICES, WRITE_FORMATS

@@ -5,21 +5,17 @@ No torch in here: names are planned before anything heavy is imported.
 
 from __future__ import annotations
 
-import functools
-import itertools
 import os
 import re
-import string
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sat_sr.cli.entry import Entry
+from sat_sr.cli.free_names import FreeNames, key_of
+from sat_sr.cli.name_template import DEFAULT_TEMPLATE, OF_SIZE, check_template, fill_template
 from sat_sr.image_io.picture import FORMAT_CHOICES, WRITE_FORMATS, PictureError
 from sat_sr.image_io.storage import storage_error
-
-DEFAULT_TEMPLATE = "{stem}_sr"
-OF_SIZE = ("width", "height", "scale")  # fields that differ from picture to picture
 
 
 @dataclass(frozen=True)
@@ -69,62 +65,32 @@ def plan_outputs(
     entry is an earlier output, and left out. ValueError for a template or combination that cannot work.
     """
     _check_choices(len(entries), out_dir, out_file, format, existing)
-    values = dict(values or {})
-    wants_size = check_template(template, [*values, "stem", *OF_SIZE])
+    wants_size = check_template(template, [*(values or {}), "stem", *OF_SIZE])
+    if wants_size and fields_of is None and out_file is None:
+        raise ValueError("the name asks for the output's size, which is not known here: leave it out")
 
-    def wanted(entry: Entry) -> Path | PictureError:
+    def wanted(entry: Entry) -> Path:
         if out_file is not None:
             return Path(out_file)
-        fields = {**dict.fromkeys(OF_SIZE, 0), **values, "stem": entry.stem}
+        fields = {**dict.fromkeys(OF_SIZE, 0), **(values or {}), "stem": entry.stem}
         if wants_size and not entry.error:
-            if fields_of is None:
-                raise ValueError("the name asks for the output's size, which is not known here: leave it out")
-            try:
-                fields |= fields_of(entry)
-            except PictureError as error:
-                return error
-        return Path(out_dir, entry.folder, _filled_in(template, fields) + _suffix(entry, format))
+            fields |= fields_of(entry)
+        return Path(out_dir, entry.folder, fill_template(template, fields) + _suffix(entry, format))
 
-    choices = [wanted(entry) for entry in entries]
-    sources = [_key(entry.source) for entry in entries]
-    inputs = {key for entry, key in zip(entries, sources, strict=True) if entry.explicit or entry.member}
-    makers = _makers(entries, sources, choices)
-    used = {_key(path) for path in taken}
-    stored_in = functools.cache(stored_in)
     plan = []
-    for entry, own, choice in zip(entries, sources, choices, strict=True):
-        if entry.error or isinstance(choice, PictureError):
-            path = choice if isinstance(choice, Path) else Path(out_dir, entry.folder, entry.stem)
-            plan.append(Output(entry, path, error=entry.error or str(choice)))
-            continue
-        maker = _maker(own, makers)
-        if maker is not None and own not in inputs:
-            note = f"{entry.name} is left out: it bears the output name of {maker.name}"
-            plan.append(Output(entry, choice, skip=True, left_out=True, note=note))
-            continue
-
-        def stays(path: Path, entry: Entry = entry) -> str | None:
-            """Why the name of a file that is there cannot be had."""
-            if existing == "skip" and os.path.isfile(path):
-                if (made_of := source_in(stored_in(path))) is not None and made_of != entry.origin():
-                    return f"{path} is of another picture"
-            elif existing == "number" and os.path.lexists(path):
-                return f"{path} is there already"
-            return None
-
-        path = choice
+    for entry in entries:
         try:
-            path, reason = _unused(choice, inputs | {own}, used, stays)
-            if reason and out_file is not None:
-                raise ValueError(f"{reason}: choose another name for the output")
-            used.add(_key(path))
-            note = f"{entry.name} is written to {path}: {reason}" if reason else None
-            output = Output(entry, path, wanted=choice, note=note)
-            output = _with_existing(output, existing)
-            plan.append(replace(output, stored=stored_in(path)) if output.skip else output)
-        except OSError as error:  # too long a name, a folder that may not be looked into
-            plan.append(Output(entry, path, error=str(storage_error(path, error))))
-    return plan
+            plan.append(Output(entry, wanted(entry), error=entry.error))
+        except PictureError as error:
+            plan.append(Output(entry, Path(out_dir, entry.folder, entry.stem), error=str(error)))
+    sources = [key_of(entry.source) for entry in entries]
+    inputs = {key for entry, key in zip(entries, sources, strict=True) if entry.explicit or entry.member}
+    plan = _without_earlier_outputs(plan, sources, inputs)
+    names = FreeNames(inputs, existing, stored_in, taken)
+    return [
+        output if output.error or output.left_out else _named(output, own, names, existing, out_file is None)
+        for output, own in zip(plan, sources, strict=True)
+    ]
 
 
 def _check_choices(
@@ -143,90 +109,44 @@ def _check_choices(
             raise ValueError(f"{out_file} names no format that is written: end it in {', '.join(WRITE_FORMATS)}")
 
 
-def _makers(
-    entries: Sequence[Entry], sources: Sequence[str], choices: Sequence[Path | PictureError]
-) -> dict[str, tuple[Entry, Path]]:
-    """Key of each output's name -> the first entry that wants it, and the path that it wants."""
-    return {
-        _key(choice): (entry, choice)
-        for entry, source, choice in reversed(list(zip(entries, sources, choices, strict=True)))
-        if isinstance(choice, Path) and not entry.error and _key(choice) != source
-    }
+def _without_earlier_outputs(plan: Sequence[Output], sources: Sequence[str], inputs: Collection[str]) -> list[Output]:
+    """The plan, where files that were merely found are left out if they bear the output name of another entry.
 
-
-def source_in(stored: Mapping[str, object] | None) -> object:
-    """What a finished output was made of, as `Entry.origin` tells it; None when that is not known."""
-    return None if stored is None else stored.get("source")
-
-
-def _unused(
-    choice: Path, inputs: set[str], used: set[str], stays: Callable[[Path], str | None]
-) -> tuple[Path, str | None]:
-    """The wanted path, or the first numbered one that may be written; why it was not the wanted one."""
-    path, reason = choice, None
-    for number in itertools.count(2):
-        if (key := _key(path)) in inputs:
-            reason = f"{path} is itself an input"
-        elif why := stays(path):
-            reason = why
-        elif key in used:
-            reason = reason or f"{choice} is the output of another input"
-        else:
-            return path, reason
-        path = numbered(choice, number)
-
-
-def numbered(path: Path, number: int) -> Path:
-    """a_sr.png, 2 -> a_sr_2.png"""
-    return path.with_name(f"{path.stem}_{number}{path.suffix}")
-
-
-def next_free(path: Path) -> Path:
-    """The first numbered name that no file has now."""
-    return next(name for number in itertools.count(2) if not os.path.lexists(name := numbered(path, number)))
-
-
-def _maker(key: str, maker_of: Mapping[str, tuple[Entry, Path]]) -> Entry | None:
-    """The entry whose output a file is by its name: the one that was wanted, or a numbered one beside that."""
-    if key in maker_of:
-        return maker_of[key][0]
-    entry, path = maker_of.get(re.sub(r"_\d+(\.\w+)$", r"\1", key), (None, None))
-    return entry if path is not None and os.path.exists(path) else None
-
-
-def check_template(template: str, fields: Sequence[str]) -> bool:
-    """Whether a name template asks for what depends on the output's size.
-
-    ValueError if it is no template of these fields: nothing but `{field}` and `{field:format}` is allowed, since a
-    template may look into the objects that it formats.
+    sources  key of each entry's file;  inputs  those that are meant as inputs, whatever their names are
     """
-    try:
-        parts = list(string.Formatter().parse(template))
-        names = [name for _, name, _, _ in parts if name is not None]
-        unknown = [name for name in names if name not in fields]
-        if unknown:
-            known = ", ".join(f"{{{name}}}" for name in fields)
-            raise ValueError(f"no field {{{unknown[0]}}} is known here, only {known}")
-        if any("{" in (spec or "") for _, _, spec, _ in parts):
-            raise ValueError("a format may not hold fields")
-        if any(re.search(r"\d{4}", spec or "") for _, _, spec, _ in parts):  # {stem:>9999999999} fills the memory
-            raise ValueError("a format may not be wider than 999")
-    except ValueError as error:
-        message = f"the name {template!r} is no template ({error}): write it like {DEFAULT_TEMPLATE!r}"
-        raise ValueError(message) from error
-    literal = "".join(text for text, *_ in parts)
-    if "/" in literal or "\\" in literal or "\0" in literal or not template.strip(" ."):
-        raise ValueError(f"the name {template!r} is no file name: folders belong into --out-dir")
-    if Path(template).suffix.lower() in WRITE_FORMATS:
-        raise ValueError(f"the name {template!r} has a suffix: leave it out, --format sets it")
-    return not set(names).isdisjoint(OF_SIZE)
+    makers: dict[str, Output] = {}  # by the key of the name that they want; the first one counts
+    for output, own in zip(plan, sources, strict=True):
+        if not output.error and (key := key_of(output.path)) != own:
+            makers.setdefault(key, output)
+
+    def maker(key: str) -> Output | None:
+        if key in makers:
+            return makers[key]
+        output = makers.get(re.sub(r"_\d+(\.\w+)$", r"\1", key))  # a numbered name, beside the wanted one
+        return output if output and os.path.exists(output.path) else None
+
+    def left_out(output: Output, own: str) -> Output:
+        if output.error or own in inputs or (of := maker(own)) is None:
+            return output
+        note = f"{output.entry.name} is left out: it bears the output name of {of.entry.name}"
+        return replace(output, skip=True, left_out=True, note=note)
+
+    return [left_out(output, own) for output, own in zip(plan, sources, strict=True)]
 
 
-def _filled_in(template: str, fields: Mapping[str, object]) -> str:
+def _named(output: Output, own: str, names: FreeNames, existing: str, may_number: bool) -> Output:
+    """With the name that it gets, and what becomes of the file that is there."""
+    path = output.path
     try:
-        return template.format(**fields)
-    except (ValueError, OverflowError, MemoryError) as error:
-        raise ValueError(f"the name {template!r} cannot be made ({error}): simplify its formats") from error
+        name, reason = names.take(output.entry, own, path)
+        if reason and not may_number:
+            raise ValueError(f"{reason}: choose another name for the output")
+        note = f"{output.entry.name} is written to {name.path}: {reason}" if reason else None
+        wanted, path = path, name.path
+        named = _with_existing(replace(output, path=path, wanted=wanted, note=note), existing)
+        return replace(named, stored=name.stored) if named.skip else named
+    except OSError as error:  # too long a name, a folder that may not be looked into
+        return replace(output, path=path, error=str(storage_error(path, error)))
 
 
 def _suffix(entry: Entry, format: str) -> str:
@@ -234,11 +154,6 @@ def _suffix(entry: Entry, format: str) -> str:
         return FORMAT_CHOICES[format]
     suffix = Path(entry.member.name if entry.member else entry.source).suffix
     return suffix if suffix.lower() in WRITE_FORMATS else ".png"
-
-
-def _key(path: str | os.PathLike) -> str:
-    """Equal for paths that name one file; also for those that would on a file system that ignores case."""
-    return os.path.realpath(path).casefold()
 
 
 def _with_existing(output: Output, existing: str) -> Output:

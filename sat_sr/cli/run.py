@@ -20,8 +20,9 @@ from sat_sr.cli.console import Console
 from sat_sr.cli.entry import Entry
 from sat_sr.cli.errors import CannotRun
 from sat_sr.cli.find_network import find_network
+from sat_sr.cli.free_names import next_free, source_in
 from sat_sr.cli.inputs import expand_inputs
-from sat_sr.cli.outputs import Output, next_free, plan_outputs, source_in
+from sat_sr.cli.outputs import Output, plan_outputs
 from sat_sr.image_io.picture import Picture, PictureError
 from sat_sr.image_io.storage import NameTaken, require_writable
 from sat_sr.launcher import Rank

@@ -151,3 +151,48 @@ def test_one_output_file_wants_one_input(folder):
 def test_planning_thousands_of_pictures_gives_each_its_own_name(folder):
     entries = [entry(f"in/{number}.png", explicit=False) for number in range(4000)]
     assert len(set(paths(plan_outputs(entries, out_dir="out")))) == 4000
+
+
+@pytest.mark.parametrize("existing", ["error", "skip", "overwrite", "number"])
+@pytest.mark.parametrize("done", [False, True])
+def test_the_disk_is_asked_in_proportion_to_the_pictures_of_one_name(folder, monkeypatch, existing, done):
+    """Each knows its own among the finished ones; planned in another order than they were made."""
+
+    def asked(count: int) -> int:
+        place, stored = folder / f"{count}", {}
+        entries = [entry(f"{place}/{number}/a.png") for number in range(count)]
+        for number, one in enumerate(entries, start=1):
+            one.source.parent.mkdir(parents=True)
+            one.source.write_bytes(b"%d" % number)
+            if done:
+                output = place / f"out/a_sr{f'_{number}' if number > 1 else ''}.png"
+                output.parent.mkdir(exist_ok=True)
+                output.write_bytes(b"done")
+                stored[output] = {"source": one.origin()}
+        calls = []
+        with monkeypatch.context() as patch:
+            for name in ("stat", "lstat"):
+                original = getattr(os, name)
+                patch.setattr(os, name, lambda *args, ask=original, **kw: calls.append(args) or ask(*args, **kw))
+            patch.setattr(Entry, "origin", lambda one, ask=Entry.origin: calls.append(one) or ask(one))
+            plan = plan_outputs(
+                entries[::-1],
+                out_dir=place / "out",
+                existing=existing,
+                stored_in=lambda p: calls.append(p) or stored[p],
+            )
+        assert len(set(paths(plan))) == count
+        assert all(output.skip for output in plan) == (done and existing == "skip")
+        if done and existing == "skip":
+            assert [stored[output.path]["source"] for output in plan] == [output.entry.origin() for output in plan]
+        return len(calls)
+
+    assert asked(80) < 2.5 * asked(40)
+
+
+def test_the_first_reason_for_a_number_is_told(folder):
+    Path("out").mkdir()
+    Path("out/a_sr_2.png").write_bytes(b"x")
+    plan = plan_outputs([entry("x/a.png"), entry("y/a.png")], out_dir="out", existing="number")
+    assert paths(plan) == ["out/a_sr.png", "out/a_sr_3.png"]
+    assert plan[1].note == "y/a.png is written to out/a_sr_3.png: out/a_sr.png is the output of another input"
