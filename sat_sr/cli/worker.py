@@ -30,6 +30,7 @@ from sat_sr.inference.choices import BLOCK_BATCH
 from sat_sr.inference.devices import default_dtype, resolve_device
 from sat_sr.inference.job import Job, make_job
 from sat_sr.inference.out_of_memory import is_out_of_memory
+from sat_sr.inference.planner import BUSY_TOKENS
 from sat_sr.inference.ranks import Ranks
 from sat_sr.inference.upscaler import Upscaler, default_settings
 from sat_sr.model.attention_kernels import choose_kernel
@@ -53,6 +54,8 @@ class Worker:
         self.checkpoint = load(network)
         self.config = self.checkpoint.config
         self.device = resolve_device(args.device)
+        if self.device.type not in BUSY_TOKENS:  # PyTorch knows more
+            raise ValueError(f"device {args.device!r} is not used: use --device auto, cpu, cuda or mps")
         self.local_ranks = self.on_device = local_ranks
         if self.device == torch.device("cuda"):
             gpus = torch.cuda.device_count()

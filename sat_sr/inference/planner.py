@@ -89,7 +89,10 @@ def make_plan(
     Raises ValueError for an unknown mode or offload, a block_batch below 1, or an offload from a device without memory
     of its own; MemoryError when nothing fits.
     """
-    own_memory = torch.device(device).type == "cuda"
+    kind = torch.device(device).type
+    if kind not in BUSY_TOKENS:
+        raise ValueError(f"device {device}: there are plans for {', '.join(BUSY_TOKENS)}")
+    own_memory = kind == "cuda"
     _check(mode, block_batch, offload, device if not own_memory else None)
     grid = (canvas[0] // config.image_block_size, canvas[1] // config.image_block_size)
 

@@ -194,7 +194,7 @@ def test_the_step_of_a_late_nan(cli, picture, upscaler, monkeypatch):
 
     original = denoiser.Denoiser._call
 
-    def late(self, x, sigma):
+    def late(self, x, sigma, inset):
         return original(self, x * float("nan") if self.calls == 4 else x, sigma)
 
     monkeypatch.setattr(denoiser.Denoiser, "_call", late)
