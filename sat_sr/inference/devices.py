@@ -8,6 +8,7 @@ import torch
 
 from sat_sr.model.stock import before_ampere
 
+
 def resolve_device(name: str) -> torch.device:
     """'auto' -> CUDA, else MPS, else the CPU; other names as PyTorch has them.
 
