@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,3 +93,41 @@ def picture(tmp_path):
         return path
 
     return make
+
+
+@pytest.fixture(scope="session")
+def size_of():
+    """size_of(path) -> (width, height) of a picture file."""
+
+    def size_of(path) -> tuple[int, int]:
+        with Image.open(path) as image:
+            return image.size
+
+    return size_of
+
+
+@pytest.fixture(scope="session")
+def pixels():
+    """pixels(path) -> those of a picture file, (h, w[, channels])."""
+
+    def pixels(path) -> np.ndarray:
+        return np.asarray(Image.open(path))
+
+    return pixels
+
+
+@pytest.fixture
+def meanwhile(monkeypatch, upscaler):
+    """meanwhile(act, call=0): let `act` happen while the network computes picture number `call`."""
+
+    def meanwhile(act, call: int = 0) -> None:
+        original, calls = upscaler.run, itertools.count()
+
+        def run(*args, **kwargs):
+            if next(calls) == call:
+                act()
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr(upscaler, "run", run)
+
+    return meanwhile

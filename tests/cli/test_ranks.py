@@ -1,0 +1,192 @@
+"""Several processes of one run: they share the list, or each picture."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sat_sr.cli import main
+from sat_sr.launcher import Rank
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_ranks_that_plan_at_different_times_take_no_name_from_one_another(
+    cli, picture, monkeypatch, network, meanwhile
+):
+    """Rank 1 plans when rank 0 has written its first picture, and so numbers on from that: y becomes a_sr_3, too."""
+    pictures = [picture(f"{folder}/a.png", seed=seed) for seed, folder in enumerate("xyz")]
+    flags = ["--seed", "1", "--out-dir", "out"]
+    for name, path in zip("xyz", pictures, strict=True):
+        cli(path, "--seed", "1", "-o", f"{name}.png")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+
+    def second_rank():
+        monkeypatch.setenv("RANK", "1")
+        assert main.main([*map(str, pictures), *flags, f"--network={network}"]) == 0
+
+    meanwhile(second_rank, call=1)
+    monkeypatch.setenv("RANK", "0")
+    outcome = cli(*pictures, *flags)
+    assert outcome.code == 0
+    assert "out/a_sr_3.png has appeared meanwhile: written to out/a_sr_" in outcome.err
+    made = {path.read_bytes() for path in Path("out").iterdir()}
+    assert made == {Path(f"{name}.png").read_bytes() for name in "xyz"}
+    for rank in "01":  # each knows its own again, whatever their numbers are
+        monkeypatch.setenv("RANK", rank)
+        assert "1 done" not in cli(*pictures, *flags, "--skip-existing").out
+    assert {path.read_bytes() for path in Path("out").iterdir()} == made
+
+
+def test_ranks_whose_outputs_lie_beside_the_pictures_do_each_picture_once(
+    cli, picture, monkeypatch, network, meanwhile
+):
+    """Rank 1 finds an output of rank 0 in the folder: its share must stay the same."""
+    for seed, name in enumerate(("m", "n", "o", "p")):
+        picture(f"photos/{name}.png", seed=seed)
+    picture("photos/m_sr.png", (24, 20))  # of an earlier run: rank 0 writes m_sr_2.png
+    monkeypatch.setenv("WORLD_SIZE", "2")
+
+    def second_rank():
+        monkeypatch.setenv("RANK", "1")
+        assert main.main(["photos", "--out-dir", "photos", f"--network={network}"]) == 0
+
+    meanwhile(second_rank, call=1)
+    monkeypatch.setenv("RANK", "0")
+    outcome = cli("photos", "--out-dir", "photos")
+    assert outcome.code == 0
+    made = [f"{name}{number}.png" for name, number in (("m", "_sr_2"), ("n", "_sr"), ("o", "_sr"), ("p", "_sr"))]
+    assert sorted(os.listdir("photos")) == sorted([*made, *(f"{name}.png" for name in "mnop"), "m_sr.png"])
+    monkeypatch.delenv("RANK")
+    records = list(map(json.loads, cli("photos", "--out-dir", "photos", "--skip-existing", "--json").out.splitlines()))
+    done = {record["input"]: record["output"] for record in records if "output" in record}
+    assert done == {f"photos/{name}.png": f"photos/{name}_sr.png" for name in "mnop"}, "what is an output has none"
+    left_out = {record["input"]: record["reason"] for record in records if "reason" in record}
+    assert sorted(left_out) == sorted(f"photos/{name}" for name in (*made, "m_sr.png"))
+    assert left_out["photos/m_sr_2.png"].endswith("it bears the output name of photos/m.png")
+
+
+def test_ranks_share_the_list(cli, picture, monkeypatch):
+    pictures = [picture(f"{name}/same.png", seed=seed) for seed, name in enumerate("abcde")]
+    lines = []
+    for rank, names in ((0, ("SLURM_PROCID", "SLURM_NTASKS")), (1, ("RANK", "WORLD_SIZE"))):
+        with monkeypatch.context() as patch:
+            patch.setenv(names[0], str(rank))
+            patch.setenv(names[1], "2")
+            outcome = cli(*pictures, "--seed", "1", "--skip-existing")
+            assert outcome.code == 0
+            lines += [line for line in outcome.out.splitlines() if " -> samples" in line]
+    assert sorted(line.partition(" -> ")[0] for line in lines) == [
+        *(f"[0] {pictures[index]}" for index in (0, 2, 4)),
+        *(f"[1] {pictures[index]}" for index in (1, 3)),
+    ]
+    # Distinct names for equal ones, and none twice.
+    assert sorted(os.listdir("samples")) == sorted(["same_sr.png", *(f"same_sr_{n}.png" for n in (2, 3, 4, 5))])
+
+
+def test_ranks_compute_one_picture_together(cli, picture, network, pixels):
+    path = picture("a.png", (20, 30))
+    flags = ["--network", network, "--seed", "1", "--device", "cpu"]
+    code = (  # forked from one process that has imported everything: that takes longer than all the rest
+        "import os, socket, sys, torch, sat_sr.cli.main, sat_sr.inference.denoiser\n"
+        "with socket.socket() as s: s.bind(('127.0.0.1', 0)); port = s.getsockname()[1]\n"
+        "children = {}\n"
+        "for rank in range(2):\n"
+        "    pid = os.fork()\n"
+        "    if not pid:\n"
+        "        os.environ |= dict(RANK=str(rank), WORLD_SIZE='2', MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))\n"
+        "        torch.set_num_threads(1)\n"
+        "        os._exit(sat_sr.cli.main.main(sys.argv[1:]))\n"
+        "    children[pid] = rank\n"
+        "sys.exit(sum(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code, *map(str, [path, *flags, "-o", "together.png"])],
+        capture_output=True, text=True, timeout=300, env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("-> together.png") == 1, "one rank speaks for all"
+    assert cli(path, *flags, "-o", "alone.png").code == 0
+    assert np.abs(pixels("together.png").astype(int) - pixels("alone.png")).max() <= 1
+
+
+@pytest.mark.parametrize(("rank", "code", "said"), [("0", 2, ["[0] error: one is not like the other"]), ("1", 1, [])])
+def test_ranks_that_differ_end_all_and_the_first_one_tells(cli, picture, monkeypatch, rank, code, said):
+    from sat_sr.inference import meeting
+
+    def join(*args, **kwargs):
+        raise meeting.RanksDiffer("one is not like the other")
+
+    monkeypatch.setattr(meeting, "join", join)
+    for name, value in {"RANK": rank, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}.items():
+        monkeypatch.setenv(name, value)
+    outcome = cli(picture("a.png"))
+    assert (outcome.code, outcome.err.splitlines()) == (code, said)
+    assert not Path("samples").exists()
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, (0, 1, 0, 1)),
+        ({"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}, (3, 8, 1, 2)),
+        ({"SLURM_PROCID": "3", "SLURM_NTASKS": "8", "SLURM_LOCALID": "1"}, (3, 8, 1, 1)),
+        (  # srun -n 7 on four nodes, as `man srun` writes it
+            {"SLURM_PROCID": "6", "SLURM_NTASKS": "7", "SLURM_NODEID": "3", "SLURM_STEP_TASKS_PER_NODE": "2(x3),1"},
+            (6, 7, 0, 1),
+        ),
+        (
+            {"SLURM_PROCID": "5", "SLURM_NTASKS": "7", "SLURM_NODEID": "2", "SLURM_STEP_TASKS_PER_NODE": "2(x3),1"},
+            (5, 7, 0, 2),
+        ),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "8", "SLURM_JOB_ID": "7"}, (0, 1, 0, 1)),  # the batch script
+        ({"SLURM_PROCID": "1", "SLURM_NTASKS": "8", "SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0"}, (1, 8, 0, 1)),
+        (  # the shell of an allocation
+            {"SLURM_PROCID": "0", "SLURM_NTASKS": "8", "SLURM_STEP_ID": "4294967290", "SLURM_STEP_NUM_TASKS": "1"},
+            (0, 1, 0, 1),
+        ),
+    ],
+)
+def test_which_rank_this_is(environment, expected):
+    rank = Rank.of(environment)
+    assert (rank.number, rank.count, rank.local, rank.local_count) == expected
+
+
+def test_ranks_that_share_a_list_have_one_seed(cli, picture, monkeypatch):
+    pictures = [picture(f"{name}.png") for name in "ab"]
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    seeds = []
+    for rank in "01":
+        monkeypatch.setenv("RANK", rank)
+        seeds += [json.loads(line)["seed"] for line in cli(*pictures, "--json").out.splitlines()]
+    assert seeds == [0, 0]
+
+
+def test_one_process_splits_no_picture(cli, picture):
+    outcome = cli(picture("a.png"), "--split-picture")
+    assert outcome.code == 0 and "note: --split-picture has no effect on one process" in outcome.err
+
+
+def test_ranks_share_no_standard_input(cli, picture, monkeypatch):
+    """Those of torchrun would each read a part of it."""
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    outcome = cli("-")
+    assert outcome.code == 2 and "2 ranks cannot share standard input" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("rank", "world", "local_world", "told"),
+    [("x", "2", "1", "RANK=x"), ("2", "2", "1", "RANK=2"), ("0", "2", "0", "LOCAL_WORLD_SIZE=0")],
+)
+def test_ranks_that_cannot_be(cli, picture, monkeypatch, rank, world, local_world, told):
+    for name, value in {"RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": local_world}.items():
+        monkeypatch.setenv(name, value)
+    outcome = cli(picture("a.png"))
+    assert outcome.code == 2 and told in outcome.err.replace("'", "")
