@@ -42,7 +42,7 @@ def test_derived_sizes_of_the_official_model():
 
 def test_presets_by_name():
     mini = InfDiTConfig.preset("mini")
-    assert mini.vector_dim == 0 and mini.image_block_size in (32, 64)
+    assert mini.vector_dim == 0 and mini.image_block_size == 32
     with pytest.raises(ValueError, match="unknown preset 'large': the presets are official, mini"):
         InfDiTConfig.preset("large")
 
@@ -53,14 +53,6 @@ def test_presets_have_the_parameters_that_are_told(name, parameters):
 
     model = InfDiT(InfDiTConfig.preset(name), device="meta")
     assert sum(parameter.numel() for parameter in model.parameters()) == parameters
-
-
-def test_a_512_canvas_of_mini_is_cheap():
-    """At most 0.35 TFLOP a network call."""
-    from sat_sr.model.counts import flops
-
-    mini = InfDiTConfig.preset("mini")
-    assert flops(mini, (512 // mini.image_block_size,) * 2) < 0.35e12
 
 
 def test_dict_and_json_go_around():

@@ -13,8 +13,14 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
-SAMPLING = ("*.py", "diffusion/**/*.py", "inference/**/*.py", "model/**/*.py")
-SAMPLING_PACKAGES = ("torch",)
+SAMPLING = (
+    *(
+        f"{module}.py"
+        for module in ("config", "sampling", "sampler_defaults", "checkpoint", "weight_files", "clip_weights")
+    ),
+    *(f"{package}/**/*.py" for package in ("diffusion", "inference", "model")),
+)
+SAMPLING_PACKAGES = ("torch", "numpy", "SwissArmyTransformer", "transformers")
 MEASURING = ("diffusion/**/*.py", "evaluation/**/*.py")
 MEASURING_PACKAGES = ("torch", "numpy", "pillow", "scikit-image", "scipy", "stlpips_pytorch", "lpips")
 
