@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,15 +13,19 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from PIL import Image
-from webdataset.tariterators import tarfile_samples
+from webdataset.gopen import gopen
+from webdataset.tariterators import base_plus_ext
 
 from sat_sr.config import LR_FACTOR
 from sat_sr.data.pictures import to_rgb
 from sat_sr.data.shards import URL
+from sat_sr.data.tar_members import Break, read_members
+from sat_sr.data.workers import UnusableData
 from sat_sr.picture_errors import DECODING_ERRORS
 
 PICTURE_KEYS = ("jpg", "png", "jpeg")
 LR_KEYS = ("lr.jpg", "lr.png", "lr.jpeg")
+_META = re.compile(r"__[^/]*__($|/)")  # the notes of webdataset in a tar
 
 
 class Unusable(Exception):
@@ -45,27 +51,49 @@ class Picture:
 
 
 def read_shard(url: str, counts: Counter[str]) -> Iterator[dict]:
-    """The samples of one tar as webdataset groups them: `__key__` and the undecoded bytes of each file.
+    """The samples of one tar: `__key__`, the name up to its first dot, and the undecoded bytes of each file by the rest
+    of its name. Files of one sample stand side by side, as webdataset wants them.
 
-    A tar that cannot be opened or breaks off counts as one "broken shard"; what it holds before is used, but for the
-    sample at the break, which may be incomplete.
+    A tar that cannot be opened, is damaged or breaks off counts as one "broken shard". What it holds before and behind
+    the damage is used, but for the samples on either side of it, which may lack a file.
     """
+    sample: dict = {}
+    whole = True  # whether the sample that is being put together began at its first file
     broken = False
 
-    def handler(error: Exception) -> bool:
+    def count_broken() -> None:
         nonlocal broken
-        if isinstance(error, ValueError) and "duplicate file name" in str(error):
-            counts["duplicate file in a shard"] += 1
-        elif not broken:
-            broken = True
-            counts["broken shard"] += 1
-        return True
+        counts["broken shard"] += not broken
+        broken = True
 
-    if not URL.match(url):
-        url = os.path.abspath(url)  # webdataset takes the name of a file before a colon for a scheme
-    for sample in tarfile_samples([{"url": url}], handler=handler):
-        if not broken:
-            yield sample
+    try:
+        # webdataset takes the name of a file before a colon for a scheme.
+        with contextlib.closing(gopen(url if URL.match(url) else os.path.abspath(url))) as stream:
+            for member in read_members(stream):
+                if isinstance(member, Break):
+                    count_broken()
+                    if sample and whole and member is Break.NEXT_ARCHIVE:
+                        yield sample
+                    sample, whole = {}, member is Break.NEXT_ARCHIVE
+                    continue
+                name, data = member
+                key, kind = base_plus_ext(name)
+                if key is None or _META.match(name):
+                    continue
+                if sample and key != sample["__key__"]:
+                    if whole:
+                        yield sample
+                    sample, whole = {}, True
+                sample.setdefault("__key__", key)
+                if kind.lower() in sample:
+                    counts["duplicate file in a shard"] += 1
+                else:
+                    sample[kind.lower()] = data
+    except Exception:  # of the network, a command, a decompressor, tarfile: no shard ends a run
+        count_broken()
+        return
+    if sample and whole:
+        yield sample
 
 
 def decode(sample: dict, min_side: int, counts: Counter[str]) -> Picture:
@@ -85,6 +113,15 @@ def decode(sample: dict, min_side: int, counts: Counter[str]) -> Picture:
     if image.shape[-2] != LR_FACTOR * lr.shape[-2] or image.shape[-1] != LR_FACTOR * lr.shape[-1]:
         raise Unusable("pair that does not match")
     return Picture(sample["__key__"], image, lr)
+
+
+def nothing_usable(shards: list[str], counts: Counter[str], image_size: int) -> UnusableData:
+    """The error that says so of all of them, and why."""
+    reasons = ", ".join(f"{count} {reason}" for reason, count in counts.most_common()) or "they are empty"
+    return UnusableData(
+        f"no picture of at least {image_size}x{image_size} pixels in {len(shards)} shards ({shards[0]}"
+        f"{', …' if len(shards) > 1 else ''}): {reasons}; check --train-data and --valid-data, or lower --image-size"
+    )
 
 
 def _first(sample: dict, keys: tuple[str, ...]) -> bytes | None:
