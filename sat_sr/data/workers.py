@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from torch.utils.data import DataLoader, IterableDataset
@@ -17,6 +19,7 @@ WORKER_DIED = (
     "a data worker was killed, most likely because the memory ran out: give fewer --num-workers or a smaller "
     "--cache-mb, and run the same command again"
 )
+SHARED_MEMORY = Path("/dev/shm")  # batches come from the workers through files in it
 
 
 class UnusableData(ValueError):
@@ -55,7 +58,7 @@ def load_batches(
         except RuntimeError as error:
             if not is_of_dead_worker(error):
                 raise
-            raise ChildProcessError(WORKER_DIED) from None
+            raise ChildProcessError(why_worker_died(error)) from None
         if isinstance(batch, UnusableData):
             raise batch
         yield batch
@@ -64,6 +67,18 @@ def load_batches(
 def is_of_dead_worker(error: BaseException) -> bool:
     """Whether this is what PyTorch raises, wherever the trainer happens to be, when a worker has died."""
     return isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker (pid")
+
+
+def why_worker_died(error: BaseException) -> str:
+    """One sentence, of an error that `is_of_dead_worker`: what most likely killed it, and the way out."""
+    if "Bus error" not in str(error):
+        return WORKER_DIED
+    size = f" of {shutil.disk_usage(SHARED_MEMORY).total / 2**30:.2f} GiB" if SHARED_MEMORY.is_dir() else ""
+    return (
+        f"a data worker found no room for a batch in {SHARED_MEMORY}, the shared memory{size}: make it larger (docker "
+        f"run --shm-size=8g; mount -o remount,size=8g {SHARED_MEMORY}), or give --num-workers 0 or a smaller "
+        "--micro-batch-size; the number of workers belongs to a run, so change it in a new one only"
+    )
 
 
 class _Guarded(IterableDataset):
