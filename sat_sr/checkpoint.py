@@ -28,6 +28,7 @@ from sat_sr.clip_weights import DEFAULT_CLIP, load_clip
 from sat_sr.config import InfDiTConfig
 from sat_sr.find_weights import WHERE_FROM, find_weights
 from sat_sr.model.layout import CLIP_PREFIX, ROPE_TABLES, Shape, infer_config, mismatch, parameter_shapes
+from sat_sr.run_folder import CONFIG
 from sat_sr.sampler_defaults import check_sampler_defaults
 from sat_sr.weight_files import convert, is_safetensors, read_pt, read_safetensors, write_pt, write_safetensors
 
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from sat_sr.model.inf_dit import InfDiT
 
 FORMAT = "sat_sr"
-RUN_CONFIG = "config.json"
 
 # The image tower among OpenCLIP's names; what else a file holds there is left of the text tower.
 _IMAGE_TOWER = "visual."
@@ -104,8 +104,8 @@ def load(path: str | Path) -> Checkpoint:
         kind = "DeepSpeed/SAT checkpoint"
         state, about = _state_of_pt(path, read_pt(path))
         metadata = {}
-        if run and "config" not in about and (run / RUN_CONFIG).is_file():
-            about = {**about, **_parse_json(run / RUN_CONFIG, config=(run / RUN_CONFIG).read_text(errors="replace"))}
+        if run and "config" not in about and (run / CONFIG).is_file():
+            about = {**about, **_parse_json(run / CONFIG, config=(run / CONFIG).read_text(errors="replace"))}
     clip = {n.removeprefix(CLIP_PREFIX): t for n, t in state.items() if n.startswith(CLIP_PREFIX)}
     rope = {name: state[name] for name in ROPE_TABLES if name in state}
     network = {n: t for n, t in state.items() if n not in rope and not n.startswith(CLIP_PREFIX)}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-MODEL_STATES = "mp_rank_00_model_states.pt"
-EMA_WEIGHTS = "ema.safetensors"
+from sat_sr.run_folder import EMA_WEIGHTS, LATEST, MODEL_STATES, read_latest
+
 WHERE_FROM = "ckpt/README.md tells where weights come from"
 
 
@@ -18,23 +18,23 @@ def find_weights(path: Path) -> tuple[Path, Path | None, list[str]]:
         raise FileNotFoundError(f"{path}: no such checkpoint ({WHERE_FROM})")
     if path.is_file():
         grandparent = path.absolute().parent.parent
-        in_run = path.name == MODEL_STATES and (grandparent / "latest").is_file()
+        in_run = path.name == MODEL_STATES and (grandparent / LATEST).is_file()
         return path, grandparent if in_run else None, []
     run, folder = path.parent, path
     if not (folder / MODEL_STATES).exists() and not (folder / EMA_WEIGHTS).exists():
-        if not (path / "latest").is_file():
+        tag = read_latest(path)
+        if tag is None:
             raise FileNotFoundError(
-                f"{path} is a folder without the file 'latest' and without {MODEL_STATES}: name a checkpoint file, a "
+                f"{path} is a folder without the file {LATEST!r} and without {MODEL_STATES}: name a checkpoint file, a "
                 "training folder (--save) or one of its tags"
             )
-        tag = (path / "latest").read_text(errors="replace").strip()
         if not tag or Path(tag).name != tag:
-            raise ValueError(f"{path / 'latest'} holds {tag[:40]!r}: it must hold the name of a folder beside it")
+            raise ValueError(f"{path / LATEST} holds {tag[:40]!r}: it must hold the name of a folder beside it")
         run, folder = path, path / tag
         if not folder.is_dir():
             tags = sorted(entry.name for entry in path.iterdir() if entry.is_dir())
             raise FileNotFoundError(
-                f"{path / 'latest'} names {tag!r}, which is not there: name one of {', '.join(tags) or '(none)'} itself"
+                f"{path / LATEST} names {tag!r}, which is not there: name one of {', '.join(tags) or '(none)'} itself"
             )
     if (folder / EMA_WEIGHTS).is_file():
         return folder / EMA_WEIGHTS, run, [f"of the folder {folder}, the averaged weights (EMA) were taken"]
