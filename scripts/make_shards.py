@@ -10,7 +10,8 @@ A sample has one file, `<key>.jpg`, and its key names the source: `holiday/beach
 folder holiday. 8-bit RGB JPEGs are stored as they are; every other picture (PNG, WebP, TIFF, BMP, grey, CMYK, 16 bit,
 with transparency, rotated by EXIF) is converted to RGB and stored as JPEG of --quality. What is skipped is counted by
 reason and listed. The order is shuffled, the same way each time: training reads a shard at a time, and pictures of one
-folder tend to look alike.
+folder, tiles of one photograph (--tile) all the more, tend to look alike. For the tiles' sake all of them are written
+twice: SHARDS/ takes twice its size until it is complete.
 """
 
 from __future__ import annotations
@@ -68,7 +69,8 @@ def main() -> None:
     prepare = partial(pack, min_side=args.min_side, tile=args.tile, quality=args.quality)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # `kill` cleans up just as Ctrl-C does
     try:
-        with whole_or_nothing(args.out) as folder, ShardWriter(folder, args.shard_size) as writer:
+        with whole_or_nothing(args.out) as folder, ShardWriter(folder, args.shard_size) as writer, Held(folder) as held:
+            take = held.write if args.tile else writer.write  # whole pictures are shuffled above already
             with map_over(args.jobs) as map_in_order:
                 done = map_in_order(prepare, pictures)
                 done = tqdm(done, "packing", len(pictures), unit="picture", disable=None)
@@ -78,7 +80,9 @@ def main() -> None:
                     if packed.converted:
                         converted[packed.converted] += 1
                     for key, jpeg in packed.files.items():
-                        writer.write(key, jpeg)
+                        take(key, jpeg)
+            for key, jpeg in held.shuffled():
+                writer.write(key, jpeg)
             if not writer.samples:
                 report(skipped, converted)
                 raise ValueError(f"none of the {len(pictures)} pictures can be used, nothing was written")
@@ -207,6 +211,30 @@ class ShardWriter:
 
     def __exit__(self, *_) -> None:
         self._close()
+
+
+class Held:
+    """Samples on the disk, in a nameless file in `folder`; to be had again in a random order, always the same."""
+
+    def __init__(self, folder: Path) -> None:
+        self._places: list[tuple[str, int, int]] = []  # key, where it begins, how long it is
+        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115, it lives across calls
+
+    def write(self, key: str, jpeg: bytes) -> None:
+        self._places.append((key, self._file.tell(), len(jpeg)))
+        self._file.write(jpeg)
+
+    def shuffled(self) -> Iterator[tuple[str, bytes]]:
+        random.Random(0).shuffle(self._places)
+        for key, begin, length in self._places:
+            self._file.seek(begin)
+            yield key, self._file.read(length)
+
+    def __enter__(self) -> Held:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._file.close()
 
 
 @contextmanager

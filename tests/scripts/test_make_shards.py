@@ -19,6 +19,7 @@ import webdataset
 from PIL import Image
 
 from sat_sr.data.tiles import Tile, candidates, choose, detail_map, grid, halve, jpeg_quality
+from sat_sr.data.validation_set import validation_samples
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -143,6 +144,24 @@ def test_tiles_cover_the_picture_without_overlap(run, tmp_path):
     run("make_shards", tmp_path / "p.png", tmp_path / "out", "--tile", 64, "--min-side", 8, "--jobs", 1)
     places = {(0, 0), (68, 0), (136, 0), (0, 66), (68, 66), (136, 66)}
     assert set(samples(tmp_path / "out")) == {f"p_x{x:05d}_y{y:05d}" for x, y in places}
+
+
+def test_neighbouring_samples_are_of_different_photographs(run, tmp_path):
+    """Eight photographs of 25 tiles, in shards of about 16: a batch, or a part of the validation set, is of several."""
+    (tmp_path / "in").mkdir()
+    for photo in range(8):
+        Image.fromarray(noise(photo, 320, 320)).save(tmp_path / "in" / f"p{photo}.png")
+    options = ["--tile", 64, "--min-side", 8, "--jobs", 1, "--shard-size", "200KB"]
+    run("make_shards", tmp_path / "in", tmp_path / "out", *options)
+    packed = samples(tmp_path / "out")
+    photos = [key.split("_")[0] for key in packed]
+    assert len(photos) == len(set(packed)) == 8 * 25 and len(list((tmp_path / "out").iterdir())) > 5
+    assert len(set(photos[:16])) >= 4
+    assert all(len(set(photos[at : at + 16])) >= 4 for at in range(0, 192, 16))
+    valid, _ = validation_samples(f";{tmp_path / 'out'}", image_size=64, limit=8)
+    assert len({sample["__key__"].split("_")[0] for sample in valid}) > 1
+    pixels = np.asarray(Image.open(io.BytesIO(packed["in/p3_x00128_y00064"]["jpg"])))
+    assert np.abs(pixels.astype(int) - noise(3, 320, 320)[64:128, 128:192]).mean() < 10  # the right tile under its name
 
 
 def test_nothing_is_overwritten_and_nothing_usable_writes_nothing(run, photos, tmp_path):
