@@ -14,6 +14,7 @@ import argparse
 import json
 import math
 import os
+import sys
 from pathlib import Path
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 720, 400, 56, 16, 28, 44
@@ -27,11 +28,16 @@ def main() -> None:
     arguments = parser.parse_args()
     log = arguments.run / "log.jsonl" if arguments.run.is_dir() else arguments.run
     try:
-        lines = log.read_text(encoding="utf-8").splitlines(keepends=True)
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
     except OSError as error:
         parser.error(f"{log}: {error.strerror}; name the folder of a training run (--save)")
-    records = [json.loads(line) for line in lines if line.endswith("\n")]  # the last one may be about to be written
-    curves = {kind: [(r["step"], r["loss"]) for r in records if r["kind"] == kind] for kind in ("train", "valid")}
+    if not arguments.svg.parent.is_dir():
+        parser.error(f"{arguments.svg.parent}: there is no such folder for {arguments.svg.name}; make it first")
+    curves, damaged = read(lines)
+    if damaged:
+        print(
+            f"{log}: {damaged} line(s) left out, which are damaged or have no loss that can be drawn", file=sys.stderr
+        )
     if len(curves["train"]) < 2:
         parser.error(f"{log} has {len(curves['train'])} logged intervals: two are needed for a curve")
     temporary = arguments.svg.with_name(f".{arguments.svg.name}.tmp")
@@ -39,11 +45,32 @@ def main() -> None:
     os.replace(temporary, arguments.svg)
 
 
+def read(lines: list[str]) -> tuple[dict[str, list[tuple[int, float]]], int]:
+    """The curves "train" and "valid" of (step, loss), and how many lines are in neither though they should be."""
+    curves, damaged = {"train": [], "valid": []}, 0
+    for line in lines:
+        if not line.endswith("\n"):  # the last one, about to be written
+            continue
+        try:
+            record = json.loads(line)
+            if record["kind"] not in curves:
+                continue
+            step, loss = int(record["step"]), float(record["loss"])
+        except (ValueError, KeyError, TypeError):
+            damaged += 1
+            continue
+        if 0 < loss < math.inf:  # the axis is logarithmic
+            curves[record["kind"]].append((step, loss))
+        else:
+            damaged += 1
+    return curves, damaged
+
+
 def draw(train: list[tuple[int, float]], valid: list[tuple[int, float]]) -> str:
     """The SVG of two curves of (step, loss)."""
     losses = [loss for _, loss in train + valid]
     low, high = math.log10(min(losses)) - 0.03, math.log10(max(losses)) + 0.03
-    last = train[-1][0]
+    last = max(step for step, _ in train + valid)
 
     def x(step: float) -> float:
         return LEFT + step / last * (WIDTH - LEFT - RIGHT)
