@@ -3,7 +3,9 @@
 # flag that comes twice the last one counts.
 #
 #   bash train_text2image_sr_big_clip.sh [FLAGS]                 this machine: a rank a GPU by torchrun, or one on the CPU
-#   srun --kill-on-bad-exit=1 bash train_text2image_sr_big_clip.sh [FLAGS]     a rank a Slurm task; all end with one
+#   srun --kill-on-bad-exit=1 --cpus-per-task=8 bash train_text2image_sr_big_clip.sh [FLAGS]
+#                                                                a rank a Slurm task; all end with one. srun does not
+#                                                                take --cpus-per-task over from salloc or sbatch
 #   sbatch scripts/train.sbatch [FLAGS]                          several nodes, requeued until done
 #
 # The same command again goes on where the last checkpoint was saved.
@@ -44,9 +46,25 @@ command=(train_text2image_sr.py "${model[@]}" ${start[@]+"${start[@]}"} "${recip
 if [[ ${SLURM_STEP_ID:-} =~ ^[0-9]{1,9}$ && -n ${SLURM_PROCID:-} ]] || [[ -n ${RANK:-} ]]; then
     exec "$python" -u "${command[@]}"
 fi
-gpus=0
-if command -v nvidia-smi > /dev/null; then gpus=$(nvidia-smi --list-gpus 2> /dev/null | wc -l); fi
-ranks=${NPROC:-$gpus}
+
+visible_gpus() { # as many as CUDA would show
+    local listed shown=0 gpu
+    listed=$(nvidia-smi --list-gpus 2> /dev/null) || listed=""
+    if [ -n "${CUDA_VISIBLE_DEVICES+set}" ]; then
+        for gpu in ${CUDA_VISIBLE_DEVICES//,/ }; do
+            # CUDA stops at the first that is none: -1, or Slurm's NoDevFiles.
+            [[ $gpu =~ ^([0-9]+|(GPU|MIG)-.*)$ ]] || break
+            shown=$((shown + 1))
+        done
+        echo "$shown"
+    elif [[ $listed == *MIG* ]]; then
+        echo 1 # of slices CUDA shows one only
+    else
+        grep -c '^GPU ' <<< "$listed" || true
+    fi
+}
+
+ranks=${NPROC:-$(visible_gpus)}
 if [ "$ranks" -gt 1 ]; then
     exec "$python" -m torch.distributed.run --standalone --nproc-per-node "$ranks" "${command[@]}"
 fi

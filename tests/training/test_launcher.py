@@ -19,17 +19,25 @@ DOCUMENTED = re.findall(rf"^bash {LAUNCHER}(.*?)(?: +#.*)?$", (ROOT / "docs/trai
 
 @pytest.fixture
 def launch(tmp_path):
-    """launch(arguments, variables, gpus) -> what Python is called with, on a host with so many GPUs."""
+    """launch(arguments, variables, gpus, slices) -> what Python is called with, on a host with so many GPUs, each of
+    them in so many slices."""
     shows = '#!/bin/sh\nprintf "%s\\n" "$@"\n'
-    for name, text in (("python3", shows), ("nvidia-smi", '#!/bin/sh\nfor i in $GPUS; do echo "GPU $i"; done\n')):
+    lists = """#!/bin/sh
+for i in $GPUS; do
+    echo "GPU $i: NVIDIA A100-SXM4-40GB (UUID: GPU-00$i)"
+    for j in $SLICES; do echo "  MIG 1g.5gb     Device  $j: (UUID: MIG-00$i-$j)"; done
+done
+"""
+    for name, text in (("python3", shows), ("nvidia-smi", lists)):
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o755)
-    ours = ("SLURM", "PYTHON", "NPROC", "RANK", "WORLD")
+    ours = ("SLURM", "PYTHON", "NPROC", "RANK", "WORLD", "CUDA")
     outside = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
 
-    def launch(arguments=(), variables=None, gpus=0):
+    def launch(arguments=(), variables=None, gpus=0, slices=0):
         environment = outside | (variables or {})
         environment |= {"PATH": f"{tmp_path}:{os.environ['PATH']}", "GPUS": " ".join(map(str, range(gpus)))}
+        environment["SLICES"] = " ".join(map(str, range(slices)))
         command = ["bash", str(ROOT / LAUNCHER), *arguments]
         result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
         return result.stdout.splitlines()
@@ -54,6 +62,12 @@ BATCH = {"SLURM_PROCID": "0", "SLURM_NTASKS": "16", "SLURM_JOB_ID": "7"}  # sbat
         (BATCH, 8, 8),
         (STEP | {"SLURM_PROCID": "0", "SLURM_STEP_ID": "4294967290"}, 8, 8),  # salloc's shell, where that is a step
         ({"RANK": "1", "WORLD_SIZE": "2"}, 8, 1),
+        ({"CUDA_VISIBLE_DEVICES": "2,5"}, 8, 2),
+        ({"CUDA_VISIBLE_DEVICES": "GPU-003,MIG-001-1,7"}, 8, 3),
+        ({"CUDA_VISIBLE_DEVICES": ""}, 8, 1),
+        ({"CUDA_VISIBLE_DEVICES": "NoDevFiles"}, 8, 1),  # Slurm's, for a job without GPUs
+        ({"CUDA_VISIBLE_DEVICES": "0,1,-1,2"}, 8, 2),  # CUDA looks no further than -1
+        ({"CUDA_VISIBLE_DEVICES": "0,1", "NPROC": "4"}, 8, 4),
     ],
 )
 def test_one_process_a_gpu_unless_a_launcher_has_numbered_this_one(launch, variables, gpus, ranks):
@@ -63,6 +77,13 @@ def test_one_process_a_gpu_unless_a_launcher_has_numbered_this_one(launch, varia
         start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks), ALONE[1]]
     assert called[: len(start)] == start
     assert called[len(start)].startswith("--")
+
+
+def test_slices_of_a_gpu_are_no_gpus(launch):
+    """CUDA shows one of them, unless they are named."""
+    assert launch(gpus=2, slices=4)[:2] == launch(gpus=1, slices=4)[:2] == ALONE
+    named = launch(gpus=1, slices=4, variables={"CUDA_VISIBLE_DEVICES": "MIG-000-0,MIG-000-1"})
+    assert named[3:5] == ["--nproc-per-node", "2"]
 
 
 def test_the_hyperparameters_are_the_official_ones(launch):
