@@ -1,36 +1,33 @@
-"""Shards -> batches for training, exact to the sample; and a finite, fixed list of samples for validation.
+"""Shards -> endless batches for training, exact to the sample.
 
-What a worker yields is a function of (seed, rank, worker) alone. Each goes through all shards again and again, each
-time in an order of its own. A sample has an address, (n, i): the i-th of the n-th shard in that order. Everything that
-chance decides about a sample follows from its address, so a stream can start anywhere: it opens that one shard, passes
-over i undecoded files, and yields what an uninterrupted stream would.
+Each worker of each rank yields one stream: a function of the seed, the shards, and which stream of how many it is. It
+goes through its shards pass after pass (`sat_sr.data.order`). A sample has an address, (turn, n, i): the i-th of the
+n-th shard in pass number turn. Everything that chance decides about a sample follows from its address, so a stream can
+start anywhere: it opens that one shard, passes over i undecoded files, and yields what an uninterrupted stream would.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Iterator, Sequence
+from itertools import count
 from typing import Any
 
-import numpy as np
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
-from sat_sr.config import LR_FACTOR
 from sat_sr.data.conditions import drop_lr, make_conditions
-from sat_sr.data.crops import AUGMENTATIONS, center_crop, center_pair, paired_crop, training_crop
+from sat_sr.data.crops import AUGMENTATIONS, paired_crop, training_crop
 from sat_sr.data.degradation_law import Mixture, parse_degradation
-from sat_sr.data.samples import Picture, Unusable, decode, read_shard
+from sat_sr.data.order import SAMPLE, SAMPLE_ORDER, numpy_rng, shards_of_pass, shuffled, torch_generator
+from sat_sr.data.samples import Picture, Unusable, decode, nothing_usable, read_shard
 from sat_sr.data.shards import expand_shards
+from sat_sr.data.tensors import Sample, checked_size, collate, unit
 from sat_sr.data.workers import UnusableData, load_batches
 from sat_sr.diffusion.resize import lr_conditions
 
-SHUFFLE_WINDOW = 256  # undecoded samples of a shard held in memory to draw from
-SHARD_ORDER, SAMPLE_ORDER, SAMPLE, VALIDATION = range(4)  # what random numbers are for: no two uses share a seed
-
-Address = tuple[int, int]
-Sample = dict[str, Any]
+Address = tuple[int, int, int]
+START: Address = (0, 0, 0)
 
 
 def training_stream(
@@ -41,6 +38,7 @@ def training_stream(
     degradation: str | None = "strong",
     seed: int = 0,
     rank: int = 0,
+    world_size: int = 1,
     num_workers: int = 0,
     lr_dropout: float = 0.07,
     augment: str = "release",
@@ -59,7 +57,8 @@ def training_stream(
     spec         which shards, see `expand_shards`; a list of such texts names them all
     image_size   S, a multiple of 4; pictures with a side below it are skipped
     degradation  see `parse_degradation`; None: batches hold the target and its key only, for `make_conditions` on a GPU
-    seed, rank   of this process: with another rank comes another stream
+    seed         all ranks have the same
+    rank         of this process, of world_size: each has other samples
     num_workers  processes that read and degrade; 0: this one does. A batch comes from one of them, in turn
     lr_dropout   probability that the LR inputs are noise
     augment      "release", "full" or "tone", see `training_crop`
@@ -68,13 +67,20 @@ def training_stream(
     Raises ValueError for a spec that matches nothing and for arguments out of range; UnusableData, which is one, while
     iterating, for a whole pass over all the shards that yields nothing usable.
     """
+    if batch_size < 1 or num_workers < 0:
+        raise ValueError(f"batch_size={batch_size}, num_workers={num_workers}: at least 1 and 0 are wanted")
+    if seed < 0 or not 0 <= rank < world_size:
+        raise ValueError(
+            f"seed={seed}, rank={rank} of {world_size}: numbers from 0 on are wanted, a rank below their count"
+        )
     return TrainingStream(
         _Worker(
             shards=expand_shards(spec),
-            image_size=_checked_size(image_size),
+            image_size=checked_size(image_size),
             mixture=None if degradation is None else parse_degradation(degradation),
             seed=seed,
-            rank=rank,
+            first_stream=rank * max(1, num_workers),
+            streams=world_size * max(1, num_workers),
             lr_dropout=lr_dropout,
             augment=augment,
             cache_bytes=cache_bytes,
@@ -88,14 +94,17 @@ class TrainingStream:
     """What `training_stream` gives. Iterating takes up where the last iteration, or a loaded state, left off."""
 
     def __init__(self, source: _Worker, batch_size: int, num_workers: int) -> None:
-        if batch_size < 1 or num_workers < 0:
-            raise ValueError(f"batch_size={batch_size}, num_workers={num_workers}: at least 1 and 0 are wanted")
         self.batch_size, self.num_workers = batch_size, num_workers
         self._source = source
         streams = max(1, num_workers)
         self._turn = 0
-        self._addresses: list[Address] = [(0, 0)] * streams
+        self._addresses: list[Address] = [START] * streams
         self._counts: list[dict[str, int]] = [{} for _ in range(streams)]
+
+    @property
+    def shards(self) -> list[str]:
+        """All of them, of all ranks."""
+        return self._source.shards
 
     @property
     def counts(self) -> Counter[str]:
@@ -113,12 +122,19 @@ class TrainingStream:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue behind the batches that were handed out when `state` was made.
 
-        Raises ValueError when another number of workers made it: their streams are not the ones of these workers.
+        Raises ValueError when that was with another number of workers, whose streams are not the ones of these, or by
+        an earlier version, whose order was another.
         """
-        if len(state["addresses"]) != len(self._addresses):
+        there = len(state["addresses"])
+        if there != len(self._addresses):
             raise ValueError(
-                f"the data position was saved with --num-workers {len(state['addresses'])} and cannot be continued "
-                f"with {self.num_workers}: give the same number, or start the data anew"
+                f"the data position was saved with --num-workers {there} and cannot be continued with "
+                f"{self.num_workers}: give the same number"
+            )
+        if any(len(address) != len(START) for address in state["addresses"]):
+            raise ValueError(
+                "the data position was saved by an earlier version, which read the shards in another order: begin a "
+                "new run from the averaged weights, --load FOLDER/STEP/ema.safetensors with another --save"
             )
         self._turn = state["turn"]
         self._addresses = [tuple(address) for address in state["addresses"]]
@@ -145,23 +161,23 @@ class _Worker(IterableDataset):
         image_size: int,
         mixture: Mixture | None,
         seed: int,
-        rank: int,
+        first_stream: int,
+        streams: int,
         lr_dropout: float,
         augment: str,
         cache_bytes: int,
     ) -> None:
-        if seed < 0 or rank < 0:
-            raise ValueError(f"seed={seed}, rank={rank}: numbers from 0 on are wanted")
         if not 0 <= lr_dropout <= 1:
             raise ValueError(f"lr_dropout={lr_dropout}: a probability is wanted, 0 to 1")
         if augment not in AUGMENTATIONS:
             raise ValueError(f"augment={augment!r}: known are {', '.join(AUGMENTATIONS)}")
         self.shards, self.image_size, self.mixture = shards, image_size, mixture
-        self.seed, self.rank, self.lr_dropout, self.augment = seed, rank, lr_dropout, augment
+        self.seed, self.first_stream, self.streams = seed, first_stream, streams
+        self.lr_dropout, self.augment = lr_dropout, augment
         self.cache_bytes = cache_bytes
         self._cache: dict[tuple[str, int], Picture] = {}
         self._cached = 0
-        self._start: tuple[int, list[Address], list[dict[str, int]]] = (0, [(0, 0)], [{}])
+        self._start: tuple[int, list[Address], list[dict[str, int]]] = (0, [START], [{}])
 
     def placed(self, turn: int, addresses: list[Address], counts: list[dict[str, int]]) -> _Worker:
         """The same data, to begin at these addresses, with the stream number `turn` first."""
@@ -172,49 +188,38 @@ class _Worker(IterableDataset):
         turn, addresses, counts = self._start
         info = get_worker_info()
         worker = (turn + (info.id if info else 0)) % len(addresses)
-        return self._stream(worker, *addresses[worker], Counter(counts[worker]))
+        return self._stream(self.first_stream + worker, addresses[worker], Counter(counts[worker]))
 
-    def _stream(self, worker: int, n: int, i: int, counts: Counter[str]) -> Iterator[tuple[Sample, Address, dict]]:
-        usable_in_pass = i > 0 or n % len(self.shards) > 0  # of a pass begun in the middle we cannot say
-        while True:
-            url = self._shard(worker, n)
-            found, known = Counter(), Counter()  # broken and duplicate files of this shard
-            for at, (number, raw) in enumerate(self._shuffled(worker, n, read_shard(url, found))):
-                if at < i:
-                    known = found.copy()  # was counted before the stream was left
-                    continue
+    def _stream(self, stream: int, address: Address, counts: Counter[str]) -> Iterator[tuple[Sample, Address, dict]]:
+        first, start, done = address
+        barren = 0  # shards read since the last pass with a usable picture
+        for turn in count(first):
+            usable_in_pass = start > 0 or done > 0  # of a pass begun in the middle we cannot say
+            shards = shards_of_pass(self.shards, self.seed, turn, stream, self.streams)
+            for n in range(start, len(shards)):
+                url = shards[n]
+                found, known = Counter(), Counter()  # broken and duplicate files of this shard
+                rng = numpy_rng(SAMPLE_ORDER, self.seed, stream, turn, n)
+                for i, (number, raw) in enumerate(shuffled(read_shard(url, found), rng)):
+                    if i < done:
+                        known = found.copy()  # was counted before the stream was left
+                        continue
+                    counts.update(found - known)
+                    known = found.copy()
+                    try:
+                        picture = self._decoded(url, number, raw, counts)
+                    except Unusable as reason:
+                        counts[str(reason)] += 1
+                        continue
+                    usable_in_pass = True
+                    sample = self._sample(picture, torch_generator(SAMPLE, self.seed, stream, turn, n, i))
+                    yield sample, (turn, n, i + 1), dict(counts)
                 counts.update(found - known)
-                known = found.copy()
-                try:
-                    picture = self._decoded(url, number, raw, counts)
-                except Unusable as reason:
-                    counts[str(reason)] += 1
-                    continue
-                usable_in_pass = True
-                yield (
-                    self._sample(picture, _generator(SAMPLE, self.seed, self.rank, worker, n, at)),
-                    (n, at + 1),
-                    dict(counts),
-                )
-            counts.update(found - known)
-            n, i = n + 1, 0
-            if n % len(self.shards) == 0:
-                if not usable_in_pass:
-                    raise UnusableData(_nothing_usable(self.shards, counts, self.image_size))
-                usable_in_pass = False
-
-    def _shard(self, worker: int, n: int) -> str:
-        turn, at = divmod(n, len(self.shards))
-        order = _numpy_rng(SHARD_ORDER, self.seed, self.rank, worker, turn).permutation(len(self.shards))
-        return self.shards[order[at]]
-
-    def _shuffled(self, worker: int, n: int, samples: Iterable[dict]) -> Iterator[tuple[int, dict]]:
-        """Samples with their number in the shard, shuffled within windows so that little is held in memory."""
-        rng = _numpy_rng(SAMPLE_ORDER, self.seed, self.rank, worker, n)
-        numbered = enumerate(samples)
-        while window := list(islice(numbered, SHUFFLE_WINDOW)):
-            for at in rng.permutation(len(window)):
-                yield window[at]
+                done = 0
+            start = 0
+            barren = 0 if usable_in_pass else barren + len(shards)
+            if barren >= len(self.shards):
+                raise nothing_usable(self.shards, counts, self.image_size)
 
     def _decoded(self, url: str, number: int, raw: dict, counts: Counter[str]) -> Picture:
         if picture := self._cache.get((url, number)):
@@ -227,7 +232,7 @@ class _Worker(IterableDataset):
 
     def _sample(self, picture: Picture, generator: torch.Generator) -> Sample:
         if picture.lr is None:
-            target = _unit(training_crop(picture.image, self.image_size, generator, self.augment))
+            target = unit(training_crop(picture.image, self.image_size, generator, self.augment))
             if self.mixture is None:
                 return {"target": target, "__key__": picture.key}
             lr, up = make_conditions(target[None], self.mixture, generator, self.lr_dropout)
@@ -238,102 +243,13 @@ class _Worker(IterableDataset):
                     f"sample {picture.key!r} is a pair: its LR inputs are made here, not by a later degradation; "
                     "give a degradation, which only pictures without a partner go through"
                 )
-            target = _unit(crop)
-            lr, up = lr_conditions(_unit(low)[None], (self.image_size, self.image_size))
+            target = unit(crop)
+            lr, up = lr_conditions(unit(low)[None], (self.image_size, self.image_size))
             lr, up = drop_lr(lr, up, self.lr_dropout, generator)
         return {"target": target, "lr": lr[0], "lr_upsampled": up[0], "__key__": picture.key}
-
-
-def validation_samples(
-    spec: str | Sequence[str], *, image_size: int, degradation: str = "clean", seed: int = 0, limit: int | None = None
-) -> Iterator[Sample]:
-    """The same samples every time: the middle of each picture, in the order of the shards, degraded with fixed seeds.
-
-    Dicts as of `training_stream`, without a batch dimension (see `collate`) and without LR dropout.
-    limit  number of samples, None: all
-
-    Raises UnusableData when there is not a single one.
-    """
-    shards, mixture, counts = expand_shards(spec), parse_degradation(degradation), Counter()
-    size = _checked_size(image_size)
-    number = -1
-    for number, picture in enumerate(islice(_pictures(shards, size, counts), limit)):
-        if picture.lr is None:
-            target = _unit(center_crop(picture.image, size))
-            lr, up = make_conditions(
-                target[None], mixture, _generator(VALIDATION, seed, 0, 0, 0, number), lr_dropout=0.0
-            )
-        else:
-            crop, low = center_pair(picture.image, picture.lr, size)
-            target = _unit(crop)
-            lr, up = lr_conditions(_unit(low)[None], (size, size))
-        yield {"target": target, "lr": lr[0], "lr_upsampled": up[0], "__key__": picture.key}
-    if number < 0 and limit != 0:
-        raise UnusableData(_nothing_usable(shards, counts, size))
-
-
-def read_pictures(
-    spec: str | Sequence[str], *, min_side: int = 1, counts: Counter[str] | None = None
-) -> Iterator[Picture]:
-    """Every usable picture of the shards once, in their order: to hold a small set in memory.
-
-    counts  takes up what was skipped or converted
-    """
-    return _pictures(expand_shards(spec), min_side, Counter() if counts is None else counts)
-
-
-def collate(samples: list[Sample]) -> Sample:
-    """Samples -> one batch: tensors stacked, keys in a list."""
-    return {
-        name: [sample[name] for sample in samples]
-        if name == "__key__"
-        else torch.stack([sample[name] for sample in samples])
-        for name in samples[0]
-    }
-
-
-def _pictures(shards: list[str], min_side: int, counts: Counter[str]) -> Iterator[Picture]:
-    for url in shards:
-        for raw in read_shard(url, counts):
-            try:
-                yield decode(raw, min_side, counts)
-            except Unusable as reason:
-                counts[str(reason)] += 1
 
 
 def _collate_addressed(items: list[tuple[Sample, Address, dict[str, int]]]) -> tuple[Sample, Address, dict[str, int]]:
     samples = [sample for sample, _, _ in items]
     _, address, counts = items[-1]
     return collate(samples), address, counts
-
-
-def _nothing_usable(shards: list[str], counts: Counter[str], image_size: int) -> str:
-    reasons = ", ".join(f"{count} {reason}" for reason, count in counts.most_common()) or "they are empty"
-    return (
-        f"no picture of at least {image_size}x{image_size} pixels in {len(shards)} shards ({shards[0]}"
-        f"{', …' if len(shards) > 1 else ''}): {reasons}; check --train-data and --valid-data, or lower --image-size"
-    )
-
-
-def _checked_size(image_size: int) -> int:
-    if image_size < LR_FACTOR or image_size % LR_FACTOR:
-        raise ValueError(f"image_size={image_size}: a positive multiple of {LR_FACTOR} is wanted")
-    return image_size
-
-
-def _unit(image: torch.Tensor) -> torch.Tensor:
-    """uint8 -> float32 in [-1, 1]"""
-    return image.to(torch.float32).div_(127.5).sub_(1)
-
-
-def _seed_sequence(purpose: int, *numbers: int) -> np.random.SeedSequence:
-    return np.random.SeedSequence([purpose, *numbers])
-
-
-def _numpy_rng(purpose: int, *numbers: int) -> np.random.Generator:
-    return np.random.default_rng(_seed_sequence(purpose, *numbers))
-
-
-def _generator(purpose: int, *numbers: int) -> torch.Generator:
-    words = _seed_sequence(purpose, *numbers).generate_state(1, np.uint64)
-    return torch.Generator().manual_seed(int(words[0] >> 1))

@@ -1,17 +1,18 @@
-"""Shards -> batches on the device, with the conditions that the network wants."""
+"""Shards -> batches with the conditions that the network wants: of training on the device, of validation on the CPU."""
 
 from __future__ import annotations
 
 import argparse
 from collections import Counter
 from collections.abc import Callable
-from itertools import islice
 
 import torch
 
 from sat_sr.data.conditions import make_conditions
 from sat_sr.data.degradation_law import parse_degradation
-from sat_sr.data.pipeline import collate, training_stream, validation_samples
+from sat_sr.data.pipeline import training_stream
+from sat_sr.data.tensors import collate
+from sat_sr.data.validation_set import validation_samples
 from sat_sr.training.noise import mix_seed
 
 Batch = dict[str, torch.Tensor]  # target, lr, lr_upsampled and, for a model with a CLIP input, clip_embedding
@@ -28,6 +29,7 @@ class TrainingBatches:
         settings: argparse.Namespace,
         seed: int,
         rank: int,
+        world_size: int,
         micro_batch: int,
         device: torch.device,
         clip: Callable | None,
@@ -40,6 +42,7 @@ class TrainingBatches:
             degradation=None if settings.degrade_on_device else settings.degradation,
             seed=seed,
             rank=rank,
+            world_size=world_size,
             num_workers=settings.num_workers,
             lr_dropout=settings.lr_dropout,
             augment=settings.augment,
@@ -58,6 +61,11 @@ class TrainingBatches:
     def position(self) -> dict:
         """Plain numbers, for JSON."""
         return {"batches": self._number, "stream": self._stream.state_dict()}
+
+    @property
+    def shards(self) -> list[str]:
+        """All that are read, by all ranks together."""
+        return self._stream.shards
 
     @property
     def counts(self) -> Counter[str]:
@@ -89,21 +97,31 @@ def validation_batches(
     micro_batch: int,
     device: torch.device,
     clip: Callable | None,
-) -> list[Batch]:
-    """This rank's part of the validation samples, always the same ones; empty where there are fewer than ranks."""
-    samples = validation_samples(
+) -> tuple[list[Batch], Counter[str]]:
+    """This rank's part of the validation samples, always the same ones, and what was skipped or converted among them.
+
+    On the CPU, as there may be many; none where there are fewer samples than ranks.
+    """
+    samples, counts = validation_samples(
         settings.valid_data,
         image_size=settings.model.image_size,
         degradation=settings.degradation,
-        limit=settings.eval_iters * micro_batch * world_size,
+        limit=validation_limit(settings, world_size, micro_batch),
+        rank=rank,
+        world_size=world_size,
     )
-    samples = list(islice(samples, rank, None, world_size))
     batches = []
     for start in range(0, len(samples), micro_batch):
         batch = collate(samples[start : start + micro_batch])
         del batch["__key__"]
-        batches.append(_with_clip({name: tensor.to(device) for name, tensor in batch.items()}, clip))
-    return batches
+        embedded = _with_clip({"lr": batch["lr"].to(device)}, clip)
+        batches.append({name: tensor.cpu() for name, tensor in embedded.items()} | batch)
+    return batches, counts
+
+
+def validation_limit(settings: argparse.Namespace, world_size: int, micro_batch: int) -> int:
+    """Samples that are asked for, of all ranks together."""
+    return settings.eval_iters * micro_batch * world_size
 
 
 @torch.no_grad()

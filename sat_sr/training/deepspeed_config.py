@@ -34,8 +34,10 @@ POSITIVE = Rule(lambda value: _number(value, 0), "a number above 0")
 BETAS = Rule(_two_shares, "two numbers, such as [0.9, 0.999]")
 DTYPE = Rule(lambda value: value in ("fp32", "fp16", "bf16"), '"fp32", "fp16" or "bf16"')
 TEXT = Rule(lambda value: value is None or isinstance(value, str), "a text")
-SETTLED_LATER = Rule(lambda value: True, "")
+ANYTHING = Rule(lambda value: True, "")  # here; looked at below, in recipe.py, or by DeepSpeed itself
 NO_SPARSE = Rule(lambda value: value is False, "false: the network has no sparse gradients")
+NOT_UNIVERSAL = Rule(lambda value: value is False, "false: a run goes on with the ranks that it began with")
+SHARED_FOLDER = Rule(lambda value: value is False, "false: a run's checkpoints lie in the --save folder of all nodes")
 
 # "auto" is for programs that fill it in, and fits none of these.
 KEYS: dict[str, Any] = {
@@ -57,16 +59,16 @@ KEYS: dict[str, Any] = {
         "enabled": YES_NO,
         **dict.fromkeys(
             ("loss_scale", "initial_scale_power", "loss_scale_window", "hysteresis", "consecutive_hysteresis",
-             "min_loss_scale", "auto_cast", "fp16_master_weights_and_grads"), SETTLED_LATER,
+             "min_loss_scale", "auto_cast", "fp16_master_weights_and_grads"), ANYTHING,
         ),
     },
     "optimizer": {
-        "type": SETTLED_LATER,
+        "type": ANYTHING,
         "params": {"lr": POSITIVE, "betas": BETAS, "eps": POSITIVE, "weight_decay": NUMBER},
     },
     "zero_allow_untested_optimizer": YES_NO,
     "zero_optimization": {  # what DeepSpeed documents for stages 0 to 2
-        "stage": SETTLED_LATER,
+        "stage": ANYTHING,
         "reduce_bucket_size": COUNT,
         "allgather_bucket_size": COUNT,
         **dict.fromkeys(
@@ -74,21 +76,23 @@ KEYS: dict[str, Any] = {
              "load_from_fp32_weights", "round_robin_gradients", "use_multi_rank_bucket_allreduce",
              "ignore_unused_parameters"), YES_NO,
         ),
-        "cpu_offload": SETTLED_LATER,
-        "offload_optimizer": SETTLED_LATER,
+        "cpu_offload": ANYTHING,
+        "offload_optimizer": ANYTHING,
     },
     "activation_checkpointing": dict.fromkeys(
         ("partition_activations", "cpu_checkpointing", "contiguous_memory_optimization", "number_checkpoints",
-         "synchronize_checkpoint_boundary", "profile"), SETTLED_LATER,
+         "synchronize_checkpoint_boundary", "profile"), ANYTHING,
     ),
-    "comms_logger": dict.fromkeys(("enabled", "verbose", "prof_all", "debug"), YES_NO) | {"prof_ops": SETTLED_LATER},
+    "comms_logger": dict.fromkeys(("enabled", "verbose", "prof_all", "debug"), YES_NO) | {"prof_ops": ANYTHING},
     "flops_profiler": {
         "enabled": YES_NO, "detailed": YES_NO, "profile_step": COUNT, "top_modules": COUNT, "output_file": TEXT,
-        "module_depth": SETTLED_LATER, "recompute_fwd_factor": NUMBER,
+        "module_depth": ANYTHING, "recompute_fwd_factor": NUMBER,
     },
-    "checkpoint": dict.fromkeys(
-        ("tag_validation", "load_universal", "use_node_local_storage", "parallel_write", "writer"), SETTLED_LATER
-    ),
+    "checkpoint": {
+        **dict.fromkeys(("tag_validation", "parallel_write", "writer"), ANYTHING),
+        "load_universal": NOT_UNIVERSAL,
+        "use_node_local_storage": SHARED_FOLDER,
+    },
 }  # fmt: skip
 
 

@@ -22,8 +22,9 @@ from sat_sr.checkpoint import load
 from sat_sr.data.degradation import SMALLEST_SIDE
 from sat_sr.data.degradation_law import parse_degradation
 from sat_sr.data.shards import expand_shards
-from sat_sr.data.workers import WORKER_DIED, is_of_dead_worker
+from sat_sr.data.workers import is_of_dead_worker, why_worker_died
 from sat_sr.model.layout import mismatch, parameter_shapes
+from sat_sr.run_folder import find_latest
 from sat_sr.start import is_ours, missing
 from sat_sr.training.deepspeed_config import read_deepspeed_config
 from sat_sr.training.logs import say, warn
@@ -48,7 +49,8 @@ def launch(settings: argparse.Namespace, preemption: Preemption) -> int:
             section = "activation_checkpointing in the DeepSpeed JSON"
             settings.notes.append(f"{section} decides nothing: --checkpoint-activations does")
         settings.notes += _resolve_model(settings)
-        if ranks.rank == 0:
+        if ranks.rank == 0:  # the others would only say the same
+            _check_data(settings)
             _introduce(settings, recipe, ranks, use_cuda)
         if settings.dry_run:
             return 0
@@ -90,7 +92,9 @@ def _sentence(error: Exception, settings: argparse.Namespace) -> str | None:
             "and run the same command again"
         )
     if is_of_dead_worker(error):
-        return WORKER_DIED
+        return why_worker_died(error)
+    if isinstance(error, torch.OutOfMemoryError):
+        return _out_of_memory()
     if isinstance(error, ModuleNotFoundError) and not is_ours(error):
         return missing(error)
     if not isinstance(error, ValueError | OSError | FloatingPointError):
@@ -98,6 +102,17 @@ def _sentence(error: Exception, settings: argparse.Namespace) -> str | None:
     *_, last = traceback.walk_tb(error.__traceback__)
     package = Path(__file__).parents[1]
     return str(error) if package in Path(last[0].f_code.co_filename).parents else None
+
+
+def _out_of_memory() -> str:
+    used = ""
+    if torch.cuda.is_available():
+        peak, total = torch.cuda.max_memory_allocated() / 2**30, torch.cuda.mem_get_info()[1] / 2**30
+        used = f" ({peak:.1f} GiB were in use at the peak, the device has {total:.1f} GiB)"
+    return (
+        f"the memory of the GPU ran out{used}: --micro-batch-size 1, with --gradient-accumulation-steps for the same "
+        "batch; --checkpoint-activations; --zero-stage 2; or more ranks, which share the optimizer's state"
+    )
 
 
 def _resolve_model(settings: argparse.Namespace) -> list[str]:
@@ -109,11 +124,11 @@ def _resolve_model(settings: argparse.Namespace) -> list[str]:
     if not settings.load:
         return []
     folder = Path(settings.save or "", settings.experiment_name or "")
-    if settings.save and (folder / "latest").exists():
+    if settings.save and (checkpoint := find_latest(folder)):
         note = f"--load {settings.load} is not read: {folder} goes on from its last checkpoint"
         settings.load = None
         if settings.model is None:
-            settings.model = load(folder).config
+            settings.model = load(checkpoint).config
         return [note]
     checkpoint = load(settings.load)
     notes = checkpoint.report()
@@ -154,8 +169,8 @@ def _use_cuda(device: str, ranks: Ranks) -> bool:
     return True
 
 
-def _introduce(settings: argparse.Namespace, recipe: Recipe, ranks: Ranks, use_cuda: bool) -> None:
-    """What will run, before anything slow happens; with --dry-run, in full. Raises ValueError for impossible data."""
+def _check_data(settings: argparse.Namespace) -> None:
+    """Before anything slow happens. Raises ValueError for shards that are not there and crops that cannot be."""
     for spec in (settings.train_data, settings.valid_data):
         if spec:
             expand_shards(spec)
@@ -170,6 +185,10 @@ def _introduce(settings: argparse.Namespace, recipe: Recipe, ranks: Ranks, use_c
             f"--image-size {side}: crops must be whole blocks, a multiple of --image-block-size "
             f"{settings.model.image_block_size}"
         )
+
+
+def _introduce(settings: argparse.Namespace, recipe: Recipe, ranks: Ranks, use_cuda: bool) -> None:
+    """What will run; with --dry-run, in full."""
     for note in settings.notes:
         say(note)
     if recipe.precision == "fp32" and recipe.asked_bf16:

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from sat_sr.measure import peak_rss
+from sat_sr.run_folder import LOG, TENSORBOARD
 from sat_sr.training.tensorboard import EventFile
 
 PHASES = ("data", "forward", "backward", "step")
@@ -74,7 +75,7 @@ class RunLog:
         self._board = None
         if not enabled:
             return
-        self._path = folder / "log.jsonl"
+        self._path = folder / LOG
         lines = self._lines()
         kept = [line for line in lines if _step_of(line) <= resume_step]
         if dropped := len(lines) - len(kept):
@@ -82,7 +83,7 @@ class RunLog:
         temporary = self._path.with_suffix(".tmp")
         temporary.write_text("".join(kept), encoding="utf-8")
         os.replace(temporary, self._path)
-        self._board = EventFile(folder / "tensorboard", first_step=resume_step + 1)
+        self._board = EventFile(folder / TENSORBOARD, first_step=resume_step + 1)
 
     def _lines(self) -> list[str]:
         """The records there are. A killed process may have left half a line, a power cut anything."""

@@ -8,9 +8,8 @@ import socket
 from pathlib import Path
 from typing import TextIO
 
+from sat_sr.run_folder import LOCK
 from sat_sr.training.logs import warn
-
-LOCK = "lock"
 
 
 def lock_folder(folder: Path) -> TextIO:
@@ -27,7 +26,10 @@ def lock_folder(folder: Path) -> TextIO:
         file.seek(0)
         owner = file.read().strip() or "another process"
         file.close()
-        raise ValueError(f"{folder} is in use by {owner}: wait for it, end it, or choose another --save") from None
+        raise ValueError(
+            f"{folder} is in use by {owner}: wait for it, end it, or choose another --save; if that host is down for "
+            f"good, delete {folder / LOCK}"
+        ) from None
     except OSError as error:
         warn(f"{folder} cannot be locked ({error.strerror}): see to it that no other run writes there")
         return file

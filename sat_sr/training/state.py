@@ -1,16 +1,4 @@
-"""Checkpoints of a run: saved whole or not at all, and resumed exactly.
-
-A run's folder:
-
-    config.json                     the architecture
-    lock                            which process trains here (`run_lock`)
-    latest                          name of the newest complete checkpoint
-    1000/                           one checkpoint, named by its step
-        mp_rank_00_model_states.pt      weights, key "module", names of the official checkpoint (DeepSpeed)
-        *zero_pp_rank_R_*optim_states.pt    float32 weights, moments and EMA of rank R (DeepSpeed; with ZeRO)
-        ema.safetensors                 the averaged weights, for generation
-        training.json                   step, seed, batch, ranks
-        data_rank_R.json                where rank R stands in its stream of samples
+"""Checkpoints of a run: saved whole or not at all, and resumed exactly. What lies where: `sat_sr.run_folder`.
 
 A checkpoint is written under a temporary name, renamed when all ranks are done, and only then named in `latest`; so
 whatever step a crash comes between, `latest` names a complete one. Learning rate and random numbers need no saving:
@@ -26,6 +14,7 @@ import os
 import shutil
 import socket
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import TextIO
 
@@ -36,11 +25,12 @@ from deepspeed.utils import safe_get_full_optimizer_state
 
 from sat_sr.checkpoint import FORMAT
 from sat_sr.config import InfDiTConfig
+from sat_sr.run_folder import CONFIG, EMA_WEIGHTS, LATEST, TRAINING, data_position, find_latest, steps
+from sat_sr.training.logs import warn
 from sat_sr.training.run_lock import lock_folder
 
-LATEST = "latest"
-CONFIG = "config.json"
 _TEMPORARY = "tmp-"
+_REMOVED = f"{_TEMPORARY}removed-"
 WriteEMA = Callable[[Path, dict[str, torch.Tensor]], None]
 
 
@@ -85,44 +75,28 @@ def require_shared(folder: Path) -> None:
         )
 
 
-def find_latest(folder: Path) -> Path | None:
-    """The checkpoint that `latest` names; without one the newest, as a step's name is given to complete ones only.
-
-    None where there is none. Raises ValueError if `latest` is broken.
-    """
-    pointer = folder / LATEST
-    if not pointer.exists():
-        steps = _steps(folder) if folder.is_dir() else []
-        return folder / str(steps[-1]) if steps else None
-    tag = pointer.read_text(encoding="utf-8").strip()
-    if not tag.isdecimal() or not (folder / tag / "training.json").is_file():
-        raise ValueError(
-            f"{pointer} names {tag!r}, which is no checkpoint in {folder}: write the name of a complete one into it "
-            f"(there are: {', '.join(map(str, _steps(folder))) or 'none'}), or choose another --save to start anew"
-        )
-    return folder / tag
-
-
 def save(
     engine: DeepSpeedEngine,
     folder: Path,
     step: int,
     training: dict,
-    data_position: dict,
+    position: dict,
     write_ema: WriteEMA,
     keep_last: int,
 ) -> None:
     """Writes checkpoint `step`; called by all ranks together.
 
-    training       what training.json holds, JSON values
-    data_position  of this rank, JSON values
-    write_ema      called with (path, named tensors) to write the averaged weights; by rank 0 only
-    keep_last      how many checkpoints stay, 0: all
+    training   what training.json holds, JSON values
+    position   of this rank in its data, JSON values
+    write_ema  called with (path, named tensors) to write the averaged weights; by rank 0 only
+    keep_last  how many checkpoints stay, 0: all
     Raises OSError when it cannot be written. Whatever fails, the one before is untouched and named by `latest`.
     """
     try:
-        _save(engine, folder, step, training, data_position, write_ema)
-    except (OSError, RuntimeError) as error:  # PyTorch's writer raises RuntimeError for a full disk
+        _save(engine, folder, step, training, position, write_ema)
+    except (OSError, RuntimeError) as error:
+        if not _could_not_write(error):
+            raise
         if dist.get_rank() == 0:
             shutil.rmtree(folder / f"{_TEMPORARY}{step}", ignore_errors=True)  # half a checkpoint only takes up room
         previous = find_latest(folder)
@@ -137,7 +111,7 @@ def save(
 
 
 def _save(
-    engine: DeepSpeedEngine, folder: Path, step: int, training: dict, data_position: dict, write_ema: WriteEMA
+    engine: DeepSpeedEngine, folder: Path, step: int, training: dict, position: dict, write_ema: WriteEMA
 ) -> None:
     config = engine.module.config
     rank = dist.get_rank()
@@ -147,11 +121,11 @@ def _save(
     dist.barrier()
     about = {FORMAT: {"config": config.to_dict()}}  # beside the weights, as in every .pt of this project
     engine.save_checkpoint(str(folder), tag=temporary.name, client_state=about, save_latest=False)
-    _write(temporary / f"data_rank_{rank}.json", json.dumps(data_position))
+    _write(temporary / data_position(rank), json.dumps(position))
     averaged = gather_ema(engine)
     if rank == 0:
-        write_ema(temporary / "ema.safetensors", {name: tensor.cpu() for name, tensor in averaged})
-        _write(temporary / "training.json", json.dumps(training, indent=2) + "\n")
+        write_ema(temporary / EMA_WEIGHTS, {name: tensor.cpu() for name, tensor in averaged})
+        _write(temporary / TRAINING, json.dumps(training, indent=2) + "\n")
     else:
         for _ in averaged:  # takes part in the exchange
             pass
@@ -175,11 +149,15 @@ def remove_old(folder: Path, keep_last: int) -> None:
     """Removes all but the newest `keep_last` checkpoints (0: none is removed) up to the one that `latest` names.
 
     Later ones are of a run that was taken back by hand: they are not counted, and replaced when this one gets there.
+    One that cannot be removed is told of once, and tried again with the next checkpoint.
     """
     latest = find_latest(folder)
-    steps = [step for step in _steps(folder) if latest and step <= int(latest.name)]
-    for step in steps[:-keep_last] if keep_last else []:
-        _remove(folder / str(step))
+    counted = [step for step in steps(folder) if latest and step <= int(latest.name)]
+    for step in counted[:-keep_last] if keep_last else []:
+        try:
+            _remove(folder / str(step))
+        except OSError as error:
+            _tell_left_over(folder / str(step), error.strerror)
 
 
 def load(engine: DeepSpeedEngine, checkpoint: Path) -> dict:
@@ -191,12 +169,12 @@ def load(engine: DeepSpeedEngine, checkpoint: Path) -> dict:
         group.update(values)
     if engine.zero_optimization():
         engine.optimizer.clip_grad = engine.gradient_clipping()
-    return json.loads((checkpoint / f"data_rank_{dist.get_rank()}.json").read_text(encoding="utf-8"))
+    return json.loads((checkpoint / data_position(dist.get_rank())).read_text(encoding="utf-8"))
 
 
 def read_training(checkpoint: Path) -> dict:
     """training.json of a checkpoint."""
-    return json.loads((checkpoint / "training.json").read_text(encoding="utf-8"))
+    return json.loads((checkpoint / TRAINING).read_text(encoding="utf-8"))
 
 
 @torch.no_grad()
@@ -233,8 +211,9 @@ def ema_weights(engine: DeepSpeedEngine) -> Iterator[None]:
                 parameter.copy_(before)
 
 
-def _steps(folder: Path) -> list[int]:
-    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal() and path.is_dir())
+def _could_not_write(error: Exception) -> bool:
+    """PyTorch's writer, in C++, has a RuntimeError for a full disk; others are no matter of the disk."""
+    return isinstance(error, OSError) or any(sign in str(error) for sign in ("PytorchStreamWriter", "inline_container"))
 
 
 def _write(path: Path, text: str) -> None:
@@ -251,11 +230,31 @@ def _sync(path: Path) -> None:
 
 def _remove(checkpoint: Path) -> None:
     """Renamed first, so that a removal that is cut short leaves no half checkpoint under a step's name."""
-    doomed = checkpoint.with_name(f"{_TEMPORARY}removed-{checkpoint.name}")
+    doomed = checkpoint.with_name(f"{_REMOVED}{checkpoint.name}")
+    while doomed.exists():  # what was left of one of the same step
+        doomed = doomed.with_name(f"{doomed.name}-again")
     os.rename(checkpoint, doomed)
-    shutil.rmtree(doomed)
+    _delete(doomed)
 
 
 def _remove_temporary(folder: Path) -> None:
     for path in folder.glob(f"{_TEMPORARY}*"):
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if path.name.startswith(_REMOVED):
+            _delete(path)
+        elif path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def _delete(doomed: Path) -> None:
+    """NFS removes no folder with a file that somebody has open: that is no reason to end a run."""
+    try:
+        shutil.rmtree(doomed)
+    except OSError as error:
+        _tell_left_over(doomed, error.strerror)
+
+
+@cache
+def _tell_left_over(path: Path, reason: str) -> None:
+    warn(f"{path}, an old checkpoint, cannot be removed ({reason}): tried again with each checkpoint to come")

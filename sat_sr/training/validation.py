@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,18 +35,38 @@ class ValidationResult:
 
 
 @torch.no_grad()
-def validate(model, batches: list[dict], *, steps: int, seed: int, device: torch.device) -> ValidationResult:
+def validate(
+    model,
+    batches: list[dict],
+    *,
+    steps: int,
+    seed: int,
+    device: torch.device,
+    stop: Callable[[], bool] = lambda: False,
+) -> ValidationResult | None:
     """Runs the model on the same samples with the same noise each time; the numbers are means over all ranks' samples.
 
     model    called as InfDiT.forward; an engine whose weights are the averaged ones
-    batches  dicts of "target", "lr", "lr_upsampled" and, with CLIP, "clip_embedding", on the device; may be empty on a
+    batches  dicts of "target", "lr", "lr_upsampled" and, with CLIP, "clip_embedding", on the CPU; may be empty on a
              rank that has no sample
     steps    of the sampler
+    stop     asked before each batch, by all ranks together; where it is true for all of them None is returned
     """
+
+    def on_device(batch: dict) -> dict:
+        return {name: tensor.to(device) for name, tensor in batch.items()}
+
     generator = torch.Generator(device)
     sums = torch.zeros(len(SIGMAS) + 1, device=device)  # of losses and PSNR
     counts = torch.zeros_like(sums)
-    for number, batch in enumerate(batches):
+    rounds = torch.tensor(len(batches), device=device)
+    dist.all_reduce(rounds, op=dist.ReduceOp.MAX)
+    for number in range(int(rounds)):
+        if stop():
+            return None
+        if number >= len(batches):  # another rank has more
+            continue
+        batch = on_device(batches[number])
         target = batch["target"]
         generator.manual_seed(mix_seed("validation", seed, number))
         noise = torch.randn(target.shape, generator=generator, device=device)
@@ -54,10 +75,14 @@ def validate(model, batches: list[dict], *, steps: int, seed: int, device: torch
             sums[level] += loss.sum()
             counts[level] += len(loss)
     grids = []
-    for batch in batches:
-        if (missing := PICTURES - int(counts[-1])) <= 0:
-            break
-        psnr, grid = _sample(model, {name: tensor[:missing] for name, tensor in batch.items()}, steps, generator)
+    for number in range(min(PICTURES, int(rounds))):
+        if stop():
+            return None
+        missing = PICTURES - int(counts[-1])
+        if number >= len(batches) or not missing:
+            continue
+        batch = on_device({name: tensor[:missing] for name, tensor in batches[number].items()})
+        psnr, grid = _sample(model, batch, steps, generator)
         sums[-1] += psnr.sum()
         counts[-1] += len(psnr)
         grids.append(grid)

@@ -38,7 +38,8 @@ def starting_point(settings: argparse.Namespace, resumed: Path | None) -> Checkp
 def clip_tower(
     config: InfDiTConfig, start: Checkpoint | None, clip_model: str | None, device: torch.device
 ) -> CLIPImageEncoder | None:
-    """The frozen tower: the checkpoint's, else what `clip_model` names (None: the release's).
+    """The frozen tower: the checkpoint's, else what `clip_model` names (None: the release's). In float32, whatever the
+    file has, as generation computes the embedding too.
 
     None for a model without CLIP input. Raises what `load_clip` raises, and ValueError for a tower that does not fit.
     """
@@ -46,8 +47,8 @@ def clip_tower(
         return None
     clip_model = clip_model or DEFAULT_CLIP
     if start:
-        return load_image_encoder(start, clip_model, device=device)
-    tower = load_clip(clip_model, device=device)
+        return load_image_encoder(start, clip_model, device=device, dtype=torch.float32)
+    tower = load_clip(clip_model, device=device, dtype=torch.float32)
     if tower.embedding_dim != config.vector_dim:
         raise ValueError(
             f"--clip-model {clip_model} makes embeddings of {tower.embedding_dim} numbers, --vector-dim is "

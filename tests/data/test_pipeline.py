@@ -24,7 +24,9 @@ from PIL import Image
 
 from sat_sr.data.conditions import drop_lr, make_conditions
 from sat_sr.data.degradation_law import parse_degradation
-from sat_sr.data.pipeline import collate, read_pictures, training_stream, validation_samples
+from sat_sr.data.pipeline import training_stream
+from sat_sr.data.samples import Unusable, decode, read_shard
+from sat_sr.data.shards import expand_shards
 from sat_sr.data.workers import UnusableData
 from sat_sr.diffusion.resize import resize
 
@@ -66,6 +68,16 @@ def good(tmp_path_factory):
     return f";{folder}"
 
 
+def read_pictures(spec, counts, min_side=1):
+    """Every usable picture of the shards once, in their order."""
+    for url in expand_shards(spec):
+        for raw in read_shard(url, counts):
+            try:
+                yield decode(raw, min_side, counts)
+            except Unusable as reason:
+                counts[str(reason)] += 1
+
+
 def stream(spec, **kw):
     options = {"image_size": SIZE, "batch_size": 2, "degradation": "clean:0.5,mild:0.5"} | kw
     return training_stream(spec, **options)
@@ -104,18 +116,41 @@ def test_streams_differ_by_seed_rank_and_worker_and_by_nothing_else(good):
     first = keys()
     assert first == keys()
     assert keys(seed=1) != first
-    assert keys(rank=1) != first
+    assert len({tuple(keys(rank=rank, world_size=4)) for rank in range(4)}) == 4
     two_workers = take(stream(good, degradation=None, num_workers=2), 12)
-    assert [key for batch in two_workers[::2] for key in batch["__key__"]] == first
-    assert [key for batch in two_workers[1::2] for key in batch["__key__"]] != first
+    of_worker = [[key for batch in two_workers[w::2] for key in batch["__key__"]] for w in range(2)]
+    assert of_worker[0] != of_worker[1]
+    # As two ranks, which are two streams as well.
+    assert of_worker == [keys(rank=rank, world_size=2) for rank in range(2)]
+
+
+def test_ranks_and_workers_read_every_shard_once_before_any_comes_again(tmp_path):
+    """2 ranks of 2 workers, 8 shards of 3 pictures: 4 streams of 2 shards, 6 batches of one picture a pass."""
+    for shard in range(8):
+        write_tar(tmp_path / f"{shard}.tar", {f"p{shard}_{n}.png": encoded(picture(3 * shard + n)) for n in range(3)})
+    ranks = [
+        take(stream(f";{tmp_path}", batch_size=1, degradation=None, num_workers=2, rank=rank, world_size=2), 24)
+        for rank in range(2)
+    ]
+    for first in (0, 12):  # of a pass, of a rank
+        read = [batch["__key__"][0] for batches in ranks for batch in batches[first : first + 12]]
+        assert sorted(read) == sorted(f"p{shard}_{n}" for shard in range(8) for n in range(3))
+
+
+def test_a_position_of_another_order_is_refused(good):
+    state = stream(good).state_dict()
+    assert state["addresses"] == [[0, 0, 0]]
+    with pytest.raises(ValueError, match="read the shards in another order: begin a new run from the averaged weights"):
+        stream(good).load_state_dict(state | {"addresses": [[4, 2]]})
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_a_resumed_stream_equals_the_uninterrupted_one(good, num_workers):
-    uninterrupted = take(stream(good, num_workers=num_workers, augment="full", lr_dropout=0.3), 12)
+    options = {"num_workers": num_workers, "augment": "full", "lr_dropout": 0.3, "rank": 1, "world_size": 2}
+    uninterrupted = take(stream(good, **options), 12)
     parts, state = [], None
     for count in (3, 4, 5):  # 3 and 7 are inside a shard, and after 3 it is the second worker's turn
-        part = stream(good, num_workers=num_workers, augment="full", lr_dropout=0.3, cache_bytes=10**6 * (count % 2))
+        part = stream(good, **options, cache_bytes=10**6 * (count % 2))
         if state is not None:
             part.load_state_dict(json.loads(state))
         parts += take(part, count)
@@ -186,7 +221,7 @@ def test_bad_files_are_skipped_or_converted_and_counted(mixed):
 
 def test_counts_of_one_pass_are_exact(mixed):
     counts = Counter()
-    assert len(list(read_pictures(mixed, min_side=48, counts=counts))) == 6
+    assert len(list(read_pictures(mixed, counts, min_side=48))) == 6
     assert counts == {
         "converted: grey": 1,
         "converted: CMYK": 1,
@@ -216,7 +251,7 @@ def test_a_broken_shard_is_counted_once_however_often_its_reading_is_resumed(tmp
     assert part.counts == {"broken shard": 1}
 
 
-@pytest.mark.parametrize("num_workers", [0, 1])
+@pytest.mark.parametrize("num_workers", [0, 1, 2])
 def test_nothing_usable_is_an_error_and_no_hang(tmp_path, num_workers):
     write_tar(tmp_path / "a.tar", {f"{n}.png": encoded(picture(n, side=20)) for n in range(3)})
     (tmp_path / "b.tar").write_bytes(b"junk")
@@ -224,9 +259,8 @@ def test_nothing_usable_is_an_error_and_no_hang(tmp_path, num_workers):
         next(iter(stream(f";{tmp_path}", num_workers=num_workers)))
     said = str(error.value)  # one sentence, also from a worker
     assert said.startswith("no picture of at least 48x48 pixels in 2 shards (") and "\n" not in said
-    assert "3 too small, 1 broken shard" in said
-    with pytest.raises(ValueError, match="3 too small"):
-        next(validation_samples(f";{tmp_path}", image_size=48))
+    # Two workers are dealt a shard each, and count what they have read until that is as many as there are.
+    assert num_workers == 2 or "3 too small, 1 broken shard" in said
 
 
 def test_what_came_before_the_error_is_handed_out(tmp_path):
@@ -263,7 +297,7 @@ def test_shards_are_read_over_http_and_what_the_server_lacks_is_a_broken_shard(s
     for shard in range(2):
         write_tar(folder / f"{shard}.tar", {f"h{shard}_{n}.png": encoded(picture(n)) for n in range(2)})
     counts = Counter()
-    found = read_pictures(f"{address}/{{0..2}}.tar", counts=counts)
+    found = read_pictures(f"{address}/{{0..2}}.tar", counts)
     assert [picture.key for picture in found] == ["h0_0", "h0_1", "h1_0", "h1_1"]
     assert counts == {"broken shard": 1}
 
@@ -271,7 +305,7 @@ def test_shards_are_read_over_http_and_what_the_server_lacks_is_a_broken_shard(s
 def test_a_pipe_is_read_and_a_failing_one_is_a_broken_shard(tmp_path):
     tar = write_tar(tmp_path / "a.tar", {"a.png": encoded(picture(0))})
     counts = Counter()
-    found = list(read_pictures(f"pipe:cat {tar}::pipe:cat {tmp_path}/gone.tar", counts=counts))
+    found = list(read_pictures(f"pipe:cat {tar}::pipe:cat {tmp_path}/gone.tar", counts))
     assert [found_picture.key for found_picture in found] == ["a"]
     assert torch.equal(found[0].image, torch.from_numpy(np.array(picture(0))).permute(2, 0, 1))
     assert counts == {"broken shard": 1}
@@ -308,7 +342,7 @@ def test_names_with_spaces_and_colons_are_those_of_files(tmp_path, monkeypatch):
     write_tar(tmp_path / "trip:1.tar", {"b.png": encoded(picture(1))})
     monkeypatch.chdir(tmp_path)
     counts = Counter()
-    found = read_pictures([";my photos", "trip:1.tar"], counts=counts)
+    found = read_pictures([";my photos", "trip:1.tar"], counts)
     assert [found_picture.key for found_picture in found] == ["a", "b"] and not counts
 
 
@@ -322,18 +356,8 @@ def test_pairs_are_used_as_they_are(tmp_path):
     small = batch["target"][:, :, ::4, ::4]
     assert torch.equal(batch["lr"], small)  # aligned, and not degraded
     torch.testing.assert_close(batch["lr_upsampled"], resize(small, (32, 32)).clamp(-1, 1))
-    valid = collate(list(validation_samples(str(tmp_path / "a.tar"), image_size=32)))
-    assert torch.equal(valid["lr"], valid["target"][:, :, ::4, ::4])
     with pytest.raises(UnusableData, match=r"^sample 'a' is a pair"):
         next(iter(stream(str(tmp_path / "a.tar"), degradation=None, image_size=32, num_workers=1)))
-
-
-def test_validation_is_finite_and_the_same_each_time(good):
-    first = list(validation_samples(good, image_size=48, degradation="strong"))
-    again = list(validation_samples(good, image_size=48, degradation="strong"))
-    assert [sample["__key__"] for sample in first] == [f"p{n:02d}" for n in range(15)]
-    assert all(equal(a, b) for a, b in zip(first, again, strict=True))
-    assert len(list(validation_samples(good, image_size=48, limit=4))) == 4
 
 
 def test_lr_dropout_hits_both_inputs_of_a_share_of_the_samples():
@@ -366,6 +390,7 @@ def test_conditions_are_reproducible_from_the_generator():
         ({"augment": "all"}, "augment='all'"),
         ({"lr_dropout": 7}, "lr_dropout=7"),
         ({"seed": -1}, "seed=-1"),
+        ({"rank": 2, "world_size": 2}, "rank=2 of 2"),
     ],
 )
 def test_arguments_out_of_range_are_named(good, options, named):

@@ -14,17 +14,19 @@ import shutil
 import struct
 import sys
 import tarfile
+import time
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from PIL import Image
-from rank_tools import FOLDER, RANKS, build, digest, summary, train, weights, write
+from rank_tools import FLAGS, FOLDER, RANKS, build, digest, summary, train, weights, write
 from tensorboardX.proto.event_pb2 import Event
 
 from sat_sr.diffusion.edm import edm_loss
 from sat_sr.model.inf_dit import InfDiT
+from sat_sr.run_folder import find_latest
 from sat_sr.training import state
 from sat_sr.training import trainer as trainer_module
 
@@ -164,7 +166,7 @@ def crash_between_any_two_steps(report):
         finally:
             crashes.disarm()
         left = names(trainer.folder)
-        latest = state.find_latest(trainer.folder).name
+        latest = find_latest(trainer.folder).name
         resumed = build(name, *flags)
         found = [digest(weights(resumed)), digest(dict(state.gather_ema(resumed.engine)))]
         resumed.step = 6
@@ -215,6 +217,89 @@ def tell(report):
     with contextlib.redirect_stdout(said):
         build("told", *flags, "--p-mean=0.5", "--micro-batch-size=1")
     report["changed"] = said.getvalue()
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        build("told", *flags, "--eval-iters=2")
+    report["more validation"] = said.getvalue()
+
+
+def tell_of_other_shards(report):
+    """The flags are the same: a folder, to which a shard is added between two starts."""
+    folder = FOLDER / "growing"
+    folder.mkdir()
+    shutil.copy(FOLDER / "mixed.tar", folder / "0.tar")
+    train("grown", "--train-data", f";{folder}", stops=(2,))
+    said = []
+    for shard in ("0.tar", "1.tar"):
+        shutil.copy(FOLDER / "mixed.tar", folder / shard)
+        with contextlib.redirect_stdout(io.StringIO()) as out:
+            build("grown", "--train-data", f";{folder}")
+        said.append(out.getvalue())
+    report["other shards"] = said
+
+
+def log_means(report):
+    """Losses of six steps logged one by one, and at the end of all, through checkpoints and slow validations."""
+    shards = FLAGS[FLAGS.index("--train-data") + 1]
+    validate = trainer_module.validate
+
+    def slow(*arguments, **options):
+        time.sleep(1)
+        return validate(*arguments, **options)
+
+    trainer_module.validate = slow
+    try:
+        train("each")
+        start = time.perf_counter()
+        train("mean", "--log-interval=6", "--save-interval=2", "--eval-interval=2", "--valid-data", shards)
+    finally:
+        trainer_module.validate = validate
+    report["seconds with two validations"] = time.perf_counter() - start
+    for name in ("each", "mean"):
+        records = map(json.loads, (FOLDER / name / "log.jsonl").read_text().splitlines())
+        report[f"logged {name}"] = [record for record in records if record["kind"] == "train"]
+
+
+def stop_around_validation(report):
+    """Every second step validates: what is left where that fails, where a signal comes before it, and while it runs."""
+    shards = FLAGS[FLAGS.index("--train-data") + 1]
+    flags = ["--valid-data", shards, "--eval-interval=2"]
+    validate = trainer_module.validate
+    calls = []
+
+    def failing(*arguments, **options):
+        raise ZeroDivisionError
+
+    def counted(*arguments, **options):
+        calls.append(1)
+        return validate(*arguments, **options)
+
+    def hit_by_a_signal(*arguments, **options):
+        if RANKS.rank == RANKS.world_size - 1:
+            interrupted.preemption.asked = True
+        return validate(*arguments, **options)
+
+    try:
+        trainer_module.validate = failing
+        try:
+            build("fails", *flags, "--save-interval=2").run()
+        except ZeroDivisionError:
+            report["validation failed"] = find_latest(FOLDER / "fails").name
+        trainer_module.validate = counted
+        train("before", *flags, stops=(2,))
+        report["signal before"] = [find_latest(FOLDER / "before").name, len(calls)]
+        trainer_module.validate = hit_by_a_signal
+        report["signal during"] = []
+        for name, extra in (("during", []), ("during-saved", ["--save-interval=2"])):
+            interrupted = build(name, *flags, *extra)
+            said = io.StringIO()
+            with contextlib.redirect_stdout(said):
+                code = interrupted.run()
+            lines = said.getvalue().splitlines() if RANKS.rank == 0 else []
+            told = [line.partition(" ")[2].partition(" in ")[0] for line in lines if "samples/s" not in line]
+            report["signal during"].append([code, find_latest(FOLDER / name).name, told])
+    finally:
+        trainer_module.validate = validate
 
 
 def read_events(path):
@@ -236,10 +321,13 @@ def main() -> None:
     report = {}
     follow_by_plain_pytorch(report, "zero1")
     follow_by_plain_pytorch(report, "stage0", "--zero-stage=0")
+    stop_around_validation(report)
     if RANKS.world_size == 1:
         resume_with(report, "workers", "--num-workers=2", "--augment=full", "--lr-dropout=0.5", "--cache-mb=1")
         resume_with(report, "device", "--degrade-on-device", "--lr-dropout=0.5")
         tell(report)
+        tell_of_other_shards(report)
+        log_means(report)
         crash_between_any_two_steps(report)
     write(report)
     dist.barrier()

@@ -26,7 +26,9 @@ from rank_tools import FLAGS, FOLDER, RANKS, build, digest, summary, train, weig
 
 from sat_sr.checkpoint import load, load_model, save_safetensors
 from sat_sr.diffusion.edm import edm_loss
+from sat_sr.run_folder import find_latest, steps
 from sat_sr.training import state
+from sat_sr.training import trainer as trainer_module
 from sat_sr.training.arguments import parse_arguments
 from sat_sr.training.launch import launch
 from sat_sr.training.noise import mix_seed
@@ -106,7 +108,7 @@ def skip_bad_steps(report, *flags):
     except FloatingPointError as error:
         report["bad end"] = str(error)
         report["bad end keys"] = trainer.steps[-1]["keys"]
-    report["bad end saved"] = state._steps(trainer.folder)
+    report["bad end saved"] = steps(trainer.folder)
     lines = (FOLDER / f"bad-end{len(flags)}" / "log.jsonl").read_text().splitlines()
     report["bad end logged"] = [json.loads(line)["step"] for line in lines]
 
@@ -127,11 +129,21 @@ def refuse_what_does_not_fit(report):
         "empty valid": ("valid", "--valid-data", str(empty)),
         "other workers": ("zero1-3", "--num-workers", "2"),
     }
+    logs = {
+        path: path.read_text() + '{"kind": "train", "step": 99, "loss": 1.0}\n' for path in FOLDER.glob("*/log.jsonl")
+    }
+    for path, text in logs.items():
+        path.write_text(text)
+    build_engine, built = trainer_module.build_engine, []
+    trainer_module.build_engine = lambda *arguments: built.append(1) or build_engine(*arguments)
     for name, arguments in attempts.items():
         try:
             build(*arguments)
         except ValueError as error:
             report[name] = str(error)
+    trainer_module.build_engine = build_engine
+    report["engines built for the refused"] = len(built)
+    report["logs left alone"] = all(path.read_text() == text for path, text in logs.items())
     clipping = build("zero1-whole", "--clip-grad", "0.25").engine.optimizer.clip_grad
     report["clipping"] = [clipping, build("zero1-whole").engine.optimizer.clip_grad]
 
@@ -174,9 +186,9 @@ def fill_the_disk(report):
         left = [path.name for path in (disk / "a run").iterdir()]
         code, said = launched(*save)
         left = sorted(path.name for path in (disk / "a run").iterdir() if path.name not in left)
-        report["full disk"][share] = code, said, state.find_latest(disk / "a run").name, left
+        report["full disk"][share] = code, said, find_latest(disk / "a run").name, left
         others.unlink()
-    report["room again"] = launched(*save)[0], state.find_latest(disk / "a run").name
+    report["room again"] = launched(*save)[0], find_latest(disk / "a run").name
 
 
 def die(report):
@@ -196,7 +208,7 @@ def die(report):
     except RuntimeError as error:
         report["death"] = str(error)
         report["seconds to notice"] = time.monotonic() - start
-        report["left by the dead"] = state.find_latest(FOLDER / "death").name
+        report["left by the dead"] = find_latest(FOLDER / "death").name
 
 
 def start_from_weights_with_clip(report):
@@ -206,11 +218,13 @@ def start_from_weights_with_clip(report):
     tower = {name.removeprefix(prefix): tensor for name, tensor in recorded.items() if name.startswith(prefix)}
     folder = FOLDER / "clip-tower"
     folder.mkdir()
-    torch.save(tower, folder / "open_clip_pytorch_model.bin")
+    half = {name: tensor.bfloat16() for name, tensor in tower.items()}
+    torch.save(half, folder / "open_clip_pytorch_model.bin")
     vision = {"embed_dim": 24, "vision_cfg": {"width": 64, "head_width": 16}}
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": vision}))
     clip = ["--vector-dim", "24", "--clip-model", str(folder)]
     trainer, _ = train("clip", *clip)
+    report["clip precision"] = [sorted({str(p.dtype) for p in trainer.clip.parameters()})]
     report["clip weights"] = digest(dict(state.gather_ema(trainer.engine)))
     report["clip learnt"] = weights(trainer)["cond_embed.map_vector.2.weight"].abs().max().item()
     tuned = build("tuned", *clip, "--load", str(FOLDER / "clip" / "6" / "ema.safetensors"))
@@ -227,10 +241,12 @@ def resume_with_a_tower_of_its_own(report):
     prefix = "weights.image_encoder.model."
     tower = {name.removeprefix(prefix): tensor for name, tensor in recorded.items() if name.startswith(prefix)}
     with_tower = FOLDER / "with_tower.safetensors"
-    save_safetensors(with_tower, start.tensors, start.config, clip=tower)
+    half = {name: tensor.bfloat16() for name, tensor in tower.items()}
+    save_safetensors(with_tower, start.tensors, start.config, clip=half)
     flags = ["--vector-dim", "24", "--load", str(with_tower), "--train-iters", "1"]
     train("tower", *flags)
     resumed = build("tower", *flags)
+    report["clip precision"].append(sorted({str(p.dtype) for p in resumed.clip.parameters()}))
     gc.collect()
     report["tower kept"] = digest(resumed.clip_weights) == digest(load(with_tower).clip_tensors)
     maps = Path("/proc/self/maps").read_text().splitlines()

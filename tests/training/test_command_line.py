@@ -155,6 +155,14 @@ def test_a_global_batch_sets_the_accumulation_or_does_not_divide():
         ('{"sparse_gradients": true}', "sparse_gradients is True: must be false"),
         ('{"optimizer": {"params": {"lr": 0}}}', "optimizer.params: lr is 0: must be a number above 0"),
         ('{"flops_profiler": {"enabledd": true}}', "flops_profiler: unknown key 'enabledd'; is enabled meant"),
+        (
+            '{"checkpoint": {"load_universal": true}}',
+            "load_universal is True: must be false: a run goes on with the ra",
+        ),
+        (
+            '{"checkpoint": {"use_node_local_storage": true}}',
+            "use_node_local_storage is True: must be false: a run's ch",
+        ),
         ("[]", "one JSON object"),
     ],
 )
@@ -250,6 +258,32 @@ def test_a_degradation_that_cannot_be_is_named_before_anything_starts(monkeypatc
     assert ended == [1] and f"error: {words}" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("has_cuda", [True, False])
+def test_a_gpu_whose_memory_runs_out_is_told_in_one_sentence(monkeypatch, capsys, has_cuda):
+    from sat_sr.training import launch
+
+    def train(*_):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: has_cuda)
+        monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 77 * 2**30)
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (2**20, 79.5 * 2**30))
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+
+    monkeypatch.setattr(launch, "_train", train)
+    monkeypatch.setattr(launch, "_check_data", lambda settings: None)
+    ended = []
+    monkeypatch.setattr(launch.os, "_exit", ended.append)
+    launch.launch(parse_arguments([*NEEDED, "--device=cpu"]), Preemption())
+    (said,) = capsys.readouterr().err.splitlines()
+    assert ended == [1]
+    figures = " (77.0 GiB were in use at the peak, the device has 79.5 GiB)" if has_cuda else ""
+    assert said.startswith(f"error: the memory of the GPU ran out{figures}: --micro-batch-size 1")
+    ways_out = re.findall(r"--[a-z0-9-]+", said)
+    assert {"--checkpoint-activations", "--zero-stage"} <= set(ways_out)
+    offered = [*NEEDED, "--micro-batch-size=1", "--gradient-accumulation-steps=2", "--checkpoint-activations"]
+    assert parse_arguments([*offered, "--zero-stage=2"]).zero_stage == 2  # they are flags
+    assert len(ways_out) == 4
+
+
 def dry_run(monkeypatch, capsys, *flags):
     """What a dry run in this process says before its settings, and the settings."""
     from sat_sr.training import launch
@@ -286,12 +320,14 @@ def test_a_run_that_goes_on_does_not_open_what_it_was_started_from(monkeypatch, 
     save_safetensors(weights, {name: torch.zeros(shape) for name, shape in parameter_shapes(config).items()}, config)
     flags = ["--degradation", "clean", "--load", "moved.pt", "--save", str(tmp_path / "runs")]
     with pytest.raises(pytest.fail.Exception, match=r"error: moved.pt: no such checkpoint"):
-        dry_run(monkeypatch, capsys, *flags, "--experiment-name", "mine")  # there is no checkpoint to go on from yet
-    (tmp_path / "runs" / "mine" / "latest").write_text("7")
+        dry_run(monkeypatch, capsys, *flags, "--experiment-name", "other")  # no checkpoint to go on from there
+    (weights.parent / "training.json").write_text("{}")  # of a complete checkpoint
     said, settings = dry_run(monkeypatch, capsys, *flags, "--experiment-name", "mine")
     assert said.count("moved.pt") == 1
     assert f"--load moved.pt is not read: {tmp_path / 'runs' / 'mine'} goes on from its last checkpoint" in said
     assert settings["model"] == config.to_dict() and settings["load"] is None
+    (tmp_path / "runs" / "mine" / "latest").write_text("7")  # until now it was the newest one that was found
+    assert dry_run(monkeypatch, capsys, *flags, "--experiment-name", "mine") == (said, settings)
 
 
 def test_pictures_that_are_all_too_small_end_the_program_with_one_sentence(shards, tmp_path):

@@ -79,8 +79,42 @@ def test_what_a_run_says(reports):
     assert "stopped by a signal, saved at step 4: run the same command again to go on" in said
     assert re.search(r"^resuming .*/told at step 4$", said, re.MULTILINE)
     assert "differs from" not in said
+    assert "\nvalidation: 2 crops, 1 converted: grey\n" in said
+    assert "validation: 3 crops (4 asked for), 1 converted: grey, 1 too small" in report["more validation"]
     assert "differs from step 6 on: micro batch 1 (was 2), --p-mean 0.5 (was -1.0)\n" in report["changed"]
     assert report["pictures"] == ["00000003.png", "00000006.png"]
+
+
+def test_a_list_of_shards_that_has_changed_is_told(reports):
+    (report,) = reports[1]
+    same, other = report["other shards"]
+    assert "differs" not in same
+    assert re.search(r"differs from step 2 on: training shards 2, list (\w{8}) \(was 1, list (?!\1)\w{8}\)\n", other)
+
+
+def test_the_logged_loss_is_of_all_steps_and_the_time_of_training_alone(reports):
+    (report,) = reports[1]
+    losses = [record["loss"] for record in report["logged each"]]
+    (mean,) = report["logged mean"]
+    assert len(losses) == 6 and len(set(losses)) == 6
+    assert mean["step"] == 6 and mean["loss"] == pytest.approx(sum(losses) / 6, rel=1e-6)
+    seconds = 6 * 4 / mean["samples_per_second"]  # of 2 x 2 samples a step
+    assert seconds < report["seconds with two validations"] - 2
+    phases = sum(mean[f"seconds_{phase}"] for phase in ("data", "forward", "backward", "step"))
+    assert 6 * phases == pytest.approx(seconds, abs=0.2)
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_a_checkpoint_that_is_due_is_saved_before_validation_which_no_signal_waits_for(reports, world_size):
+    for report in reports[world_size]:
+        assert report["validation failed"] == "2"
+        assert report["signal before"] == ["2", 0]
+        assert [outcome[:2] for outcome in report["signal during"]] == [[75, "2"], [75, "2"]]
+    given_up = "step 2 | validation given up, as a signal asks to stop"
+    stopped = "stopped by a signal, saved at step 2: run the same command again to go on"
+    (_, _, unsaved), (_, _, saved) = reports[world_size][0]["signal during"]
+    assert unsaved[0] == saved[1] == given_up and unsaved[2] == saved[2] == stopped
+    assert all(line.startswith("saved ") and line.endswith("/2") for line in (unsaved[1], saved[0]))
 
 
 def test_tensorboard_is_told_the_same(reports):

@@ -97,14 +97,16 @@ def test_engines_compute_the_same_gradients(reports):
 
 def test_what_does_not_fit_the_run_is_refused_by_name(reports):
     (report,) = reports[1]
-    assert "saved with --num-workers 0" not in report["other workers"]  # 0 and 1 worker have one stream, 2 have two
-    assert "--num-workers 1" in report["other workers"] and "with 2" in report["other workers"]
+    # 0 and 1 worker have one stream, 2 have two.
+    assert "num_workers 1, this start has 2" in report["other workers"] and "--load" in report["other workers"]
     assert "no picture of at least 32x32" in report["empty valid"] and "--valid-data" in report["empty valid"]
     assert "world_size 4, this start has 1" in report["other ranks"] and "--load" in report["other ranks"]
     assert "optimizer adamw, this start has muon" in report["other optimizer"]
     assert "precision fp32, this start has bf16" in report["other precision"]
     assert "zero partitioned, this start has stage 0" in report["other partition"]
     assert "num_layers 1 (here 2)" in report["other model"]
+    assert report["engines built for the refused"] == 1  # for the one without validation pictures
+    assert report["logs left alone"]
 
 
 def test_the_clipping_of_a_resumed_run_is_that_of_its_command_line(reports):
@@ -118,6 +120,10 @@ def test_the_clip_embedding_conditions_and_averaged_weights_start_a_fine_tuning(
     assert report["tuned step"] == 0
     assert report["tuned weights"] == report["tuned ema"] == report["clip weights"]
     assert report["official tuned"] == [0, True]  # a .pt of the official layout gives the weights as they are in it
+    assert report["clip precision"] == [
+        ["torch.float32"],
+        ["torch.float32"],
+    ]  # as generation computes it; the file: bf16
     assert report["tower kept"] and report["held open"] == []  # NFS removes no folder with an open file
 
 

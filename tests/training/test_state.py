@@ -1,5 +1,6 @@
 """A crash between any two steps of publishing a checkpoint leaves `latest` on a complete one."""
 
+import errno
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ import sys
 import pytest
 
 from sat_sr.config import InfDiTConfig
+from sat_sr.run_folder import find_latest
 from sat_sr.training import state
 from sat_sr.training.logs import RunLog
 from sat_sr.training.run_lock import lock_folder
@@ -33,7 +35,7 @@ def write_checkpoint(folder, step, keep_last=2):
 
 def latest_step(folder):
     """The step of the checkpoint that `latest` names, which must be complete."""
-    checkpoint = state.find_latest(folder)
+    checkpoint = find_latest(folder)
     if checkpoint is None:
         return 0
     assert {json.loads((checkpoint / name).read_text())["step"] for name in FILES} == {int(checkpoint.name)}
@@ -112,8 +114,33 @@ def test_checkpoints_of_a_run_that_was_taken_back_are_not_counted(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["12", "14", "20", "30"]
 
 
+def test_an_old_checkpoint_that_cannot_be_removed_is_told_of_once_and_tried_again(tmp_path, monkeypatch, capsys):
+    """As on NFS, where a file in it is open; then that is closed."""
+    rmtree = shutil.rmtree
+
+    def busy(path, *arguments, **options):
+        if "removed-1" in str(path):
+            raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), str(path))
+        return rmtree(path, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", busy)
+        for step in (1, 2, 3, 4):
+            write_checkpoint(tmp_path, step, keep_last=1)
+            assert latest_step(tmp_path) == step
+        write_checkpoint(tmp_path, 1, keep_last=0)  # taken back by hand, the run comes to the same step
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "4", "latest", "tmp-removed-1"]
+    said = capsys.readouterr().err.splitlines()
+    wanted = (
+        "tmp-removed-1, an old checkpoint, cannot be removed (Directory not empty): tried again with each checkpoint"
+    )
+    assert len(said) == 1 and wanted in said[0]
+    write_checkpoint(tmp_path, 5, keep_last=1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["5", "latest"]
+
+
 def test_without_latest_the_newest_checkpoint_is_taken(tmp_path):
-    assert state.find_latest(tmp_path / "nowhere") is None
+    assert find_latest(tmp_path / "nowhere") is None
     for step in (9, 10):
         write_checkpoint(tmp_path, step, keep_last=0)
     (tmp_path / "latest").unlink()
@@ -137,7 +164,9 @@ def test_a_folder_is_of_one_process_until_that_ends(tmp_path):
     command = [sys.executable, "-c", code, str(tmp_path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "has it\n"
-        with pytest.raises(ValueError, match=rf"is in use by process {other.pid} on .*: wait for it"):
+        with pytest.raises(
+            ValueError, match=rf"is in use by process {other.pid} on .*: wait for it.*delete {tmp_path}/lock$"
+        ):
             lock_folder(tmp_path)
         other.kill()
     lock_folder(tmp_path).close()
@@ -159,7 +188,7 @@ def test_a_broken_latest_is_named_with_what_there_is(tmp_path):
     for text in ("8", "../7", ""):
         (tmp_path / "latest").write_text(text)
         with pytest.raises(ValueError, match=r"no checkpoint in .* \(there are: 7\)"):
-            state.find_latest(tmp_path)
+            find_latest(tmp_path)
 
 
 def test_a_rank_that_sees_another_folder_than_rank_0_is_refused(tmp_path):

@@ -1,0 +1,59 @@
+"""What a run that goes on keeps, what it may change on the way, and what is said of that."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+from pathlib import Path
+
+from sat_sr.release_flags import flag
+from sat_sr.run_folder import EMA_WEIGHTS
+from sat_sr.training.recipe import Recipe
+
+# Flags that decide the result beside the recipe's numbers.
+DECISIVE = (
+    "train_data", "degradation", "degrade_on_device", "augment", "lr_dropout", "train_iters", "warmup",
+    "lr_decay_style", "muon_lr", "ema_decay", "p_mean", "p_std", "sigma_sampling", "gradient_weight", "seam_weight",
+    "random_position", "tf32",
+)  # fmt: skip
+
+
+def fixed_settings(settings: argparse.Namespace, recipe: Recipe) -> dict:
+    """What a run cannot change on its way; JSON values. ZeRO's stages 1 and 2 save the same, 0 workers read as 1."""
+    return {
+        "world_size": recipe.world_size,
+        "num_workers": max(1, settings.num_workers),
+        "optimizer": settings.optimizer,
+        "precision": recipe.precision,
+        "zero": "partitioned" if recipe.zero_stage else "stage 0",
+    }
+
+
+def require_same(folder: Path, saved: dict, fixed: dict) -> None:
+    """Raises ValueError where what was saved, training.json's values, cannot be continued with these settings."""
+    for name, here in fixed.items():
+        if (there := saved.get(name, here)) != here:
+            raise ValueError(
+                f"{folder} was trained with {name} {there}, this start has {here}: what the run has saved does not fit "
+                "that, so start with the same; or begin a new run from the averaged weights: "
+                f"--load {folder / str(saved['step']) / EMA_WEIGHTS} with another --save"
+            )
+
+
+def decisive_settings(settings: argparse.Namespace, recipe: Recipe, shards: list[str]) -> dict:
+    """What decides the result and may change on the way, by name; JSON values."""
+    shared = {"micro batch": recipe.micro_batch, "accumulation": recipe.accumulation, "lr": recipe.lr}
+    shared |= {"betas": list(recipe.betas), "eps": recipe.eps, "weight decay": recipe.weight_decay}
+    shared |= {"clipping": recipe.clip_grad} | {flag(name): vars(settings)[name] for name in DECISIVE}
+    digest = hashlib.sha256("\n".join(shards).encode()).hexdigest()[:8]
+    return shared | {"training shards": f"{len(shards)}, list {digest}"}
+
+
+def changes(saved: dict, decisive: dict) -> str:
+    """Which of the decisive settings are others than when the checkpoint was saved; "" where none is."""
+    there = saved.get("settings", {})
+    return ", ".join(
+        f"{name} {value} (was {there[name]})"
+        for name, value in decisive.items()
+        if name in there and there[name] != value
+    )
