@@ -1,4 +1,4 @@
-"""Training's own computing on a stand-in for a GPU: tensors of host and device never mix, and the CPU's numbers come."""
+"""Training's own computing on a stand-in for a GPU: host and device never mix, and the CPU's numbers come out."""
 
 from __future__ import annotations
 
