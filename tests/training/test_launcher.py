@@ -86,6 +86,19 @@ def test_slices_of_a_gpu_are_no_gpus(launch):
     assert named[3:5] == ["--nproc-per-node", "2"]
 
 
+@pytest.mark.parametrize("given, told", [({"SLURM_CPUS_PER_TASK": "7"}, "7"), ({}, "none")])
+def test_the_cores_of_a_job_s_tasks_are_told_to_srun(tmp_path, given, told):
+    """Since Slurm 22.05 srun reads them from this variable only. Where a rank has a node for itself that does not show:
+    alone it is bound to all cores of the job there."""
+    (tmp_path / "srun").write_text('#!/bin/sh\necho "cores: ${SRUN_CPUS_PER_TASK:-none}, flags: $*"\n')
+    (tmp_path / "srun").chmod(0o755)
+    outside = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM", "SRUN"))}
+    environment = outside | given | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_SUBMIT_DIR": str(ROOT)}
+    command = ["bash", str(ROOT / "scripts" / "train.sbatch"), "--lr", "1"]
+    said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+    assert said == f"cores: {told}, flags: --kill-on-bad-exit=1 bash {LAUNCHER} --lr 1\n"
+
+
 def test_the_hyperparameters_are_the_official_ones(launch):
     settings = parse_arguments(launch()[2:])
     assert settings.model == InfDiTConfig.preset("official") and settings.random_position
