@@ -7,10 +7,13 @@ from collections import Counter
 from collections.abc import Callable
 
 import torch
+import torch.distributed as dist
 
 from sat_sr.data.conditions import make_conditions
 from sat_sr.data.degradation_law import parse_degradation
 from sat_sr.data.pipeline import training_stream
+from sat_sr.data.samples import nothing_usable
+from sat_sr.data.shards import expand_shards
 from sat_sr.data.tensors import collate
 from sat_sr.data.validation_set import validation_samples
 from sat_sr.training.noise import mix_seed
@@ -97,31 +100,41 @@ def validation_batches(
     micro_batch: int,
     device: torch.device,
     clip: Callable | None,
-) -> tuple[list[Batch], Counter[str]]:
-    """This rank's part of the validation samples, always the same ones, and what was skipped or converted among them.
+) -> tuple[list[Batch], str]:
+    """This rank's part of the validation samples, always the same ones, and what to say about all ranks' parts.
 
-    On the CPU, as there may be many; none where there are fewer samples than ranks.
+    On the CPU, as there may be many; none where there are fewer samples than ranks. Called by all ranks together.
+    Raises UnusableData where none of them has a sample.
     """
+    asked = settings.eval_iters * micro_batch * world_size
     samples, counts = validation_samples(
         settings.valid_data,
         image_size=settings.model.image_size,
         degradation=settings.degradation,
-        limit=validation_limit(settings, world_size, micro_batch),
+        limit=asked,
         rank=rank,
         world_size=world_size,
     )
+    found = gather_counts(counts + Counter(crops=len(samples)))
+    crops = found.pop("crops", 0)
+    if not crops:
+        raise nothing_usable(expand_shards(settings.valid_data), found, settings.model.image_size)
+    note = f"validation: {crops} crops" + (f" ({asked} asked for)" if crops < asked else "")
+    note = ", ".join([note, *(f"{count} {reason}" for reason, count in found.most_common())])
     batches = []
     for start in range(0, len(samples), micro_batch):
         batch = collate(samples[start : start + micro_batch])
         del batch["__key__"]
         embedded = _with_clip({"lr": batch["lr"].to(device)}, clip)
         batches.append({name: tensor.cpu() for name, tensor in embedded.items()} | batch)
-    return batches, counts
+    return batches, note
 
 
-def validation_limit(settings: argparse.Namespace, world_size: int, micro_batch: int) -> int:
-    """Samples that are asked for, of all ranks together."""
-    return settings.eval_iters * micro_batch * world_size
+def gather_counts(counts: Counter[str]) -> Counter[str]:
+    """The sum over all ranks, who call this together."""
+    of_ranks = [None] * dist.get_world_size()
+    dist.all_gather_object(of_ranks, counts)
+    return sum(of_ranks, Counter())
 
 
 @torch.no_grad()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections import Counter
 from pathlib import Path
 
 import torch
@@ -12,12 +11,10 @@ import torch.distributed as dist
 
 from sat_sr import exit_codes
 from sat_sr.checkpoint import save_safetensors
-from sat_sr.data.samples import nothing_usable
-from sat_sr.data.shards import expand_shards
 from sat_sr.diffusion.edm import edm_loss
 from sat_sr.run_folder import PICTURES, find_latest
 from sat_sr.training import state
-from sat_sr.training.batches import Batch, TrainingBatches, validation_batches, validation_limit
+from sat_sr.training.batches import Batch, TrainingBatches, gather_counts, validation_batches
 from sat_sr.training.engine import build_engine, update
 from sat_sr.training.error_norm import ErrorNorm
 from sat_sr.training.logs import PHASES, PhaseTimer, RunLog, duration, peak_memory
@@ -62,37 +59,28 @@ class Trainer:
         self.engine = build_engine(settings, recipe, self.seed, start)
         if checkpoint:
             self.batches.load_position(state.load(self.engine, checkpoint))
-        self.validation, notes = self._read_validation() if settings.valid_data else ([], [])
+        self.validation, note = [], "no --valid-data: there will be no validation and no pictures"
+        if settings.valid_data:
+            self.validation, note = validation_batches(
+                settings, self.rank, self.world_size, recipe.micro_batch, device, self.clip
+            )
         # Not earlier: it drops what the log has of later steps, which a start that is refused must not do.
         self.log = RunLog(self.folder, self.step, enabled=self.rank == 0)
         if self.seed != settings.seed:
             self.log.line(f"--seed {settings.seed} is not used: this run started with seed {self.seed}")
         if differing := changes(saved, self.decisive):
             self.log.line(f"differs from step {self.step} on: {differing}")
-        for note in notes or ["no --valid-data: there will be no validation and no pictures"]:
-            self.log.line(note)
+        self.log.line(note)
         self.noise = TrainingNoise(
             self.seed, self.rank, device, settings.p_mean, settings.p_std, settings.sigma_sampling == "stratified"
         )
         self.error_norm = ErrorNorm(settings.model.patch_size, settings.gradient_weight, settings.seam_weight)
         self.timer = PhaseTimer(device.type == "cuda")
-        self.data_counts = self._gather_counts(self.batches.counts)
+        self.data_counts = gather_counts(self.batches.counts)
         self.grad_norm = 0.0
         self._start_interval()
         if checkpoint:
             self.log.line(f"resuming {self.folder} at step {self.step}")
-
-    def _read_validation(self) -> tuple[list[Batch], list[str]]:
-        """This rank's batches, and what to say about all of them. Raises UnusableData where no rank has one."""
-        settings, micro_batch = self.settings, self.recipe.micro_batch
-        batches, counts = validation_batches(settings, self.rank, self.world_size, micro_batch, self.device, self.clip)
-        crops = sum(len(batch["target"]) for batch in batches)
-        found = self._gather_counts(counts + Counter(crops=crops))
-        crops, asked = found.pop("crops", 0), validation_limit(settings, self.world_size, micro_batch)
-        if not crops:
-            raise nothing_usable(expand_shards(settings.valid_data), found, settings.model.image_size)
-        note = f"validation: {crops} crops" + (f" ({asked} asked for)" if crops < asked else "")
-        return batches, [", ".join([note, *(f"{count} {reason}" for reason, count in found.most_common())])]
 
     def run(self) -> int:
         """Trains to the end, or until a signal asks to stop. Returns the exit code, DONE or SAVED."""
@@ -237,17 +225,11 @@ class Trainer:
 
     def _log_data(self) -> None:
         """Samples of all ranks that were skipped or converted, where there are more than at the last time."""
-        counts = self._gather_counts(self.batches.counts)
+        counts = gather_counts(self.batches.counts)
         if counts != self.data_counts:
             self.data_counts = counts
             self.log.line("data so far: " + ", ".join(f"{count} {reason}" for reason, count in counts.most_common()))
             self.log.scalars("data", self.step, dict(counts))
-
-    def _gather_counts(self, counts: Counter[str]) -> Counter[str]:
-        """The sum over all ranks."""
-        of_ranks = [None] * self.world_size
-        dist.all_gather_object(of_ranks, counts)
-        return sum(of_ranks, Counter())
 
     def _validate(self) -> bool:
         """Whether it came to its end: a signal may ask to stop."""
