@@ -102,10 +102,15 @@ class InfDiTConfig:
         return cls(**values)
 
     def to_json(self) -> str:
+        """One JSON object of all fields: what a safetensors file carries as `config`."""
         return json.dumps(self.to_dict())
 
     @classmethod
     def from_json(cls, text: str) -> InfDiTConfig:
+        """The config of `to_json`; fields that are left out have their defaults.
+
+        Raises ValueError for text that is not JSON, an unknown key, or a value that breaks a rule.
+        """
         return cls.from_dict(json.loads(text))
 
     @classmethod

@@ -21,7 +21,11 @@ class Preconditioning(NamedTuple):
 
 
 def precondition(sigma: torch.Tensor) -> Preconditioning:
-    """EDM, Table 1 ("Network and preconditioning"), with sigma_data = 0.5."""
+    """EDM, Table 1 ("Network and preconditioning"), with sigma_data = 0.5.
+
+    sigma    > 0, any shape; (B, 1, 1, 1) gives scalings that fit pictures (B, 3, H, W)
+    returns  four tensors of the shape and dtype of sigma
+    """
     total = sigma**2 + SIGMA_DATA**2
     return Preconditioning(
         c_skip=SIGMA_DATA**2 / total,
@@ -57,7 +61,12 @@ def sample_training_sigmas(
     p_std: float = 1.4,
     minimum: float = 1e-3,
 ) -> torch.Tensor:
-    """Noise levels for training: ln sigma ~ N(p_mean, p_std²), clipped below. returns (batch,) float32."""
+    """Noise levels for training: ln sigma ~ N(p_mean, p_std²).
+
+    generator  of the device; None: PyTorch's global one
+    minimum    sigmas below are raised to it
+    returns    (batch,) float32 on the device
+    """
     normal = torch.randn(batch, generator=generator, device=device)
     return (normal * p_std + p_mean).exp().clamp_min(minimum)
 
@@ -73,7 +82,13 @@ def denoise(
 ) -> torch.Tensor:
     """D(x; sigma), EDM eq. 7. c_in scales all six input channels, those of the condition too.
 
-    x, lr_upsampled (B, 3, H, W), sigma (B,), lr (B, 3, H/4, W/4); returns (B, 3, H, W) in the dtype of x.
+    x, lr_upsampled  (B, 3, H, W)
+    sigma            (B,)
+    lr               (B, 3, H/4, W/4)
+    clip_embedding   (B, V), when the model has a CLIP input
+    position_offset  (row, column) added to the rotary ids, in tokens
+    returns          (B, 3, H, W) in the dtype of x
+
     The network runs in its own dtype; the scalings and the sum stay in that of x (float32).
     """
     scale = precondition(sigma.view(-1, 1, 1, 1).to(x.dtype))
@@ -106,8 +121,12 @@ def edm_loss(
 ) -> torch.Tensor:
     """Loss of each sample, EDM eq. 8 with lambda(sigma) = 1/c_out²: (B,) float32.
 
-    target (B, 3, H, W) in [-1, 1]; noise the same shape, unit normal; sigma (B,).
-    norm  of the error (B, 3, H, W) -> (B,); the paper's is the mean square
+    target  (B, 3, H, W) in [-1, 1]
+    noise   the same shape, unit normal
+    sigma   (B,)
+    norm    of the error, (B, 3, H, W) -> (B,); the paper's is the mean square
+
+    The others as in `denoise`.
     """
     noisy = target + sigma.view(-1, 1, 1, 1) * noise
     denoised = denoise(model, noisy, sigma, lr, lr_upsampled, clip_embedding, position_offset)

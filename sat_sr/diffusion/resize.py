@@ -17,7 +17,7 @@ def resize(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     size     (H, W) pixels
     returns  (B, c, H, W), not clamped: bicubic overshoots
     """
-    if size[1] == 1:  # what PyTorch makes of a single column is not a resize: take it twice
+    if size[1] == 1:  # PyTorch's result for a single column is not a resize: make two
         column = F.interpolate(image, (image.shape[-2], 1), mode="bicubic", antialias=True, align_corners=False)
         image, size = column.expand(-1, -1, -1, 2).contiguous(), (size[0], 2)
         return F.interpolate(image, size=size, mode="bicubic", antialias=True, align_corners=False)[..., :1]
@@ -25,14 +25,14 @@ def resize(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 
 
 def lr_conditions(image: torch.Tensor, canvas: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
-    """What the network is told about the picture.
+    """The two conditions made from the input, which tell the network what to draw.
 
     image    (B, 3, h, w) in [-1, 1], any size
     canvas   (H, W) pixels, multiples of 4
     returns  lr (B, 3, H/4, W/4): for CLIP and the LR cross-attention, not clamped;
              lr_upsampled (B, 3, H, W), clipped to [-1, 1]: joined to the noisy canvas
 
-    Raises ValueError when a canvas side is no multiple of 4.
+    Raises ValueError when a canvas side is not a multiple of 4.
     """
     height, width = canvas
     if height % LR_FACTOR or width % LR_FACTOR:

@@ -1,7 +1,7 @@
 """The figures of a picture, by name.
 
-Pictures are (H, W, 3) uint8 RGB: what a file would hold. Whole pictures are compared, borders included, for an
-upscaler's border is part of its output; SSIM alone leaves out the 5 outermost pixels, where its window does not fit.
+Pictures are (H, W, 3) uint8 RGB: what a file would hold. Whole pictures are compared, borders included, because an
+upscaler's border is part of its output; only SSIM leaves out the 5 outermost pixels, where its window does not fit.
 PSNR and SSIM come from scikit-image.
 """
 
@@ -26,7 +26,7 @@ LEAST_SIDE = 64  # pixels of a target: 16 of the input, the window of SSIM, the 
 
 @dataclass(frozen=True)
 class Metric:
-    """How a figure is read.
+    """How a figure is to be read.
 
     title      its name in tables
     unit       "dB" or ""

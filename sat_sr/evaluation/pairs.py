@@ -17,7 +17,7 @@ from sat_sr.data.degradation_law import parse_degradation, sample_params
 from sat_sr.data.pictures import find_pictures, to_rgb
 from sat_sr.evaluation.metrics import LEAST_SIDE, downscale
 
-# What Pillow raises for files that are no pictures, cut short, too large, or of a mode that has no 8-bit meaning.
+# What Pillow raises for files that are not pictures, cut short, too large, or of a mode that has no 8-bit meaning.
 _UNREADABLE = (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError)
 
 
@@ -46,10 +46,10 @@ class Pairs:
     scale         of the upsampling, more than 1
     degradation   "none": antialiased bicubic alone; or what `parse_degradation` takes ("mild", "strong", a mixture)
     seed          of the degradation; every picture draws from its own generator, seeded with this and its name
-    limit         use so many usable pictures, spread over the folder: neighbours are often of one scene
+    limit         use this many usable pictures, spread over the folder: neighbours are often of one scene
     Attributes    names; skipped {name: reason}; ignored (paths without a picture's suffix); cropped (names)
 
-    Raises ValueError for a scale or degradation that cannot be and where no picture is usable; FileNotFoundError.
+    Raises ValueError for an invalid scale, limit or degradation, and where no picture is usable; FileNotFoundError.
     """
 
     def __init__(
@@ -101,6 +101,7 @@ class Pairs:
         return len(self._paths)
 
     def read(self, name: str) -> Pair:
+        """The pair of one of `names`, read and made again each time."""
         target, _ = self._read_target(self._paths[name])
         return Pair(name, target, self._make_lr(name, target))
 

@@ -27,7 +27,7 @@ def missing_packages(metric: str) -> list[str]:
 
 @contextlib.contextmanager
 def _stand_ins(names: dict[str, str]) -> Iterator[None]:
-    """Empty modules in place of those that are not installed, gone again at the end.
+    """Empty modules in place of those that are not installed, removed at the end.
 
     They must not stay: other packages ask whether torchvision is there.
     """

@@ -17,7 +17,7 @@ TO_CONVERGED = {"to_converged": ("to converged dB", 2)}
 
 
 def mean_of(values: Sequence[float | None]) -> float | None:
-    """Of those that are there; None if none is."""
+    """The mean of the values that are not None; None if there are none."""
     present = [value for value in values if value is not None]
     return math.fsum(present) / len(present) if present else None
 
@@ -98,7 +98,7 @@ def picture_table(evaluation: Evaluation, run: Run) -> str:
 
 
 def bar_table(evaluation: Evaluation, runs: Sequence[Run], bars: Mapping[str, float]) -> str:
-    """Markdown: how many pictures keep a figure at or under its bar, and the largest figure of all; "" without bars.
+    """Markdown: in how many pictures a figure is at or under its bar, and the largest of all; "" without bars.
 
     bars   by metric; it holds for all of its columns
     """

@@ -71,9 +71,11 @@ class Network:
 
     @functools.cached_property
     def upscaler(self) -> Upscaler:
+        """Loaded the first time that it is asked for."""
         return self._load(self.path)
 
     def unload(self) -> None:
+        """Give back what was loaded, if anything was; `upscaler` would load it again."""
         if upscaler := self.__dict__.pop("upscaler", None):
             upscaler.close()
 
@@ -88,6 +90,7 @@ class Network:
 
 
 def network_name(path: str | Path) -> str:
+    """The file's stem, or the name of its folder for `mp_rank_00_model_states.pt`."""
     path = Path(path)
     return path.resolve().parent.name if path.stem.startswith("mp_rank_") else path.stem
 
@@ -204,7 +207,7 @@ class Evaluation:
         return self.folder / "pictures" / run.folder / f"{name}-{self._digests[name][:6]}.png"
 
     def _sizes(self, network: Network) -> tuple[int, int]:
-        """Patch and block of a network in pixels; a network that was seen before is not loaded for that."""
+        """Patch and block of a network in pixels; a network whose sizes are on the disk is not loaded for that."""
         record = self.records.get(network.digest, "")
         if "patch" not in record:
             config = network.upscaler.model.config
@@ -230,7 +233,8 @@ class Evaluation:
             self.say(self._line(run, pair.name))
 
     def _measure(self, run: Run, pair: Pair, picture: np.ndarray, columns: list[str]) -> None:
-        """Compute figures and write them down. Grids are looked for where the run had them; else in the corner."""
+        """Compute figures and record them. Grids are looked for where the run had them, or, without a network, in the
+        corner."""
         key, places, found = self._picture_key(pair.name), [0], {}
         if run.network:
             places = SamplingSettings(**self.records.get(run.key, key)["settings"]).places(self._blocks[run.key])

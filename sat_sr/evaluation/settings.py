@@ -35,7 +35,7 @@ def read_grid(path: str | Path) -> list[Setting]:
     """Settings from a JSON file: an object, or a list of them; a list as value stands for each of its entries.
 
     `{"sampler": ["heun", "dpmpp_2m"], "num_steps": [4, 10]}` is four settings.
-    Raises ValueError when the file is no JSON of that form, OSError when it cannot be read.
+    Raises ValueError when the file is not JSON of that form, OSError when it cannot be read.
     """
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -81,9 +81,9 @@ def _typed(values: dict[str, object], source: str) -> Setting:
 
 
 def resolve(setting: Setting, defaults: SamplingSettings, fast: SamplingSettings | None) -> SamplingSettings:
-    """What a setting comes to with the defaults that a checkpoint carries.
+    """What a setting amounts to with the defaults that a checkpoint carries.
 
-    Raises ValueError for a preset that the checkpoint has not, and for values that SamplingSettings refuses.
+    Raises ValueError for a preset that the checkpoint does not have, and for values that SamplingSettings refuses.
     """
     changes = {key: value for key, value in setting.items() if key not in ("preset", "seed")}
     if setting.get("preset") != "fast":

@@ -49,7 +49,7 @@ def worst(evaluation: Evaluation, run: Run, column: str, count: int = 3) -> list
 def worst_sheet(evaluation: Evaluation, run: Run, column: str, count: int = 3) -> np.ndarray | None:
     """The worst pictures of a run by one figure, where its fine structure differs most from the target's.
 
-    A window of WINDOW pixels a side, enlarged ENLARGE times without smoothing. For flat_energy the place is sought on
+    A window of WINDOW pixels a side, enlarged ENLARGE times without smoothing. For flat_energy the window is chosen by
     the flat areas alone. None where no picture has the figure.
     """
     rows = []
@@ -122,7 +122,7 @@ def _compose(rows: Sequence[tuple[str, Sequence[tuple[str, np.ndarray]]]]) -> np
 
 
 def _shorten(text: str, width: int, font: ImageFont.FreeTypeFont) -> str:
-    """As much as fits, for the columns stand close; the end is what tells settings apart."""
+    """As much as fits, as columns are close together; the end is kept, because settings differ there."""
     if font.getlength(text) <= width:
         return text
     while text and font.getlength("…" + text) > width:

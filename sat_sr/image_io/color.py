@@ -60,7 +60,7 @@ def unpremultiply(rgb: torch.Tensor, alpha: torch.Tensor) -> torch.Tensor:
 def fill_transparent(rgb: torch.Tensor, alpha: torch.Tensor) -> torch.Tensor:
     """Replaces the colours of fully transparent pixels by those of their neighbours.
 
-    What a file stores under alpha 0 is arbitrary, mostly black; an upscaler would draw it into the rim of the visible
+    What a file stores under alpha 0 is arbitrary, mostly black; an upscaler would draw it into the edge of the visible
     part as a dark fringe. Pull-push (Gortler et al., The Lumigraph, 1996): average the known colours down to one pixel,
     then fill the unknown ones coarse to fine.
 

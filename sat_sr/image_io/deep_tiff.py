@@ -30,13 +30,16 @@ class Directory(Tag.ImageFileDirectory_v2):
 
     @property
     def size(self) -> tuple[int, int]:
+        """(width, height) in pixels as stored."""
         return self.value(Tag.IMAGEWIDTH), self.value(Tag.IMAGELENGTH)
 
     def values_of(self, tag: int, default: tuple = ()) -> tuple:
+        """All values of a tag, always as a tuple."""
         value = self.get(tag, default)
         return value if isinstance(value, tuple) else (value,)
 
     def value(self, tag: int, default: int | None = None) -> int:
+        """The first value of a tag. Raises ValueError when it is missing and there is no default, or not an integer."""
         values = self.values_of(tag, () if default is None else (default,))
         if not values or not isinstance(values[0], int):
             raise ValueError(f"TIFF tag {TiffTags.lookup(tag).name} is missing or no number")
@@ -75,7 +78,7 @@ def exif_of(file: BinaryIO, directory: Directory) -> Image.Exif:
 def decode_deep_tiff(
     file: BinaryIO, directory: Directory, name: str, max_pixels: int, notes: list[str]
 ) -> Decoded:  # fmt: skip
-    """Samples and what stands beside them, of a directory that open_deep_tiff gave."""
+    """Samples and what is stored with them, of a directory that open_deep_tiff returned."""
     width, height = directory.size
     check_size((width, height), name, max_pixels)
     photometric = directory.value(Tag.PHOTOMETRIC_INTERPRETATION)
@@ -143,7 +146,7 @@ def _decode_plane(file: BinaryIO, directory: Directory, plane: int, planes: int,
     )  # fmt: skip
     order = ">u2" if directory.prefix == b"MM" else "<u2"
     samples = row_bytes.view(order).astype(np.uint16).reshape(height, width, channels)
-    if directory.value(Tag.PREDICTOR, 1) == 2:  # differences along the row, anew in each tile; uint16 wraps as meant
+    if directory.value(Tag.PREDICTOR, 1) == 2:  # differences along the row of each tile; uint16 wraps as intended
         for left in range(0, width, across):
             part = samples[:, left : left + across]
             np.cumsum(part, axis=1, dtype=np.uint16, out=part)

@@ -1,4 +1,4 @@
-"""What travels beside the pixels: EXIF, XMP, resolution, comments, the settings that made a picture.
+"""What travels with the pixels: EXIF, XMP, resolution, comments, the settings that made a picture.
 
 Everything here comes from untrusted files: what does not parse is left out and noted, never an error.
 """
@@ -139,7 +139,7 @@ def exif_for_output(
     """EXIF for the enlarged picture: pixel dimensions and resolution brought up to date, the settings as UserComment.
 
     `add_resolution`: the file has no other place for dpi, so it is put here even where there was none.
-    Empty if there is nothing to carry. A user's own comment gives way to the settings, which is noted.
+    Empty if there is nothing to carry. A user's own comment is replaced by the settings, which is noted.
     """
     exif = Image.Exif()
     if exif_bytes:

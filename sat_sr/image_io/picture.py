@@ -31,7 +31,7 @@ DEFAULT_MAX_PIXELS = 1 << 28  # 16384 × 16384: 3 GiB of float32 pixels
 
 
 class PictureError(ValueError):
-    """A picture cannot be read or written; the message is one sentence that names it and the way out."""
+    """A picture cannot be read or written; the message is one sentence that names it and says what to do."""
 
 
 @dataclass
@@ -84,8 +84,8 @@ class Picture:
 class Decoded:
     """samples (H, W, C) uint8 or uint16, C = 1 grey, 2 grey + alpha, 3 RGB, 4 RGB + alpha; not yet turned upright.
 
-    `orientation` is the turn still to be made (EXIF's 1 to 8); `info` is Pillow's dictionary of what stood beside the
-    pixels (icc_profile, xmp, dpi, …).
+    `orientation` is the turn still to be made (EXIF's 1 to 8); `info` is Pillow's dictionary of what the file holds
+    besides the pixels (icc_profile, xmp, dpi, …).
     """
 
     samples: np.ndarray
@@ -101,6 +101,10 @@ class Decoded:
 
 
 def check_box(box: tuple[int, int, int, int], size: tuple[int, int], name: str) -> None:
+    """Raises PictureError unless box (left, top, right, bottom) is not empty and inside a picture of size (W, H).
+
+    name  of the picture, for the message
+    """
     left, top, right, bottom = box
     width, height = size
     if not (0 <= left < right <= width and 0 <= top < bottom <= height):
@@ -111,6 +115,10 @@ def check_box(box: tuple[int, int, int, int], size: tuple[int, int], name: str) 
 
 
 def check_size(size: tuple[int, int], name: str, max_pixels: int) -> None:
+    """Raises PictureError for size (W, H) with an empty side or more than max_pixels pixels.
+
+    name  of the picture, for the message
+    """
     width, height = size
     if width < 1 or height < 1:
         raise PictureError(f"{name} says that it is {width}x{height} px: nothing to enlarge, leave it out")

@@ -1,4 +1,4 @@
-"""Picture file -> Picture: float pixels and all that stands beside them. Decoding itself is in decode.py."""
+"""Picture file -> Picture: float pixels and all that is stored with them. Decoding itself is in decode.py."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _pillow_globals = threading.Lock()
 
 
 class Openable(Protocol):
-    """A picture that is no file of its own, such as inputs.Entry."""
+    """A picture that is not a file of its own, such as cli.entry.Entry."""
 
     name: str
 
@@ -39,8 +39,8 @@ def read_picture(source: Source, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Pic
 
     source      a path, or an object with `name` and `open()`
     max_pixels  largest width × height that is decoded
-    Returns a Picture; its `notes` say all that was converted, substituted or left out. CMYK and Lab become sRGB,
-    palettes RGB; grey stays grey, profiles stay. Raises PictureError for whatever cannot be read.
+    Returns a Picture; its `notes` list all that was converted, substituted or left out. CMYK and Lab become sRGB,
+    palettes RGB; grey stays grey, profiles stay. Raises PictureError for anything that cannot be read.
     """
     notes: list[str] = []
     with _decoding(source, notes) as (file, name):
@@ -76,7 +76,7 @@ def read_picture(source: Source, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Pic
 def picture_size(source: Source, *, max_pixels: int | None = None) -> tuple[int, int]:
     """(width, height) in pixels of the upright picture, from its header alone.
 
-    PictureError if it is none, or has more than `max_pixels`, where read_picture would refuse it (None: any size).
+    PictureError if it is not a picture, or has more than `max_pixels`: read_picture would refuse it (None: any size).
     """
     with _decoding(source, []) as (file, name):
         size = read_header(file, name).size

@@ -39,7 +39,7 @@ _REASONS = {
 
 
 class NameTaken(PictureError):
-    """A file of that name is there, and may not be replaced."""
+    """A file of that name exists, and may not be replaced."""
 
 
 def storage_error(path: str | os.PathLike, error: OSError) -> PictureError:
@@ -65,8 +65,8 @@ def require_writable(folder: str | os.PathLike) -> None:
 def atomic_write(path: str | os.PathLike, *, replace: bool = True) -> Iterator[BinaryIO]:
     """A seekable binary file that becomes `path` when the block ends well, and vanishes when it does not.
 
-    replace   whether a file of that name gives way; if not, NameTaken is raised at the end when there is one, even if
-              another process made it in the meantime
+    replace   whether an existing file of that name is replaced; if not, NameTaken is raised at the end when there is
+              one, even if another process made it in the meantime
     It lives under a temporary name in the same folder, is flushed to the disk and then renamed. OSError becomes a
     PictureError that says what to do. After a kill -9 the temporary stays; the next write into the folder sweeps it.
     """

@@ -49,7 +49,7 @@ def check_output(
 
 
 def check_output_size(path: str | os.PathLike, size: tuple[int, int]) -> None:
-    """PictureError if the format that the suffix of `path` names cannot hold `size` = (W, H) pixels, or is none."""
+    """PictureError if the suffix of `path` names no format that is written, or one that cannot hold `size` = (W, H)."""
     _check_sides(path, _format_by(Path(path), None), size)
 
 
@@ -65,7 +65,7 @@ def write_picture(
     format    "png", "jpg", "webp", "tiff"; None: by the suffix of `path`; "keep": that of `like`, else PNG
     quality   1 to 100 for JPEG and WebP (default 95; WebP at 100 is lossless), without effect on the others
     settings  stored as JSON (PNG text chunk, else EXIF UserComment) for read_settings
-    replace   whether a file that is there gives way; if not, storage.NameTaken
+    replace   whether an existing file is replaced; if not, storage.NameTaken is raised
     Returns what was substituted or left out, for the user to read. Raises PictureError, and leaves no file, if the
     format cannot hold the picture, the disk is full, `path` is the file that `like` came from, or rgb is not finite.
     """
@@ -100,7 +100,7 @@ def write_picture(
 
 
 class _Plan:
-    """What kind of file is written, and what it cannot take along."""
+    """What kind of file is written, and what it cannot hold."""
 
     def __init__(
         self, path: str | os.PathLike, like: Picture, size: tuple[int, int], format: str | None, quality: int | None
@@ -239,7 +239,7 @@ def _pillow_options(
         if like.comment and len(like.comment) > _MAX_JPEG_BLOCK:
             notes.append(f"the picture's comment of {len(like.comment)} bytes does not fit into JPEG: left out")
         elif like.comment:
-            # As a marker (COM) of our own: Pillow's option for it fails beside a large EXIF before version 13.
+            # As a marker (COM) of our own: Pillow's option for it fails with a large EXIF before version 13.
             options["extra"] = struct.pack(">HH", 0xFFFE, 2 + len(like.comment)) + like.comment
     elif plan.quality == 100:
         options["lossless"] = True

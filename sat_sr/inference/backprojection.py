@@ -1,9 +1,9 @@
 """Denoised pictures that reduce to the input: what the input resolves is taken from it in the network calls.
 
 A denoised picture D, reduced to the size of the input y, should be y. What is missing is enlarged and added:
-D + U(y - A D), with A the reduction and U the enlargement (back-projection, Irani and Peleg 1991). Done in the calls
-and not just in the end, the sampler stays with the pictures that reduce to the input, and the network invents only what
-lies in the null space of A (DDNM, arXiv 2212.00490).
+D + U(y - A D), with A the reduction and U the enlargement (back-projection, Irani and Peleg 1991). As this is done in
+the calls and not only at the end, the sampler stays with pictures that reduce to the input, and the network invents
+only what lies in the null space of A (DDNM, arXiv 2212.00490).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Backprojection:
     image          (B, 3, h, w) in [-1, 1], the input
     canvas         geometry; beyond the target the canvas is left alone
     rows, columns  the part of the canvas that `denoise` computes
-    before         rows and columns of it that another part begins with, too: they count there
+    before         its first rows and columns, which the part before has, too: they are counted there
     total          sums what the ranks that share the picture have, in place and for all of them
     """
 
@@ -62,7 +62,7 @@ class Backprojection:
         return denoised
 
     def _add_missing(self, inside: torch.Tensor) -> None:
-        """D + U(y - A D) in place, in strips, beside pictures that are as high or as wide as the input."""
+        """D + U(y - A D) in place, in strips; what it needs on top is as high or as wide as the input."""
         own = inside[..., self.down :, self.right :]
         reduced = self.total(resize_part(own, self.target, self.image.shape[-2:], *self.own))
         missing = lanczos(self.image - reduced, -1, self.target[1], self.columns)

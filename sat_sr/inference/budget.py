@@ -27,9 +27,9 @@ class Budget:
         """What is left on the device when the host holds the pictures.
 
         pictures  bytes on the host
-        what      they are for, in the message
+        what      they are for, named in the message
 
-        Raises MemoryError when not even they fit.
+        Raises MemoryError when not even the pictures fit.
         """
         if pictures > self.host:
             raise MemoryError(
@@ -46,7 +46,7 @@ def measure_budget(
     """Most of what is free now.
 
     memory     bytes, instead of that: on the device, or in all where the device's memory is the host's
-    held       bytes of the device that this process has taken for its network, and needs no second time
+    held       bytes of the device that this process has already taken for its network
     on_host    processes that share the host
     on_device  processes that share the device, where it has memory of its own
     """
@@ -59,7 +59,7 @@ def measure_budget(
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that is free on the device now."""
+    """Bytes that are free on the device now."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     import psutil

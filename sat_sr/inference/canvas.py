@@ -67,6 +67,7 @@ class Canvas:
 
     @property
     def padded(self) -> bool:
+        """Whether the canvas is larger than the target."""
         return self.size != self.target
 
     def conditions(
@@ -116,7 +117,7 @@ def _resize_by(image: torch.Tensor, scales: list[float], size: list[int] | tuple
 
 
 def _not_of(image: torch.Tensor, size: list[int] | tuple[int, int]) -> torch.Tensor:
-    """The image, less a pixel where it has the wanted length: it would be left alone there, whatever the scale."""
+    """The image, a pixel shorter where it has the wanted length: PyTorch would copy it there, whatever the scale."""
     for dim, length in zip((-2, -1), size, strict=True):
         if image.shape[dim] == length:
             image = image.narrow(dim, 0, length - 1)

@@ -5,7 +5,7 @@ A fix adds to the output a smooth part of its difference to the input: `output +
 mean     L keeps the mean of each channel
 wavelet  L keeps the coarsest band of an undecimated wavelet transform of 5 levels (structures above 32 pixels)
 
-`backprojection`, which takes over whatever the input resolves, does so in the network calls and has a file of its own.
+`backprojection`, which takes over all that the input resolves, does so in the network calls and has a file of its own.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def fix_colors(output: torch.Tensor, image: torch.Tensor, fix: str) -> torch.Ten
 
     Returns output, overwritten; untouched for "none" and "backprojection".
 
-    A large picture exists once: everything is done in strips, beside what is as high or as wide as the input.
+    A large picture exists once: everything is done in strips; what is needed on top is as high or as wide as the input.
     """
     if fix == "mean":
         return output.add_(image.mean((-2, -1), keepdim=True) - output.mean((-2, -1), keepdim=True))

@@ -34,8 +34,8 @@ def resolve_device(name: str) -> torch.device:
 def share_cores(processes: int) -> None:
     """Use a part of this host's cores, one of `processes` that compute on it at the same time.
 
-    With threads for all of them in each, they wait for each other at every parallel loop. OMP_NUM_THREADS outweighs it,
-    unless it is the 1 that torchrun sets for want of anything better.
+    With threads for all cores in each, they wait for each other at every parallel loop. OMP_NUM_THREADS takes
+    precedence, unless it is the 1 that torchrun sets by default.
     """
     threads, by_torchrun = os.environ.get("OMP_NUM_THREADS"), "TORCHELASTIC_RUN_ID" in os.environ
     if processes == 1 or (threads and not (by_torchrun and threads == "1")):

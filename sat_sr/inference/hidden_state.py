@@ -13,6 +13,8 @@ class HiddenState:
 
     schedule  the walk
     block     (batch, tokens, width) of one block
+
+    Uninitialised: every group must be stored before it is loaded.
     """
 
     def __init__(self, schedule: Schedule, block: tuple[int, int, int], *, device: torch.device, dtype: torch.dtype):
@@ -23,11 +25,19 @@ class HiddenState:
         return self._groups[group]
 
     def store(self, group: Group, hidden: torch.Tensor) -> None:
+        """Keep (B, i, j, L, C) of a group; what `load` returned for it is copied onto itself."""
         self._groups[group].copy_(hidden)
 
 
 class HostHiddenState:
-    """Kept on the host; while a group is computed the next one of the walk comes in and the one before goes out."""
+    """Kept on the host; while a group is computed the next one of the walk comes in and the one before goes out.
+
+    schedule, block  as in `HiddenState`
+    transfer         makes the host's memory and the copies
+    device, dtype    of what `load` returns: it lies in one of three buffers as large as the largest group
+
+    Groups must be loaded in the order of the walk, again and again: the next one is fetched ahead.
+    """
 
     def __init__(
         self,
@@ -49,12 +59,14 @@ class HostHiddenState:
         self._ahead = FetchAhead(size, device=device, dtype=dtype, buffers=3)
 
     def load(self, group: Group) -> torch.Tensor:
+        """(B, i, j, L, C) of a group on the device, to be updated in place and stored; valid until the next `load`."""
         if self._left:
             self._left[0].wait()  # the group to come is fetched into its buffer
         self._left, self._leaving = self._leaving, None
         return self._ahead.take(group, self._following[group], self._fetch)
 
     def store(self, group: Group, hidden: torch.Tensor) -> None:
+        """Start to copy (B, i, j, L, C) of a group to the host; it must not be changed until the next `store`."""
         if self._leaving:
             self._leaving[0].wait()  # before its tensor is given back
         hidden = hidden.contiguous()

@@ -53,8 +53,12 @@ def make_job(
 ) -> Job:
     """Decide how a picture of source (height, width) is computed, or this rank's part of it. Needs no weights.
 
-    budget  memory that there is; None: no limit
-    ranks   that share the picture: all must be given the same budget, and plan the same
+    scale, target  exactly one of them; target (height, width)
+    settings       None: the release's
+    budget         memory that may be used; None: no limit
+    ranks          that share the picture: all must be given the same budget, and make the same plan
+
+    The rest as in `planner.make_plan`; kernel may be "auto".
 
     Raises ValueError for settings that contradict each other, MemoryError when nothing fits the budget.
     """

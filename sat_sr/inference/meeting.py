@@ -62,7 +62,7 @@ def join(
         if device.type == "cuda":
             torch.cuda.set_device(device)  # of this thread
         store, _, _ = next(iter(rendezvous("env://", rank, world, timeout=MEETING)))
-        # torchrun keeps its store when it starts the ranks anew: what they said before holds no more.
+        # torchrun keeps its store when it restarts the ranks: what they wrote before is no longer true.
         store = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
         dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=EXCHANGE)
         everyone: Gathered = [mine] * world
@@ -118,7 +118,7 @@ def _in_background(meet: Callable[[], Gathered], waiting: Callable[[], None]) ->
 
 
 def _difference(everyone: Sequence[str]) -> str | None:
-    """What the first rank that differs from rank 0 has otherwise."""
+    """Which setting of which rank differs from rank 0's: the first that does, in a sentence."""
     first, *others = map(json.loads, everyone)
     for rank, other in enumerate(others, 1):
         for name in sorted(first.keys() | other.keys()):
@@ -131,7 +131,7 @@ def _difference(everyone: Sequence[str]) -> str | None:
 
 
 def _gpu(device: torch.device) -> str | None:
-    """What tells a GPU from all others. Its number does not: a launcher may show each process its own as number 0."""
+    """What identifies a GPU. Its number does not: a launcher may show each process its own as number 0."""
     return str(torch.cuda.get_device_properties(device).uuid) if device.type == "cuda" else None
 
 

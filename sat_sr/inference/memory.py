@@ -8,7 +8,8 @@ device peak = weights + kept + group + workspace
     workspace   of the libraries, on CUDA
 host peak   = canvases + what is offloaded; canvases: the picture, its conditions, the sampler's state, all float32
 
-docs/memory.md derives the terms.
+All results are bytes. What the functions take: batch, pictures computed together; itemsize, bytes of a number in the
+network's type; offload, what lives on the host (`planner`). docs/memory.md derives the terms.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ def kept_bytes(config: InfDiTConfig, schedule: Schedule, batch: int, itemsize: i
 
 
 def traffic_bytes(config: InfDiTConfig, schedule: Schedule, batch: int, itemsize: int, offload: str) -> int:
-    """What moves from the host to the device in a network call; about as much moves back, beside it."""
+    """What moves from the host to the device in a network call; about as much moves back at the same time."""
     if offload == "none":
         return 0
     (i, j), layers = schedule.group, config.num_layers
@@ -81,6 +82,8 @@ def _block_bytes(config: InfDiTConfig, batch: int, itemsize: int) -> int:
 
 def group_bytes(config: InfDiTConfig, schedule: Schedule, batch: int, itemsize: int, kernel: str) -> int:
     """Halo workspace and activations of one group, at the widest moment of a network call: docs/memory.md, "A group".
+
+    kernel  name of the attention kernel: "sdpa", or another, which attends to neighbours one by one
 
     `unit` is the hidden state of the group, `features` what its LR condition gives, `cut` what a row of blocks sees.
     """
@@ -118,7 +121,9 @@ def group_bytes(config: InfDiTConfig, schedule: Schedule, batch: int, itemsize: 
 def canvas_bytes(canvas: tuple[int, int], batch: int, sampler: str, share: float = 1.0, *, gathers: bool = True) -> int:
     """Float32 pictures on the host during a run: those of the canvas' size, and the LR condition.
 
-    share    of the canvas that is computed here, when several processes do it
+    canvas   (H, W) pixels
+    sampler  name in CANVASES
+    share    0..1, of the canvas that is computed here, when several processes do it
     gathers  whether this process gets the whole canvas in the end
     """
     picture = batch * 3 * canvas[0] * canvas[1] * 4

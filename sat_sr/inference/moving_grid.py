@@ -1,8 +1,8 @@
-"""What the network is told of the picture when its grid has moved.
+"""What the network is told about the picture when its grid has moved.
 
 It was trained on inputs whose pixels lie on its grid: every four pixels of lr_upsampled are one of the input, enlarged.
-Moved by a part of that, lr_upsampled is unlike anything it has seen, and what it draws is soft. So there it is told of
-another input: of the latest estimate of the picture, reduced and enlarged again on the moved grid.
+Moved by a part of that, lr_upsampled is unlike anything it has seen, and what it draws is soft. So there it is given
+another input: the latest estimate of the picture, reduced and enlarged again on the moved grid.
 
     place a multiple of LR_FACTOR    lr of the input, moved                       lr_upsampled of the input, moved
     any other                        lr' = A(estimate, moved) + S(lr - A(estimate))        U(lr')
@@ -50,7 +50,7 @@ class MovingGrid:
     lr_upsampled   (B, 3, H, W) of the part: the first estimate
     canvas         (H, W) of the whole canvas
     rows, columns  the part of the canvas that `denoise` computes
-    before         rows and columns of it that another part begins with, too: they count there
+    before         its first rows and columns, which the part before has, too: they are counted there
     total          sums what the ranks that share the picture have, in place and for all of them
     faithful       whether estimates reduce to the input
     """
@@ -154,5 +154,5 @@ def enlarged(lr: torch.Tensor, rows: slice, columns: slice) -> torch.Tensor:
 
 
 def _around(start: int, stop: int, side: int) -> range:
-    """The LR pixels that pixels start to stop of a side have to do with, and some more."""
+    """The LR pixels under the pixels start to stop of a side, and _REACH more on either side."""
     return range(max(start // LR_FACTOR - _REACH, 0), min(-(-stop // LR_FACTOR) + _REACH, side // LR_FACTOR))

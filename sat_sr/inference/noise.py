@@ -22,7 +22,7 @@ def position_noise(
 
     rows, columns  the part of the canvas that is made
 
-    Raises ValueError for a seed that is no integer or out of range.
+    Raises ValueError for a seed that is not an integer or out of range.
     """
     if isinstance(seed, bool) or not isinstance(seed, Integral) or not 0 <= seed < 2**64:
         raise ValueError(f"seed {seed!r}: must be an integer between 0 and 2**64 - 1")

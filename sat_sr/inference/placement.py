@@ -13,7 +13,7 @@ diffusion SpotDiffusion, arXiv 2407.15507):
     +----+----+----+               +----+----+----+
 
 Before the picture's first row and column the network sees it mirrored. How far the grid moves is one of the settings
-(`sampling.grid_places`); what the network is told of the picture is the matter of `moving_grid`.
+(`sampling.grid_places`); what the network is told about the picture there: `moving_grid`.
 """
 
 from __future__ import annotations

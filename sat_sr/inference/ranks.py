@@ -38,7 +38,7 @@ SHARED = 1  # tag of messages that are no lines of keys and values
 
 @contextlib.contextmanager
 def _connected(rank: int | None = None) -> Iterator[None]:
-    """What torch.distributed says when a rank, or one of all, has gone: a ConnectionError of one sentence."""
+    """Turns what torch.distributed raises when this rank (None: any) is gone into a ConnectionError of one sentence."""
     try:
         yield
     except RuntimeError as error:
@@ -48,7 +48,7 @@ def _connected(rank: int | None = None) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among those that share a picture. What is exchanged raises ConnectionError when a rank is gone."""
+    """This process among those that share a picture. All exchanges raise ConnectionError when a rank is gone."""
 
     rank: int
     world: int
@@ -65,7 +65,7 @@ class Ranks:
         return max(places) if self.rank else 0
 
     def parts(self, grid: tuple[int, int]) -> list[range]:
-        """Those of all ranks."""
+        """The parts of all ranks, in order."""
         side = max(grid)
         if side < self.world:
             raise ValueError(
@@ -104,7 +104,7 @@ class Ranks:
                         dist.recv(strip, src=source)
                     strips[position].copy_(strip)
         with _connected():
-            dist.barrier()  # who leaves early takes his connections with him
+            dist.barrier()  # a process that leaves early closes its connections
         return canvas
 
     def total(self, share: torch.Tensor) -> torch.Tensor:
@@ -137,8 +137,8 @@ class Ranks:
 class Handover:
     """Hands the lowest line of keys and values of each layer to the next rank, and takes that of the rank before.
 
-    A line is asked for one layer ahead, and sent while the next layer is computed. All raise ConnectionError when the
-    rank before or behind is gone.
+    A line is asked for one layer ahead, and sent while the next layer is computed. All methods raise ConnectionError
+    when the rank before or behind is gone. They are those of `frontier.Neighbours`.
     """
 
     def __init__(self, rank: int, world: int):

@@ -18,7 +18,7 @@ layer-major   all groups go through layer l, then layer l+1 starts. Kept: the hi
               in place, and a line of K and V of one layer.
 
 Several processes share a picture by cutting it across the walk: each computes a *part*, some consecutive block rows (or
-columns, when the walk goes along columns), and its first band finds the line above in the hands of the process before.
+columns, when the walk goes along columns), and gets the line above its first band from the process before.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ class Group:
 
     @property
     def blocks(self) -> int:
+        """How many blocks it has."""
         return len(self.rows) * len(self.cols)
 
     def __str__(self) -> str:
@@ -117,6 +118,7 @@ class Schedule:
 
     @property
     def num_groups(self) -> int:
+        """How many groups the part has."""
         return math.prod(-(-length // side) for length, side in zip(self.extent, self.group, strict=True))
 
     @property

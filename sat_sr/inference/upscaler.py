@@ -4,8 +4,8 @@
     large = upscaler(Image.open("small.png"), scale=4, seed=0)
 
 What happens between: the input is continued to whole blocks (`canvas`), resized to the two conditions, and a sampler
-denoises noise that depends on the seed and the place only (`noise`), calling the network by a schedule that fits the
-memory (`memory`, `denoiser`).
+denoises noise that depends only on the seed and the place (`noise`), calling the network by a schedule that fits the
+memory (`planner`, `denoiser`).
 """
 
 from __future__ import annotations
@@ -141,8 +141,8 @@ class Upscaler:
         callback   called after each step with (step, steps, current picture (B, 3, H, W) in [-1, 1])
         settings   fields of SamplingSettings; what is not given is the checkpoint's default
 
-        Raises TypeError for another kind of picture, ValueError for one or for settings out of range, MemoryError when
-        no plan fits, FloatingPointError when the network gives NaN.
+        Raises TypeError for another kind of image, ValueError for pixels or settings out of range, MemoryError when no
+        plan fits, FloatingPointError, naming step and blocks, when the network returns NaN or infinity.
         """
         tensor, restore = to_tensor(image)
         job = self.prepare(
@@ -165,7 +165,7 @@ class Upscaler:
         return sum(p.nbytes for p in self.model.parameters() if p.device.type == self.device.type)
 
     def prepare(self, source: tuple[int, int], *, memory: int | None = None, **choices) -> Job:
-        """`make_job` for this model on its device. source (height, width); memory as for a call."""
+        """`make_job` for this model on its device. source (height, width); memory as in a call; choices: the others."""
         if self.model is None:
             raise ValueError("this upscaler is closed and has given its weights back: make a new one")
         budget = measure_budget(self.device, memory=memory, held=self.held)
@@ -187,10 +187,10 @@ class Upscaler:
     ) -> torch.Tensor | None:
         """Compute a prepared job. image (B, 3, h, w) float32 in [-1, 1] on the host; returns (B, 3, *target).
 
-        ranks  share the picture, and the job was prepared with them: rank 0 gets the picture, the others None. There is
-               no callback then, as nobody has the whole picture before the end
-
-        on_progress is called with the finished share, 0..1, after every piece of a network call.
+        callback     as in a call
+        on_progress  called with the finished share, 0..1, after every piece of a network call
+        ranks        share the picture, and the job was prepared with them: rank 0 gets the picture, the others None.
+                     There is no callback then, as no rank has the whole picture before the end
         """
         from sat_sr.inference.denoiser import Denoiser  # imports SAT, which takes seconds
 

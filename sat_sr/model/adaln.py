@@ -197,8 +197,8 @@ def step(function: Callable, context: GroupContext) -> Callable:
 def _compile(function: Callable) -> Callable:
     import torch._dynamo
 
-    # Each shape of group is compiled, the MLP twice. Beyond PyTorch's limit of eight shapes they would run as ever, and
-    # not say so: pictures of many sizes, one after the other, have more.
+    # Each shape of group is compiled, the MLP twice. Beyond PyTorch's limit of eight shapes they would silently run
+    # uncompiled: pictures of many sizes, one after the other, have more.
     return torch._dynamo.config.patch(recompile_limit=COMPILED_SHAPES)(torch.compile(function, dynamic=False))
 
 

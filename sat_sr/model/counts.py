@@ -11,18 +11,21 @@ from sat_sr.model.layout import parameter_shapes
 
 @functools.cache
 def parameter_count(config: InfDiTConfig) -> int:
-    """Parameters of the network, without the CLIP tower."""
+    """How many numbers the network's parameters are, without the CLIP tower."""
     return sum(map(math.prod, parameter_shapes(config).values()))
 
 
 def layer_parameter_count(config: InfDiTConfig) -> int:
-    """Parameters of the Linears of one layer: attention, MLP, adaLN."""
+    """How many of them are in the Linears of one layer: attention, MLP, adaLN."""
     c = config.hidden_size
     return 16 * c * c + 13 * c
 
 
 def flops(config: InfDiTConfig, grid: tuple[int, int]) -> int:
-    """Floating-point operations of a network call: two a multiply-add, matrix products only, border blocks in full."""
+    """Floating-point operations of a network call on one picture of grid (I, J) blocks.
+
+    A multiply-add is two; matrix products only; blocks on the picture's edge in full.
+    """
     c, tokens = config.hidden_size, config.tokens_per_block
     lr_keys = (3 * config.lr_features_per_side) ** 2
     layer = tokens * (2 * 12 * c * c + 4 * 4 * tokens * c)

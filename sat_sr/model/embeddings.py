@@ -27,7 +27,7 @@ def adaptive_norm(
 ) -> torch.Tensor:
     """adaLN: LayerNorm(x)·(1 + scale) + shift. x (B, i, j, L, C); shift, scale (B, C).
 
-    norm  has an affine that is learned, before that of shift and scale
+    norm  a LayerNorm whose learned affine is applied before shift and scale; None: one without
     """
     if len(x) == 1:  # the affine of a LayerNorm: no second pass
         weight, bias = 1 + scale[0], shift[0]
@@ -61,6 +61,7 @@ class VectorEmbedding(nn.Module):
         self.map_vector = nn.Sequential(nn.Linear(config.vector_dim, width), nn.SiLU(), nn.Linear(width, width))
 
     def forward(self, vector: torch.Tensor) -> torch.Tensor:
+        """(B, V) -> (B, C)"""
         return self.map_vector(vector)
 
 

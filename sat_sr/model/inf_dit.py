@@ -50,10 +50,12 @@ class InfDiT(BaseModel):
 
     @property
     def dtype(self) -> torch.dtype:
+        """The type that the network computes in: that of its parameters, all of one type."""
         return self.mixins["patch_embed"].proj.weight.dtype
 
     @property
     def device(self) -> torch.device:
+        """Where the input is wanted: the device of the patch embedding, which stays there when layers are streamed."""
         return self.mixins["patch_embed"].proj.weight.device
 
     def forward(

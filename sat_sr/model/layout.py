@@ -33,7 +33,7 @@ Shape = tuple[int, ...]
 
 
 def parameter_shapes(config: InfDiTConfig) -> dict[str, Shape]:
-    """Every name of the network's state dict with its shape, without the derived rotary tables and without CLIP."""
+    """Every name in the network's state dict with its shape, without the derived rotary tables and without CLIP."""
     C, h, d, p = config.hidden_size, config.num_attention_heads, config.head_dim, config.patch_size
     L, window = config.tokens_per_block, (3 * config.lr_features_per_side) ** 2
     shapes: dict[str, Shape] = {}
@@ -81,9 +81,9 @@ def infer_config(shapes: Mapping[str, Shape], *, default_image_size: int = 512) 
     """The configuration behind a state dict, from its shapes alone.
 
     shapes              name -> shape of the network, rotary tables included where the file has them
-    default_image_size  what to take where they are not there: nothing else in a state dict tells image_size
+    default_image_size  pixels, used without them: nothing else in a state dict depends on image_size
 
-    Raises ValueError when the names that tell the sizes are missing or contradict each other.
+    Raises ValueError when the names that the sizes follow from are missing, or when their shapes contradict each other.
     """
     for name, rank in ((_RELATIONS, 4), (_LR_QUERY_POSITION, 4), (_PATCH_EMBED, 4)):
         if name not in shapes:
@@ -118,6 +118,7 @@ def mismatch(shapes: Mapping[str, Shape], wanted: Mapping[str, Shape], *, show: 
 
 
 def format_shape(shape: Iterable[int]) -> str:
+    """(3, 4) -> "3x4"; () -> "scalar"."""
     return "x".join(map(str, shape)) or "scalar"
 
 

@@ -1,8 +1,8 @@
 """What the network takes from SAT (SwissArmyTransformer), imported here and nowhere else.
 
-SAT imports DeepSpeed, and both remark at that moment, partly on standard output, that this machine has no GPU or no
-compiled kernels. That concerns nobody who enlarges a picture and would stand in the middle of progress bars and JSON
-lines: remarks up to the level of a warning are left out while they are imported. Logged errors and exceptions are not.
+SAT imports DeepSpeed, and both report on import, partly on standard output, that this machine has no GPU or no compiled
+kernels. That does not matter to anybody who enlarges a picture, and would appear in the middle of progress bars and
+JSON lines: log messages up to warnings are suppressed while they are imported. Logged errors and exceptions are not.
 """
 
 from __future__ import annotations
