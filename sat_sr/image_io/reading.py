@@ -88,7 +88,7 @@ def picture_size(source: Source, *, max_pixels: int | None = None) -> tuple[int,
 def read_settings(source: Source) -> dict | None:
     """The settings that write_picture stored in a picture, None if it carries none. They come from a file: check them.
 
-    PictureError if the file is no picture or its settings are damaged.
+    PictureError if the file is not a picture or its settings are damaged.
     """
     with _decoding(source, []) as (file, name):
         return read_header(file, name).settings

@@ -1,9 +1,9 @@
 """More detail, or less: what the network adds to the interpolated input, enlarged.
 
 D is the denoised picture, u the upsampled input. D + (w - 1)(D - u) is what classifier-free guidance does
-(arXiv 2207.12598), with interpolation for the network that has nothing to say. As there it pays at high noise levels
-only (arXiv 2404.07724): there it decides how much is drawn, and the calls after it draw that cleanly; at low ones it
-would enlarge grain.
+(arXiv 2207.12598), with interpolation in place of the unconditional network. As in guidance, it pays off only at high
+noise levels (arXiv 2404.07724): there it decides how much is drawn, and the calls after it draw that cleanly; at low
+ones it would enlarge grain.
 """
 
 from __future__ import annotations
