@@ -9,12 +9,13 @@ a time, in its own dtype on its own device. Both orders share every line but the
         hidden = layer(l, hidden)  for l      canvas[group] = decode(hidden[group])    for group in groups
         canvas[group] = decode(hidden)
 
-Where hidden state, frontiers and weights live is the business of `hidden_state`, `frontier` and `weights`.
+Where hidden state, frontiers and weights live is decided in `hidden_state`, `frontier` and `weights`.
 """
 
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
@@ -30,7 +31,7 @@ from sat_sr.inference.out_of_memory import is_out_of_memory
 from sat_sr.inference.placement import Placement
 from sat_sr.inference.planner import Plan
 from sat_sr.inference.schedule import Group
-from sat_sr.inference.transfer import make_transfer
+from sat_sr.inference.transfer import Copy, make_transfer
 from sat_sr.inference.weights import DeviceWeights, HostWeights
 from sat_sr.model.adaln import GroupContext
 from sat_sr.model.inf_dit import InfDiT
@@ -50,13 +51,13 @@ class Denoiser:
     on_progress     called with (work done, work of one call) after each piece of a call
     neighbours      the processes that compute the other parts
     compiled        run what is around attention compiled (torch.compile), in groups of full size: one graph for all
-                    canvases; smaller groups at the end of a band run as ever
+                    canvases; smaller groups at the end of a band run uncompiled
     places          pixels, less than a block: how far in on the grid the picture lies in each call, in turn
                     (`placement`); the canvas has as large a margin as the farthest
     before          pixel rows and columns of the part before that x, lr_upsampled and what is returned begin with:
                     the farthest of `places` across the walk where neighbours compute a part before, else none
 
-    Before a call whose place is no multiple of LR_FACTOR it must be told (`tell`) what the picture is like there.
+    Before a call whose place is not a multiple of LR_FACTOR it must be told (`tell`) what the picture is like there.
 
     When memory runs out in a call it is computed again by the next of the plan's fallbacks, with a warning: the groups
     do not change the picture. `plan` is the plan in use.
@@ -94,7 +95,7 @@ class Denoiser:
         self._lr = lr  # of the call that runs, on its grid
         self._told: torch.Tensor | None = None
         self._ready = False
-        self._weights = self._frontiers = self._hidden = None
+        self._transfer = self._weights = self._frontiers = self._hidden = None
 
     @property
     def next_place(self) -> int:
@@ -130,7 +131,7 @@ class Denoiser:
         """Allocate, once, all that is kept during a call, and move the weights to their place."""
         plan, schedule, config = self.plan, self.plan.schedule, self.model.config
         on_device = {"device": self.device, "dtype": self.model.dtype}
-        transfer = make_transfer(self.device)
+        transfer = self._transfer = make_transfer(self.device)
         if plan.offload == "all":
             self._weights = HostWeights(self.model, self.device, transfer)
         else:
@@ -162,21 +163,30 @@ class Denoiser:
 
         def embed(group: Group) -> torch.Tensor:
             at = self._pixels(group)
-            # No name for the windows: copies of them would live on beside the embedding.
-            images = torch.cat([p.to(self.device) for p in (place.read(x, *at), upsampled(group))], dim=1).mul_(c_in)
+            images = self._transfer.to_device(torch.cat([place.read(x, *at), upsampled(group)], dim=1)).mul_(c_in)
             return self.model.mixins["patch_embed"].embed(images.to(self.model.dtype))
 
+        leaving: deque[tuple[Group, torch.Tensor, Copy]] = deque()
+
         def decode(group: Group, hidden: torch.Tensor) -> None:
-            at = self._pixels(group)
-            output = self.model.mixins["final_layer"].decode(hidden, emb).float().to(x.device)
+            output = self.model.mixins["final_layer"].decode(hidden, emb).float()
+            leaving.append((group, *self._transfer.to_host(output)))
+            if len(leaving) > self._transfer.in_flight:
+                finish(*leaving.popleft())
+
+        def finish(group: Group, output: torch.Tensor, copy: Copy) -> None:
+            copy.synchronize()
             if not bool(torch.isfinite(output).all()):
                 raise FloatingPointError(
                     f"the network gave NaN or infinity in {group} at network call {self.calls}, sigma {sigma:.4g}"
                 )
+            at = self._pixels(group)
             place.write(denoised, *at, output.mul_(c_out).add_(place.read(x, *at), alpha=c_skip))
 
         run = self._block_major if self.plan.schedule.order == "block" else self._layer_major
         run(emb, embed, decode)
+        while leaving:
+            finish(*leaving.popleft())
         if inset:  # the grid ends before the margin does
             denoised[..., -inset:, :] = self.lr_upsampled[..., -inset:, :]
             denoised[..., -inset:] = self.lr_upsampled[..., -inset:]
@@ -230,7 +240,7 @@ class Denoiser:
         lr = None
         if with_lr:
             lr = group_lr(self._lr, group.rows, group.cols, self.plan.schedule.grid)
-            lr = lr.to(self.device, self.model.dtype)
+            lr = self._transfer.to_device(lr).to(self.model.dtype)
         full_size = (len(group.rows), len(group.cols)) == self.plan.schedule.group
         rotary = self.model.rotary(group.rows, group.cols)
         return GroupContext(rotary, lr, self.plan.kernel, compiled=self.compiled and full_size)
@@ -249,7 +259,7 @@ class Denoiser:
             torch.cuda.synchronize(self.device)  # copies still run from and to what is given back
         if self._weights:
             self._weights.release()
-        self._weights = self._frontiers = self._hidden = None
+        self._transfer = self._weights = self._frontiers = self._hidden = None
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         if self.neighbours:  # they have sent and received parts of this call

@@ -24,6 +24,8 @@ import torch
 
 logger = logging.getLogger(__name__)
 
+CPU = torch.device("cpu")
+
 
 class Copy(Protocol):
     """A copy that was started."""
@@ -36,7 +38,16 @@ class Copy(Protocol):
 
 
 class Transfer:
-    """Starts copies where host and device are one: they are done at once."""
+    """Starts copies where none run beside the computation: host and device are one, or it is MPS. Done at once.
+
+    device  where the network computes
+    """
+
+    # Pictures that may be on their way to the host while others are computed.
+    in_flight = 0
+
+    def __init__(self, device: torch.device = CPU):
+        self._device = device
 
     def host_memory(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
         """Memory on the host that copies can run from and to; valid as long as this object."""
@@ -51,6 +62,14 @@ class Transfer:
         """
         destination.copy_(source)
         return Done()
+
+    def to_device(self, picture: torch.Tensor) -> torch.Tensor:
+        """A picture on the host, or a part of one, to compute with; the host does not wait for what is computed."""
+        return picture.to(self._device)
+
+    def to_host(self, picture: torch.Tensor) -> tuple[torch.Tensor, Copy]:
+        """The way back: its place on the host, and the copy that must be done before somebody looks there."""
+        return picture.to(CPU), Done()
 
 
 class Done:
@@ -83,8 +102,10 @@ class CudaCopy:
 class CudaTransfer(Transfer):
     """Starts copies on a stream for each direction, from and to page-locked memory."""
 
+    in_flight = 1
+
     def __init__(self, device: torch.device):
-        self._device = device
+        super().__init__(device)
         self._inward, self._outward = torch.cuda.Stream(device), torch.cuda.Stream(device)
         self._locked: list[torch.Tensor] = []
         weakref.finalize(self, _unlock, self._locked, device)
@@ -101,6 +122,15 @@ class CudaTransfer(Transfer):
         else:
             self._locked.append(memory)
         return memory
+
+    def to_device(self, picture: torch.Tensor) -> torch.Tensor:
+        # PyTorch's own page-locked memory: it is not given to others before the copy is done.
+        return picture.pin_memory().to(self._device, non_blocking=True)
+
+    def to_host(self, picture: torch.Tensor) -> tuple[torch.Tensor, Copy]:
+        place = torch.empty(picture.shape, dtype=picture.dtype, pin_memory=True)
+        place.copy_(picture, non_blocking=True)
+        return place, CudaCopy(torch.cuda.current_stream(self._device).record_event(), self._device)
 
     def _forget_error(self) -> None:
         """CUDA keeps an error until somebody looks: the next kernel would be blamed for it."""
@@ -131,7 +161,7 @@ def page_memory(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
     try:
         pages = mmap.mmap(-1, size, **PRIVATE)
     except OSError as error:
-        raise MemoryError(f"{size >> 20} MiB of the host's memory cannot be had: {error}") from error
+        raise MemoryError(f"{size >> 20} MiB of the host's memory cannot be allocated: {error}") from error
     if hasattr(mmap, "MADV_HUGEPAGE"):
         with contextlib.suppress(OSError):  # a kernel without them
             pages.madvise(mmap.MADV_HUGEPAGE)
@@ -146,7 +176,8 @@ def _unlock(locked: list[torch.Tensor], device: torch.device) -> None:
 
 
 def make_transfer(device: torch.device) -> Transfer:
-    return CudaTransfer(device) if device.type == "cuda" else Transfer()
+    """What copies between the host and a device."""
+    return CudaTransfer(device) if device.type == "cuda" else Transfer(device)
 
 
 # Called with (key, buffer): starts to copy the thing `key` into the flat `buffer`; returns the part of the buffer that

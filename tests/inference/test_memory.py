@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from sat_sr.config import PRESETS, InfDiTConfig
 from sat_sr.inference.memory import WORKSPACE, weight_bytes
 from sat_sr.inference.planner import make_plan
-from sat_sr.inference.transfer import Transfer
+from sat_sr.inference.transfer import Done, Transfer
 from sat_sr.model.counts import flops, layer_parameter_count, parameter_count
 
 SMALL = InfDiTConfig(
@@ -57,7 +57,11 @@ class MetaTransfer(Transfer):
     """Host memory without memory, which is not counted as the device's."""
 
     def __init__(self, live):
+        super().__init__(torch.device("meta"))
         self.live = live
+
+    def to_host(self, picture):
+        return picture, Done()
 
     def host_memory(self, shape, dtype):
         memory = torch.empty(shape, dtype=dtype, device="meta")

@@ -25,7 +25,7 @@ SAMPLING = [
 
 @pytest.fixture
 def device(stand_in_device, monkeypatch):
-    monkeypatch.setattr(denoiser_module, "make_transfer", lambda device: Transfer())
+    monkeypatch.setattr(denoiser_module, "make_transfer", Transfer)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1 << 33, 1 << 34))
     for counter in ("memory_reserved", "memory_allocated"):
         monkeypatch.setattr(torch.cuda, counter, lambda device: 0)

@@ -34,6 +34,7 @@ class EarlyTransfer(Transfer):
     """Copies at once; knows which memory stands for the host."""
 
     def __init__(self):
+        super().__init__()
         self.storages, self.copies = [], 0
 
     def host_memory(self, shape, dtype):
@@ -54,9 +55,18 @@ class EarlyTransfer(Transfer):
 class LateTransfer(EarlyTransfer):
     """Copies of a direction run in order, but not before somebody waits; only then is the source looked at."""
 
+    in_flight = 1
+
     def __init__(self):
         super().__init__()
-        self.queues = {True: deque(), False: deque()}
+        self.queues, self.pictures = {True: deque(), False: deque()}, deque()
+
+    def to_host(self, picture):
+        place = torch.full_like(picture, float("nan"))
+        copy = LateCopy(self.pictures, place, picture, None)
+        self.pictures.append(copy)
+        assert len(self.pictures) <= 2, "one is on its way while the next is computed"
+        return place, copy
 
     def copy(self, destination, source, after=None):
         assert self.is_host(destination) != self.is_host(source)
