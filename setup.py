@@ -53,7 +53,7 @@ setup(
         "torch>=2.6",
         "SwissArmyTransformer>=0.4.12",
         # Imported by `import sat` but not declared by it:
-        "deepspeed>=0.16",
+        "deepspeed>=0.19.8",  # earlier ones apply steps that are not finite, outside of fp16
         "requests>=2.28",
         "wandb>=0.16",
         "triton>=3.0; platform_system == 'Linux'",
