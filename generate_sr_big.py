@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Upscale pictures: see README.md, or --help."""
 
-from sat_sr.start import upscale
+from sat_sr.programs.start import upscale
 
 if __name__ == "__main__":
     upscale()

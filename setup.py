@@ -47,7 +47,7 @@ setup(
         "sat_sr.training": ["ds_config_zero_clip.json"],
     },
     entry_points={
-        "console_scripts": ["sat-sr = sat_sr.start:upscale", "sat-sr-train = sat_sr.start:train"],
+        "console_scripts": ["sat-sr = sat_sr.programs.start:upscale", "sat-sr-train = sat_sr.programs.start:train"],
     },
     install_requires=[
         "torch>=2.6",

@@ -34,9 +34,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from sat_sr.allocator import keep_freed_memory
 from sat_sr.config import PRESETS, InfDiTConfig
 from sat_sr.inference.choices import MODES
+from sat_sr.programs.allocator import keep_freed_memory
 
 SIZES = [field.name for field in dataclasses.fields(InfDiTConfig)]
 DTYPES = ("float32", "bfloat16", "float16")

@@ -136,7 +136,7 @@ def pack(entry: tuple[str, Path], *, min_side: int, tile: int | None, quality: i
     from PIL import Image
 
     from sat_sr.data.pictures import orientation, to_rgb
-    from sat_sr.picture_errors import DECODING_ERRORS
+    from sat_sr.image_io.decoding_errors import DECODING_ERRORS
 
     key, path = entry
     try:

@@ -97,7 +97,7 @@ def read(path: Path):
 
     from sat_sr.data.pictures import to_rgb
     from sat_sr.data.tiles import jpeg_quality
-    from sat_sr.picture_errors import DECODING_ERRORS
+    from sat_sr.image_io.decoding_errors import DECODING_ERRORS
 
     try:
         with Image.open(path) as image:

@@ -18,7 +18,7 @@ from sat_sr.config import InfDiTConfig
 from sat_sr.image_io.picture import DEFAULT_MAX_PIXELS, FORMAT_CHOICES, WRITE_FORMATS
 from sat_sr.inference.byte_sizes import parse_bytes
 from sat_sr.inference.choices import KERNELS, MODES, OFFLOADS
-from sat_sr.release_flags import NETWORK, Settled, add_settled, flag, take_settled, with_dashes
+from sat_sr.programs.release_flags import NETWORK, Settled, add_settled, flag, take_settled, with_dashes
 from sat_sr.sampling import COLOR_FIXES, MOST_DETAIL, SAMPLER_NAMES, SETTING_NAMES
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")

@@ -9,14 +9,14 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from sat_sr import exit_codes
-from sat_sr.allocator import keep_freed_memory
 from sat_sr.cli.arguments import parse_arguments
 from sat_sr.cli.console import Console
 from sat_sr.cli.errors import CannotRun
 from sat_sr.cli.run import Run
 from sat_sr.image_io.picture import PictureError
-from sat_sr.launcher import Rank
+from sat_sr.programs import exit_codes
+from sat_sr.programs.allocator import keep_freed_memory
+from sat_sr.programs.launcher import Rank
 
 
 def main(argv: Sequence[str] | None = None) -> int:

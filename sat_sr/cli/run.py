@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sat_sr import exit_codes
 from sat_sr.cli.console import Console
 from sat_sr.cli.entry import Entry
 from sat_sr.cli.errors import CannotRun
@@ -25,7 +24,8 @@ from sat_sr.cli.inputs import expand_inputs
 from sat_sr.cli.outputs import Output, plan_outputs
 from sat_sr.image_io.picture import Picture, PictureError
 from sat_sr.image_io.storage import NameTaken, require_writable
-from sat_sr.launcher import Rank
+from sat_sr.programs import exit_codes
+from sat_sr.programs.launcher import Rank
 
 if TYPE_CHECKING:
     import torch

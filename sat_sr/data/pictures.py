@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from sat_sr.picture_errors import DECODING_ERRORS
+from sat_sr.image_io.decoding_errors import DECODING_ERRORS
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"})
 ORIENTATION = 0x0112  # EXIF tag

@@ -21,7 +21,7 @@ from sat_sr.data.pictures import to_rgb
 from sat_sr.data.shards import URL
 from sat_sr.data.tar_members import Break, read_members
 from sat_sr.data.workers import UnusableData
-from sat_sr.picture_errors import DECODING_ERRORS
+from sat_sr.image_io.decoding_errors import DECODING_ERRORS
 
 PICTURE_KEYS = ("jpg", "png", "jpeg")
 LR_KEYS = ("lr.jpg", "lr.png", "lr.jpeg")

@@ -14,11 +14,8 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parents[1]
 
 SAMPLING = (
-    *(
-        f"{module}.py"
-        for module in ("config", "sampling", "sampler_defaults", "checkpoint", "weight_files", "clip_weights")
-    ),
-    *(f"{package}/**/*.py" for package in ("diffusion", "inference", "model")),
+    *("config.py", "sampling.py"),
+    *(f"{package}/**/*.py" for package in ("checkpoint", "diffusion", "inference", "model")),
 )
 SAMPLING_PACKAGES = ("torch", "numpy", "SwissArmyTransformer", "transformers")
 MEASURING = ("diffusion/**/*.py", "evaluation/**/*.py")

@@ -16,10 +16,10 @@ import numpy as np
 from PIL import Image, TiffImagePlugin
 
 from sat_sr.image_io.color import cmyk_to_srgb, lab_to_srgb
+from sat_sr.image_io.decoding_errors import DECODING_ERRORS
 from sat_sr.image_io.deep_tiff import TIFF_HEADERS, decode_deep_tiff, exif_of, open_deep_tiff
 from sat_sr.image_io.metadata import SETTINGS_KEY, is_damaged_exif, parse_exif, resolution_of, settings_of
 from sat_sr.image_io.picture import READ_FORMATS, Decoded, PictureError, check_size
-from sat_sr.picture_errors import DECODING_ERRORS
 
 _PPM_HEADER = re.compile(rb"P[2356]\s+(?:#[^\n]*\n\s*)*\d+\s+\d+\s+(?P<maximum>\d{1,5})\s")
 _PNG_COLOR_CHUNKS = (b"cHRM", b"gAMA", b"sRGB", b"cICP")

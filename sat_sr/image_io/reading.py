@@ -16,9 +16,9 @@ from PIL import Image, ImageCms
 
 from sat_sr.image_io.color import check_profile, fill_transparent, unpremultiply
 from sat_sr.image_io.decode import decode, read_header
+from sat_sr.image_io.decoding_errors import DECODING_ERRORS
 from sat_sr.image_io.metadata import SETTINGS_KEY, upright_xmp, valid_dpi
 from sat_sr.image_io.picture import DEFAULT_MAX_PIXELS, READ_FORMATS, Decoded, Picture, PictureError, check_size
-from sat_sr.picture_errors import DECODING_ERRORS
 
 _pillow_globals = threading.Lock()
 

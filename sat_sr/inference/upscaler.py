@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from sat_sr.checkpoint import DEFAULT_CLIP, Checkpoint, load, load_image_encoder, load_model
+from sat_sr.checkpoint.sampler_defaults import sampling_settings
 from sat_sr.diffusion.samplers import SAMPLERS
 from sat_sr.inference.backprojection import Backprojection
 from sat_sr.inference.budget import measure_budget
@@ -30,7 +31,6 @@ from sat_sr.inference.moving_grid import MovingGrid
 from sat_sr.inference.noise import position_noise
 from sat_sr.inference.pixels import Pixels, to_tensor
 from sat_sr.inference.ranks import Ranks
-from sat_sr.sampler_defaults import sampling_settings
 from sat_sr.sampling import SamplingSettings
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import math
 from pathlib import Path
 
 from sat_sr.config import InfDiTConfig
-from sat_sr.release_flags import NETWORK, Settled, add_settled, flag, take_settled, with_dashes
+from sat_sr.programs.release_flags import NETWORK, Settled, add_settled, flag, take_settled, with_dashes
 
 DEFAULT_DEEPSPEED_CONFIG = str(Path(__file__).with_name("ds_config_zero_clip.json"))
 

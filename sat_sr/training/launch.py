@@ -17,15 +17,15 @@ from pathlib import Path
 
 import torch
 
-from sat_sr import exit_codes
 from sat_sr.checkpoint import load
+from sat_sr.checkpoint.run_folder import find_latest
 from sat_sr.data.degradation import SMALLEST_SIDE
 from sat_sr.data.degradation_law import parse_degradation
 from sat_sr.data.shards import expand_shards
 from sat_sr.data.workers import is_of_dead_worker, why_worker_died
 from sat_sr.model.layout import mismatch, parameter_shapes
-from sat_sr.run_folder import find_latest
-from sat_sr.start import is_ours, missing
+from sat_sr.programs import exit_codes
+from sat_sr.programs.start import is_ours, missing
 from sat_sr.training.deepspeed_config import read_deepspeed_config
 from sat_sr.training.logs import say, warn
 from sat_sr.training.preemption import Preemption

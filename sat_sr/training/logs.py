@@ -10,8 +10,8 @@ from pathlib import Path
 
 import torch
 
+from sat_sr.checkpoint.run_folder import LOG, TENSORBOARD
 from sat_sr.measure import peak_rss
-from sat_sr.run_folder import LOG, TENSORBOARD
 from sat_sr.training.tensorboard import EventFile
 
 PHASES = ("data", "forward", "backward", "step")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from sat_sr.allocator import keep_freed_memory
+from sat_sr.programs.allocator import keep_freed_memory
 from sat_sr.training.arguments import parse_arguments
 from sat_sr.training.preemption import Preemption
 

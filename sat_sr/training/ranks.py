@@ -1,4 +1,4 @@
-"""Where the ranks of a training meet, and their process group. Which of them this is: sat_sr/launcher.py."""
+"""Where the ranks of a training meet, and their process group. Which of them this is: sat_sr/programs/launcher.py."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sat_sr.launcher import Rank
+from sat_sr.programs.launcher import Rank
 
 BASE_PORT = 10000  # MASTER_PORT under Slurm: this plus the last four digits of the job id
 _TORCHRUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")

@@ -6,8 +6,8 @@ import argparse
 import hashlib
 from pathlib import Path
 
-from sat_sr.release_flags import flag
-from sat_sr.run_folder import EMA_WEIGHTS
+from sat_sr.checkpoint.run_folder import EMA_WEIGHTS
+from sat_sr.programs.release_flags import flag
 from sat_sr.training.recipe import Recipe
 
 # Flags that decide the result beside the recipe's numbers.

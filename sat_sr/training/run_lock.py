@@ -8,7 +8,7 @@ import socket
 from pathlib import Path
 from typing import TextIO
 
-from sat_sr.run_folder import LOCK
+from sat_sr.checkpoint.run_folder import LOCK
 from sat_sr.training.logs import warn
 
 

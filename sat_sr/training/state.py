@@ -1,4 +1,4 @@
-"""Checkpoints of a run: saved whole or not at all, and resumed exactly. What lies where: `sat_sr.run_folder`.
+"""Checkpoints of a run: saved whole or not at all, and resumed exactly. What lies where: `checkpoint.run_folder`.
 
 A checkpoint is written under a temporary name, renamed when all ranks are done, and only then named in `latest`; so
 whatever step a crash comes between, `latest` names a complete one. Learning rate and random numbers need no saving:
@@ -24,8 +24,8 @@ from deepspeed import DeepSpeedEngine
 from deepspeed.utils import safe_get_full_optimizer_state
 
 from sat_sr.checkpoint import FORMAT
+from sat_sr.checkpoint.run_folder import CONFIG, EMA_WEIGHTS, LATEST, TRAINING, data_position, find_latest, steps
 from sat_sr.config import InfDiTConfig
-from sat_sr.run_folder import CONFIG, EMA_WEIGHTS, LATEST, TRAINING, data_position, find_latest, steps
 from sat_sr.training.logs import warn
 from sat_sr.training.run_lock import lock_folder
 

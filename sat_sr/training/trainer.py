@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from sat_sr import exit_codes
 from sat_sr.checkpoint import save_safetensors
+from sat_sr.checkpoint.run_folder import PICTURES, find_latest
 from sat_sr.diffusion.edm import edm_loss
-from sat_sr.run_folder import PICTURES, find_latest
+from sat_sr.programs import exit_codes
 from sat_sr.training import state
 from sat_sr.training.batches import Batch, TrainingBatches, gather_counts, validation_batches
 from sat_sr.training.engine import build_engine, update

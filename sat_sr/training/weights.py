@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 
 from sat_sr.checkpoint import Checkpoint, load, load_image_encoder
-from sat_sr.clip_weights import DEFAULT_CLIP, load_clip
+from sat_sr.checkpoint.clip_weights import DEFAULT_CLIP, load_clip
+from sat_sr.checkpoint.tensor_files import convert
 from sat_sr.config import InfDiTConfig
 from sat_sr.model.clip import CLIPImageEncoder
 from sat_sr.model.inf_dit import InfDiT
-from sat_sr.weight_files import convert
 
 
 def initial_model(settings: argparse.Namespace, seed: int, start: Checkpoint | None) -> InfDiT:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from sat_sr.cli import main
-from sat_sr.launcher import Rank
+from sat_sr.programs.launcher import Rank
 
 ROOT = Path(__file__).resolve().parents[2]
 

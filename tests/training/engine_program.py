@@ -24,9 +24,9 @@ from PIL import Image
 from rank_tools import FLAGS, FOLDER, RANKS, build, digest, summary, train, weights, write
 from tensorboardX.proto.event_pb2 import Event
 
+from sat_sr.checkpoint.run_folder import find_latest
 from sat_sr.diffusion.edm import edm_loss
 from sat_sr.model.inf_dit import InfDiT
-from sat_sr.run_folder import find_latest
 from sat_sr.training import state
 from sat_sr.training import trainer as trainer_module
 

@@ -25,8 +25,8 @@ from PIL import Image
 from rank_tools import FLAGS, FOLDER, RANKS, build, digest, summary, train, weights, write
 
 from sat_sr.checkpoint import load, load_model, save_safetensors
+from sat_sr.checkpoint.run_folder import find_latest, steps
 from sat_sr.diffusion.edm import edm_loss
-from sat_sr.run_folder import find_latest, steps
 from sat_sr.training import state
 from sat_sr.training import trainer as trainer_module
 from sat_sr.training.arguments import parse_arguments

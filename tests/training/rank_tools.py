@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from sat_sr import exit_codes
+from sat_sr.programs import exit_codes
 from sat_sr.training.arguments import parse_arguments
 from sat_sr.training.deepspeed_config import read_deepspeed_config
 from sat_sr.training.ranks import find_ranks, start_process_group

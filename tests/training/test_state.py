@@ -9,8 +9,8 @@ import sys
 
 import pytest
 
+from sat_sr.checkpoint.run_folder import find_latest
 from sat_sr.config import InfDiTConfig
-from sat_sr.run_folder import find_latest
 from sat_sr.training import state
 from sat_sr.training.logs import RunLog
 from sat_sr.training.run_lock import lock_folder

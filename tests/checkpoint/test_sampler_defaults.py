@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sat_sr.sampler_defaults import check_sampler_defaults, sampling_settings
+from sat_sr.checkpoint.sampler_defaults import check_sampler_defaults, sampling_settings
 from sat_sr.sampling import SamplingSettings
 
 VALUES = {"name": "dpmpp_2m", "num_steps": 8, "sigma_max": 5, "sigma_min": 0.002, "color_fix": "wavelet", "detail": 1.5}

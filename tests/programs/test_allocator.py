@@ -10,7 +10,7 @@ import pytest
 
 PROGRAM = """
 import resource, sys
-from sat_sr.allocator import keep_freed_memory
+from sat_sr.programs.allocator import keep_freed_memory
 if "keep" in sys.argv:
     assert keep_freed_memory()
 for _ in range(10):

@@ -1,4 +1,4 @@
-"""Checkpoints of Inf-DiT: checking, loading and writing them.
+"""A checkpoint of Inf-DiT, checked name by name, and the network and the CLIP tower in it.
 
 Read are (a) the release's layout, a DeepSpeed/SAT `.pt` whose key `module` holds the state dict, (b) a training folder
 (`latest`, `<tag>/mp_rank_00_model_states.pt` and, preferred, `<tag>/ema.safetensors`; `config.json`), and (c)
@@ -6,7 +6,7 @@ safetensors with the configuration in the metadata:
 
     format   "sat_sr"
     config   JSON of InfDiTConfig
-    sampler  JSON, optional: how the model wants to be sampled (sat_sr/sampler_defaults.py)
+    sampler  JSON, optional: how the model wants to be sampled (sat_sr/checkpoint/sampler_defaults.py)
 
 A `.pt` that this project writes has `config` and `sampler` under its key `sat_sr`; the configuration of others follows
 from their shapes.
@@ -24,19 +24,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from sat_sr.clip_weights import DEFAULT_CLIP, load_clip
+from sat_sr.checkpoint import FORMAT
+from sat_sr.checkpoint.clip_weights import DEFAULT_CLIP, load_clip
+from sat_sr.checkpoint.find_weights import WHERE_FROM, find_weights
+from sat_sr.checkpoint.run_folder import CONFIG
+from sat_sr.checkpoint.sampler_defaults import check_sampler_defaults
+from sat_sr.checkpoint.tensor_files import convert, is_safetensors, read_pt, read_safetensors, shapes_of
 from sat_sr.config import InfDiTConfig
-from sat_sr.find_weights import WHERE_FROM, find_weights
 from sat_sr.model.layout import CLIP_PREFIX, ROPE_TABLES, Shape, infer_config, mismatch, parameter_shapes
-from sat_sr.run_folder import CONFIG
-from sat_sr.sampler_defaults import check_sampler_defaults
-from sat_sr.weight_files import convert, is_safetensors, read_pt, read_safetensors, write_pt, write_safetensors
 
 if TYPE_CHECKING:
     from sat_sr.model.clip import CLIPImageEncoder
     from sat_sr.model.inf_dit import InfDiT
-
-FORMAT = "sat_sr"
 
 # The image tower among OpenCLIP's names; what else a file holds there is left of the text tower.
 _IMAGE_TOWER = "visual."
@@ -109,8 +108,8 @@ def load(path: str | Path) -> Checkpoint:
     clip = {n.removeprefix(CLIP_PREFIX): t for n, t in state.items() if n.startswith(CLIP_PREFIX)}
     rope = {name: state[name] for name in ROPE_TABLES if name in state}
     network = {n: t for n, t in state.items() if n not in rope and not n.startswith(CLIP_PREFIX)}
-    config, where = _configuration(path, about.get("config"), _shapes(network | rope))
-    if problem := mismatch(_shapes(network), parameter_shapes(config)):
+    config, where = _configuration(path, about.get("config"), shapes_of(network | rope))
+    if problem := mismatch(shapes_of(network), parameter_shapes(config)):
         raise ValueError(f"{path} does not fit an Inf-DiT of its own sizes ({problem}): fetch or convert it again")
     sampler = check_sampler_defaults(about.get("sampler", {}), config.image_block_size, where=f"{path}, sampler")
     if strange := [name for name, tensor in state.items() if tensor.dtype not in _FLOATS]:
@@ -180,52 +179,6 @@ def load_image_encoder(
     return encoder
 
 
-def save_safetensors(
-    path: str | Path,
-    tensors: Mapping[str, Tensor],
-    config: InfDiTConfig,
-    extra_metadata: Mapping[str, str] | None = None,
-    clip: Mapping[str, Tensor] | None = None,
-    *,
-    sampler_defaults: Mapping[str, Any] | None = None,
-    dtype: torch.dtype | None = None,
-) -> None:
-    """Writes format (c), atomically, one tensor at a time.
-
-    tensors           the network's state dict, any device
-    extra_metadata    more keys for the metadata, as strings
-    clip              the image tower in OpenCLIP's names
-    sampler_defaults  see `check_sampler_defaults`
-    dtype             of the file; None: each tensor as it is
-
-    Raises ValueError when names or shapes do not fit config, or a value does not fit dtype; OSError.
-    """
-    metadata = dict(extra_metadata or {}) | {"format": FORMAT, "config": config.to_json()}
-    if sampler_defaults:
-        metadata["sampler"] = json.dumps(check_sampler_defaults(sampler_defaults, config.image_block_size))
-    write_safetensors(Path(path), _joined(tensors, config, clip), metadata, dtype=dtype)
-
-
-def save_pt(
-    path: str | Path,
-    tensors: Mapping[str, Tensor],
-    config: InfDiTConfig,
-    clip: Mapping[str, Tensor] | None = None,
-    *,
-    sampler_defaults: Mapping[str, Any] | None = None,
-    dtype: torch.dtype | None = None,
-) -> None:
-    """Writes layout (a), atomically; the rotary tables, which follow from the configuration, are left out.
-
-    Arguments and errors as in `save_safetensors`; converting takes the memory of the converted tensors.
-    """
-    module = {name: convert(name, tensor, dtype) for name, tensor in _joined(tensors, config, clip).items()}
-    about = {"config": config.to_dict()}
-    if sampler_defaults:
-        about["sampler"] = check_sampler_defaults(sampler_defaults, config.image_block_size)
-    write_pt(Path(path), {"module": module, FORMAT: about})
-
-
 def checkpoint_hash(path: str | Path) -> str:
     """12 hexadecimal digits that tell one checkpoint from another, for the metadata of pictures.
 
@@ -284,19 +237,6 @@ def _configuration(path: Path, stated: Any, shapes: Mapping[str, Shape]) -> tupl
     if any(name in shapes for name in ROPE_TABLES):
         return config, "the configuration follows from the shapes"
     return config, f"the configuration follows from the shapes, but image_size {config.image_size}, which is assumed"
-
-
-def _joined(
-    tensors: Mapping[str, Tensor], config: InfDiTConfig, clip: Mapping[str, Tensor] | None
-) -> dict[str, Tensor]:
-    """One state dict of network and CLIP tower. Raises ValueError when the network's names or shapes are wrong."""
-    if problem := mismatch(_shapes(tensors), parameter_shapes(config)):
-        raise ValueError(f"the weights do not fit the configuration ({problem})")
-    return dict(tensors) | {CLIP_PREFIX + name: tensor for name, tensor in (clip or {}).items()}
-
-
-def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, Shape]:
-    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
 def _parameters_by_dtype(tensors: Mapping[str, Tensor]) -> dict[torch.dtype, int]:

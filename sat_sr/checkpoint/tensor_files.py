@@ -38,6 +38,10 @@ _HARMLESS = [
 _SAFETENSORS_DTYPES = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32", torch.float64: "F64"}
 
 
+def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+
 def is_safetensors(path: Path) -> bool:
     """Whether the file is a safetensors file, and not PyTorch's.
 

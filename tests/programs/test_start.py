@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from sat_sr import start
+from sat_sr.programs import start
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PROGRAMS = ["generate_sr_big.py", "train_text2image_sr.py"]
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from sat_sr.weight_files import is_safetensors, read_pt, read_safetensors
+from sat_sr.checkpoint.tensor_files import is_safetensors, read_pt, read_safetensors
 
 if TYPE_CHECKING:
     from sat_sr.model.clip import CLIPImageEncoder

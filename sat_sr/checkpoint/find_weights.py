@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sat_sr.run_folder import EMA_WEIGHTS, LATEST, MODEL_STATES, read_latest
+from sat_sr.checkpoint.run_folder import EMA_WEIGHTS, LATEST, MODEL_STATES, read_latest
 
 WHERE_FROM = "ckpt/README.md tells where weights come from"
 

@@ -8,7 +8,7 @@ import signal
 import sys
 from typing import NoReturn
 
-from sat_sr import exit_codes
+from sat_sr.programs import exit_codes
 
 
 def upscale() -> NoReturn:

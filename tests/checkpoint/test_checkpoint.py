@@ -23,11 +23,11 @@ from sat_sr.checkpoint import (
     save_pt,
     save_safetensors,
 )
+from sat_sr.checkpoint.tensor_files import convert
 from sat_sr.config import InfDiTConfig
 from sat_sr.model.layout import parameter_shapes
-from sat_sr.weight_files import convert
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 CONFIG = InfDiTConfig(
     num_layers=2, hidden_size=32, num_attention_heads=4, image_block_size=32, image_size=64, vector_dim=24
 )

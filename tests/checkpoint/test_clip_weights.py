@@ -10,9 +10,9 @@ import pytest
 import safetensors.torch
 import torch
 
-from sat_sr.clip_weights import load_clip
+from sat_sr.checkpoint.clip_weights import load_clip
 
-GOLDEN = Path(__file__).parent / "golden" / "clip_image_encoder.safetensors"
+GOLDEN = Path(__file__).parents[1] / "golden" / "clip_image_encoder.safetensors"
 
 
 @pytest.fixture(scope="module")
