@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import pickle
 import struct
 import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,8 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+
+from sat_sr.replaced import replaced
 
 # What training checkpoints carry beside tensors and torch does not allow by itself: NumPy's random state, which SAT
 # saves under the names of NumPy 1 or 2, and objects whose content nobody needs here, read as inert namespaces.
@@ -173,16 +173,3 @@ def convert(name: str, tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
     if dtype == torch.float16 and not torch.equal(converted.isfinite(), tensor.isfinite()):
         raise ValueError(f"{name} reaches {tensor.abs().max():.3g}, more than fp16 holds (65504): use bf16 or fp32")
     return converted
-
-
-@contextmanager
-def replaced(path: Path) -> Iterator[Path]:
-    """A temporary name beside path, renamed to path when the block ends well, removed when it does not."""
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"{path}: there is no folder {path.parent}; make it first")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 
 from sat_sr.checkpoint.run_folder import LOG, TENSORBOARD
 from sat_sr.measure import peak_rss
+from sat_sr.replaced import replaced
 from sat_sr.training.tensorboard import EventFile
 
 PHASES = ("data", "forward", "backward", "step")
@@ -80,9 +80,8 @@ class RunLog:
         kept = [line for line in lines if _step_of(line) <= resume_step]
         if dropped := len(lines) - len(kept):
             say(f"{self._path}: {dropped} record(s) after step {resume_step} are dropped: those steps come again")
-        temporary = self._path.with_suffix(".tmp")
-        temporary.write_text("".join(kept), encoding="utf-8")
-        os.replace(temporary, self._path)
+        with replaced(self._path) as temporary:
+            temporary.write_text("".join(kept), encoding="utf-8")
         self._board = EventFile(folder / TENSORBOARD, first_step=resume_step + 1)
 
     def _lines(self) -> list[str]:

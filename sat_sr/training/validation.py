@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from PIL import Image
 from sat_sr.config import LR_FACTOR
 from sat_sr.diffusion.edm import denoise, edm_loss, karras_sigmas
 from sat_sr.diffusion.samplers import dpmpp_2m
+from sat_sr.replaced import replaced
 from sat_sr.training.noise import mix_seed
 
 # From noise that hides the finest detail to noise that hides most of a picture. Training's default, ln sigma ~
@@ -113,6 +113,5 @@ def _sample(model, batch: dict, steps: int, generator: torch.Generator) -> tuple
 def write_picture(path: Path, picture: torch.Tensor) -> None:
     """(3, H, W) uint8 to a PNG."""
     path.parent.mkdir(exist_ok=True)
-    temporary = path.with_name(f"tmp-{path.name}")
-    Image.fromarray(np.ascontiguousarray(picture.permute(1, 2, 0).numpy())).save(temporary, format="PNG")
-    os.replace(temporary, path)
+    with replaced(path) as temporary:
+        Image.fromarray(np.ascontiguousarray(picture.permute(1, 2, 0).numpy())).save(temporary, format="PNG")
