@@ -34,7 +34,7 @@ def describe(worker: Worker, name: str, work: Work) -> str:
     program = "" if worker.device.type == "cuda" else f" + {format_bytes(PROGRAM_BYTES)} for the program"
     return (
         f"{name}: {by(work.source)}{cut} -> {by(work.target)}{passes}, canvas {canvas[1]}x{canvas[0]}, "
-        f"{schedule.grid[0]}x{schedule.grid[1]} blocks of {block} px | {worker.mode}: {schedule}, "
+        f"{schedule.grid[1]}x{schedule.grid[0]} blocks of {block} px | {worker.mode}: {schedule}, "
         f"memory about {format_bytes(work.peak_bytes)}{program} | {worker.settings} | seed {worker.seed} | "
         f"{dtype_name(worker.dtype)} on {worker.device}, kernel {last.plan.kernel}"
     )

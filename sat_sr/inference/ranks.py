@@ -69,7 +69,7 @@ class Ranks:
         side = max(grid)
         if side < self.world:
             raise ValueError(
-                f"a canvas of {grid[0]}x{grid[1]} blocks cannot be split over {self.world} ranks: start at most {side}"
+                f"a canvas of {grid[1]}x{grid[0]} blocks cannot be split over {self.world} ranks: start at most {side}"
             )
         return [range(side * r // self.world, side * (r + 1) // self.world) for r in range(self.world)]
 

@@ -141,7 +141,7 @@ class Schedule:
     def __str__(self) -> str:
         name = "layer-major" if self.order == "layer" else "block-major"
         direction = "columns" if self.by_columns else "rows"
-        return f"{name}, groups of {self.group[0]}x{self.group[1]} blocks along {direction}"
+        return f"{name}, groups of {self.group[1]}x{self.group[0]} blocks along {direction}"
 
 
 def _balanced(side: int, length: int) -> int:

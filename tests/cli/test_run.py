@@ -21,7 +21,7 @@ def test_a_picture_is_upscaled_like_in_python(cli, picture, upscaler, network, p
     first, line, last = outcome.out.splitlines()
     assert first.startswith(f"network {network}")
     assert line.startswith(
-        f"{path}: 9x7 -> 36x28, canvas 48x32, 2x3 blocks of 16 px | auto: layer-major, groups of 2x3 blocks along "
+        f"{path}: 9x7 -> 36x28, canvas 48x32, 3x2 blocks of 16 px | auto: layer-major, groups of 3x2 blocks along "
         "columns, memory about "
     )
     assert line.endswith("euler, 2 steps (2 network calls), sigma 2 to 0.002 | seed 5 | float32 on cpu, kernel sdpa")
