@@ -285,13 +285,13 @@ def test_a_gpu_whose_memory_runs_out_is_told_in_one_sentence(monkeypatch, capsys
 
 
 def dry_run(monkeypatch, capsys, *flags):
-    """What a dry run in this process says before its settings, and the settings."""
+    """What a dry run in this process says before its settings, without the time of day, and the settings."""
     from sat_sr.training import launch
 
     monkeypatch.setattr(launch.os, "_exit", lambda code: pytest.fail(capsys.readouterr().err))
     assert launch.launch(parse_arguments(["--dry-run", "--device", "cpu", *flags]), Preemption()) == 0
     said, settings = capsys.readouterr().out.split("{\n", 1)
-    return said, json.loads("{" + settings)
+    return re.sub(r"(?m)^\d\d:\d\d:\d\d ", "", said), json.loads("{" + settings)
 
 
 def test_tf32_is_for_what_is_inside():
