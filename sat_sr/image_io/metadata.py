@@ -29,6 +29,8 @@ DESCRIPTIVE_TAGS = (
     Base.XPTitle, Base.XPComment, Base.XPAuthor, Base.XPKeywords, Base.XPSubject,
 )  # fmt: skip
 _FIRST_PRIVATE_TAG = 32768  # TIFF 6.0, section 8; those below that are not descriptive are the layout of the file
+# Below that, and not of the layout: what the samples mean where there is no ICC profile.
+_COLORIMETRY_TAGS = {Base.TransferFunction, Base.WhitePoint, Base.PrimaryChromaticities}
 _GEOTIFF_TAGS = {33550, 33920, 33922, 34264, 34735, 34736, 34737}
 _ORIENTATION_IN_XMP = re.compile(rb"""(tiff:Orientation(?:\s*=\s*["']|>)\s*)[0-9](?=\s*["'<])""")
 
@@ -49,7 +51,7 @@ def parse_exif(exif: Image.Exif, notes: list[str], *, is_tiff: bool = False) -> 
             return None, 1
         orientation = exif.get(Base.Orientation, 1)
         if is_tiff:
-            note_private_tags(exif, notes)
+            note_left_out_tags(exif, notes)
             carried = Image.Exif()
             carried.endian = exif.endian  # of the text in Unicode comments
             for tag in DESCRIPTIVE_TAGS:
@@ -68,9 +70,10 @@ def parse_exif(exif: Image.Exif, notes: list[str], *, is_tiff: bool = False) -> 
     return exif_bytes, orientation
 
 
-def note_private_tags(exif: Image.Exif, notes: list[str]) -> None:
+def note_left_out_tags(exif: Image.Exif, notes: list[str]) -> None:
     """Names in `notes` what is not carried of a TIFF's first directory, or into one from a picture's EXIF."""
-    left_out = {tag for tag in exif if tag >= _FIRST_PRIVATE_TAG} - {*DESCRIPTIVE_TAGS, Base.InterColorProfile}
+    named = {tag for tag in exif if tag >= _FIRST_PRIVATE_TAG or tag in _COLORIMETRY_TAGS}
+    left_out = named - {*DESCRIPTIVE_TAGS, Base.InterColorProfile}
     if places := left_out & _GEOTIFF_TAGS:
         notes.append(f"georeferencing does not fit the enlarged picture ({_names_of(places)}): left out")
     if others := left_out - _GEOTIFF_TAGS:

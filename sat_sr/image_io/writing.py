@@ -23,7 +23,7 @@ from sat_sr.image_io.metadata import (
     comment_text,
     exif_for_output,
     exif_to_bytes,
-    note_private_tags,
+    note_left_out_tags,
     stored_value,
     valid_dpi,
 )
@@ -209,7 +209,7 @@ def _png_chunks(
 def _tiff_tags(
     like: Picture, dpi: tuple[float, float] | None, exif: Image.Exif, notes: list[str]
 ) -> dict[int, Any]:  # fmt: skip
-    note_private_tags(exif, notes)
+    note_left_out_tags(exif, notes)
     tags: dict[int, Any] = {tag: stored_value(exif, tag) for tag in DESCRIPTIVE_TAGS if tag in exif}
     if like.icc:
         tags[Tag.ICCPROFILE] = like.icc

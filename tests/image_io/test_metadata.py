@@ -108,17 +108,17 @@ def test_exif_texts_arrive_byte_for_byte(tmp_path, kind, suffix):
 
 
 @pytest.mark.parametrize("kind", ["tif8", "tif16"])
-def test_private_tags_of_a_tiff_are_left_out_by_name(tmp_path, kind):
+def test_tags_of_a_tiff_that_are_left_out_are_named(tmp_path, kind):
     scale, model = (DOUBLE, struct.pack("<3d", 0.5, 0.5, 0)), (SHORT, struct.pack("<4H", 1, 1, 0, 0))
     tags = {
         33550: scale, 34735: model, 33723: (UNDEFINED, b"\x1c\x02\x05\0\x01a"), 34377: (BYTE, b"8BIM\x04\x04\0\0"),
-        65000: (SHORT, b"\x01\0"), 270: (ASCII, b"map\0"),
+        65000: (SHORT, b"\x01\0"), 270: (ASCII, b"map\0"), 301: (SHORT, bytes(2 * 256)),
     }  # fmt: skip
     write_input(tmp_path / "in", kind, tags)
     picture = read_picture(tmp_path / "in")
     assert picture.notes == [
         "georeferencing does not fit the enlarged picture (ModelPixelScaleTag, GeoKeyDirectoryTag): left out",
-        "TIFF tags IptcNaaInfo, PhotoshopInfo, 65000: left out",
+        "TIFF tags TransferFunction, IptcNaaInfo, PhotoshopInfo, 65000: left out",
     ]
     write_picture(tmp_path / "out.tif", torch.zeros(3, 8, 10), picture)
     written = entries_of((tmp_path / "out.tif").read_bytes())
