@@ -50,15 +50,17 @@ fi
 visible_gpus() { # as many as CUDA would show
     local listed shown=0 gpu
     listed=$(nvidia-smi --list-gpus 2> /dev/null) || listed=""
-    if [ -n "${CUDA_VISIBLE_DEVICES+set}" ]; then
+    if [ -z "$listed" ]; then
+        echo 0
+    elif [[ $listed == *MIG* || ${CUDA_VISIBLE_DEVICES-} == *MIG* ]]; then
+        echo 1 # of slices CUDA shows a process one only
+    elif [ -n "${CUDA_VISIBLE_DEVICES+set}" ]; then
         for gpu in ${CUDA_VISIBLE_DEVICES//,/ }; do
             # CUDA stops at the first that is none: -1, or Slurm's NoDevFiles.
-            [[ $gpu =~ ^([0-9]+|(GPU|MIG)-.*)$ ]] || break
+            [[ $gpu =~ ^([0-9]+|GPU-.*)$ ]] || break
             shown=$((shown + 1))
         done
         echo "$shown"
-    elif [[ $listed == *MIG* ]]; then
-        echo 1 # of slices CUDA shows one only
     else
         grep -c '^GPU ' <<< "$listed" || true
     fi

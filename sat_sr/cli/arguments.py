@@ -153,7 +153,7 @@ def make_parser() -> _Parser:
     add("--split-picture", action=argparse.BooleanOptionalAction, help="several ranks (torchrun) compute each picture "
         "together (the default for one picture), or share the list (the default for several)")  # fmt: skip
     add("--compile", action="store_true", help="compile the layers (torch.compile): starts later, then faster on GPUs")
-    add("--memory", type=_memory, metavar="SIZE", help="what may be used, like 8GiB (default: what is free)")
+    add("--memory", type=_memory, metavar="SIZE", help="what may be used, like 8GiB (default: most of what is free)")
     add("--estimate", action="store_true", help="tell sizes, plan, memory and TFLOP, and end")
 
     add = parser.add_argument_group("output").add_argument

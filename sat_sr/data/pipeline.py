@@ -192,7 +192,7 @@ class _Worker(IterableDataset):
 
     def _stream(self, stream: int, address: Address, counts: Counter[str]) -> Iterator[tuple[Sample, Address, dict]]:
         first, start, done = address
-        barren = 0  # shards read since the last pass with a usable picture
+        barren: set[str] = set()  # shards read since the last pass with a usable picture
         for turn in count(first):
             usable_in_pass = start > 0 or done > 0  # of a pass begun in the middle we cannot say
             shards = shards_of_pass(self.shards, self.seed, turn, stream, self.streams)
@@ -217,8 +217,8 @@ class _Worker(IterableDataset):
                 counts.update(found - known)
                 done = 0
             start = 0
-            barren = 0 if usable_in_pass else barren + len(shards)
-            if barren >= len(self.shards):
+            barren = set() if usable_in_pass else barren | set(shards)
+            if barren >= set(self.shards):  # all, not as many: chance may deal a stream the same ones again and again
                 raise nothing_usable(self.shards, counts, self.image_size)
 
     def _decoded(self, url: str, number: int, raw: dict, counts: Counter[str]) -> Picture:

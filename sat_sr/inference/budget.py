@@ -41,21 +41,29 @@ class Budget:
 
 
 def measure_budget(
-    device: torch.device, *, memory: int | None = None, held: int = 0, on_host: int = 1, on_device: int = 1
+    device: torch.device,
+    *,
+    memory: int | None = None,
+    held: int = 0,
+    held_on_host: int = 0,
+    on_host: int = 1,
+    on_device: int = 1,
 ) -> Budget:
     """Most of what is free now.
 
-    memory     bytes, instead of that: on the device, or in all where the device's memory is the host's
-    held       bytes of the device that this process has already taken for its network
-    on_host    processes that share the host
-    on_device  processes that share the device, where it has memory of its own
+    memory        bytes, instead of that: on the device, or in all where the device's memory is the host's
+    held          bytes of the device that this process has already taken for its network
+    held_on_host  bytes of the host likewise, where the device has memory of its own
+    on_host       processes that share the host
+    on_device     processes that share the device, where it has memory of its own
     """
     host = free_bytes(torch.device("cpu")) / on_host
     if device.type != "cuda":
         return Budget(memory or int((host + held) * USABLE))
     # What PyTorch's allocator keeps for later is free for this process, though not for others.
     spare = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return Budget(int(host * USABLE), memory or int((free_bytes(device) / on_device + spare + held) * USABLE))
+    host = int((host + held_on_host) * USABLE)
+    return Budget(host, memory or int((free_bytes(device) / on_device + spare + held) * USABLE))
 
 
 def free_bytes(device: torch.device) -> int:

@@ -11,6 +11,7 @@ memory (`planner`, `denoiser`).
 from __future__ import annotations
 
 import gc
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -159,16 +160,18 @@ class Upscaler:
         )
         return restore(self.run(tensor, job, seed=seed, callback=callback))
 
-    @property
-    def held(self) -> int:
-        """Bytes that the weights take where the network computes."""
-        return sum(p.nbytes for p in self.model.parameters() if p.device.type == self.device.type)
+    def held(self) -> dict[str, int]:
+        """Bytes that the weights have taken already, as `measure_budget` wants them."""
+        places = Counter()
+        for parameter in self.model.parameters():
+            places[parameter.device.type] += parameter.nbytes
+        return {"held": places[self.device.type], "held_on_host": places["cpu"]}
 
     def prepare(self, source: tuple[int, int], *, memory: int | None = None, **choices) -> Job:
         """`make_job` for this model on its device. source (height, width); memory as in a call; choices: the others."""
         if self.model is None:
             raise ValueError("this upscaler is closed and has given its weights back: make a new one")
-        budget = measure_budget(self.device, memory=memory, held=self.held)
+        budget = measure_budget(self.device, memory=memory, **self.held())
         if ranks := choices.get("ranks"):
             budget = ranks.least(budget)
         defaults = {"settings": self.defaults, "device": self.device, "dtype": self.model.dtype, "budget": budget}

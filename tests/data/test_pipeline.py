@@ -263,6 +263,16 @@ def test_nothing_usable_is_an_error_and_no_hang(tmp_path, num_workers):
     assert num_workers == 2 or "3 too small, 1 broken shard" in said
 
 
+def test_a_barren_shard_that_is_dealt_again_and_again_is_no_error(tmp_path):
+    """As many shards as ranks: each pass deals a rank one of the two, by chance, often the same for several passes."""
+    write_tar(tmp_path / "a.tar", {f"{n}.png": encoded(picture(n, side=20)) for n in range(2)})
+    write_tar(tmp_path / "b.tar", {f"{n}.png": encoded(picture(n)) for n in range(2)})
+    for rank in range(2):
+        part = stream(f";{tmp_path}", batch_size=1, degradation=None, rank=rank, world_size=2)
+        assert len(take(part, 100)) == 100
+        assert part.counts["too small"] > 2 * 20, "the other shard was dealt in about half of the passes"
+
+
 def test_what_came_before_the_error_is_handed_out(tmp_path):
     """The last batch is not full when the shard is gone: the error comes in its place, after the whole ones."""
     tar = write_tar(tmp_path / "a.tar", {f"{n}.png": encoded(picture(n)) for n in range(5)})

@@ -28,6 +28,7 @@ def test_nine_tenths_of_what_is_free_and_of_what_is_ours(machine):
     assert measure_budget(CPU) == Budget(host=9 * GIB)
     assert measure_budget(CPU, held=GIB, on_host=2) == Budget(host=int(6 * GIB * 0.9))
     assert measure_budget(CUDA, held=GIB) == Budget(host=9 * GIB, device=int(24 * GIB * 0.9))
+    assert measure_budget(CUDA, held_on_host=GIB) == Budget(host=int(11 * GIB * 0.9), device=int(23 * GIB * 0.9))
     assert measure_budget(CUDA, on_host=5, on_device=4) == Budget(int(2 * GIB * 0.9), int(8 * GIB * 0.9))
 
 
