@@ -55,7 +55,8 @@ def read_shard(url: str, counts: Counter[str]) -> Iterator[dict]:
     of its name. Files of one sample stand side by side, as webdataset wants them.
 
     A tar that cannot be opened, is damaged or breaks off counts as one "broken shard". What it holds before and behind
-    the damage is used, but for the samples on either side of it, which may lack a file.
+    the damage is used, but for the samples on either side of it, which may lack a file. Where nothing but the mark of
+    its end is missing, the last sample is used.
     """
     sample: dict = {}
     whole = True  # whether the sample that is being put together began at its first file
@@ -72,9 +73,10 @@ def read_shard(url: str, counts: Counter[str]) -> Iterator[dict]:
             for member in read_members(stream):
                 if isinstance(member, Break):
                     count_broken()
-                    if sample and whole and member is Break.NEXT_ARCHIVE:
+                    between_samples = member is not Break.DAMAGE
+                    if sample and whole and between_samples:
                         yield sample
-                    sample, whole = {}, member is Break.NEXT_ARCHIVE
+                    sample, whole = {}, between_samples
                     continue
                 name, data = member
                 key, kind = base_plus_ext(name)

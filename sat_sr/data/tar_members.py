@@ -3,8 +3,9 @@ says nothing; here the reading goes on at the next header, and whoever reads is 
 
 from __future__ import annotations
 
+import gzip
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from enum import Enum
 from typing import BinaryIO
 
@@ -13,7 +14,8 @@ class Break(Enum):
     """What stands between two files, or behind the last one, instead of the next file's header."""
 
     DAMAGE = "files are missing, or a part of one"
-    NEXT_ARCHIVE = "the end of an archive, and another behind it: tars joined by cat"
+    NEXT_ARCHIVE = "the end of an archive, and something behind it: tars joined by cat"
+    NO_END = "nothing, where the end of the archive should be: it may have been cut off between two files"
 
 
 def read_members(stream: BinaryIO) -> Iterator[tuple[str, bytes] | Break]:
@@ -24,15 +26,15 @@ def read_members(stream: BinaryIO) -> Iterator[tuple[str, bytes] | Break]:
 
     Raises what tarfile and the decompressors raise where nothing can be read any further.
     """
-    with _Tar.open(fileobj=stream, mode="r|*", tarinfo=_Header, ignore_zeros=True) as tar:
+    stream, mode = _decompressed(stream)
+    with _Tar.open(fileobj=stream, mode=mode, tarinfo=_Header, ignore_zeros=True) as tar:
         while True:
             try:
                 member = tar.next()
-            except tarfile.ReadError:  # a long name's header, and no header of the file behind it
-                if tar.fileobj.tell() <= tar.offset:
-                    raise
-                tar.offset = tar.fileobj.tell()
-                continue
+            except Exception:
+                if tar.zeros >= 2 and not tar.unreadable:  # what comes behind the end takes nothing from before it
+                    yield Break.NEXT_ARCHIVE
+                raise
             if member is None:
                 break
             if gap := tar.take_gap():
@@ -40,14 +42,34 @@ def read_members(stream: BinaryIO) -> Iterator[tuple[str, bytes] | Break]:
             if member.isreg():
                 yield member.name, tar.extractfile(member).read()
             tar.members = []  # else it holds all headers of a shard
-        if tar.unreadable or not tar.zeros:  # cut off: the end of an archive is blocks of zeros
+        if tar.unreadable or (tar.rest and tar.zeros < 2):
             yield Break.DAMAGE
+        elif not tar.zeros:
+            yield Break.NO_END
 
 
 class _Tar(tarfile.TarFile):
-    """Counts the blocks since the last file that stood where a header was wanted."""
+    """Counts the blocks since the last file that stood where a header was wanted.
 
-    zeros = unreadable = 0
+    zeros       of zeros only
+    unreadable  others that are no header
+    rest        less than a block, at the end of the stream
+    """
+
+    zeros = unreadable = rest = 0
+
+    def next(self) -> tarfile.TarInfo | None:
+        """The next header that can be read. Called by tarfile itself for the first one, when the tar is opened."""
+        while True:
+            try:
+                return super().next()
+            except tarfile.ReadError:
+                at = self.fileobj.tell()
+                if 0 < at < self.offset:  # it ends in the padding behind a file, which has been read
+                    return None
+                if at == self.offset:
+                    raise
+                self.offset = at  # a long name's header, and no header of the file behind it
 
     def take_gap(self) -> Break | None:
         zeros, unreadable = self.zeros, self.unreadable
@@ -68,6 +90,31 @@ class _Header(tarfile.TarInfo):
         except tarfile.EOFHeaderError:
             tar.zeros += 1
             raise
+        except tarfile.TruncatedHeaderError:
+            tar.rest += 1
+            raise
         except tarfile.HeaderError:
             tar.unreadable += 1
             raise
+
+
+def _decompressed(stream: BinaryIO) -> tuple[_Readable, str]:
+    """The stream and tarfile's mode for it. Of a gzip that has several members, as `cat a.tar.gz b.tar.gz` and bgzip
+    make them, tarfile itself reads the first one and says nothing; GzipFile reads all."""
+    start = stream.read(2)
+    whole = _Readable(stream.read, start)
+    if start != b"\x1f\x8b":
+        return whole, "r|*"
+    # read1 gives what there is before it fails; read would lose that in a file that breaks off.
+    return _Readable(gzip.GzipFile(fileobj=whole, mode="rb").read1), "r|"
+
+
+class _Readable:
+    """What tarfile wants of a stream: `read`. `start` comes first."""
+
+    def __init__(self, read: Callable[[int], bytes], start: bytes = b"") -> None:
+        self._read, self._start = read, start
+
+    def read(self, size: int) -> bytes:
+        start, self._start = self._start[:size], self._start[size:]
+        return start + self._read(size - len(start)) if size > len(start) else start

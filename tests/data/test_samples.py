@@ -46,10 +46,13 @@ DAMAGES = {
     "zeroed": (lambda data, at: overwritten(data, at, bytes(BLOCK)), "012 6789", 1),
     "zeroed with its content": (lambda data, at: overwritten(data, at, bytes(2 * BLOCK)), "012 6789", 1),
     "noise": (lambda data, at: overwritten(data, at, bytes(range(256)) * 2), "012 6789", 1),
-    "cut at it": (lambda data, at: data[:at], "012", 1),
+    "cut at it": (lambda data, at: data[:at], "0123", 1),
+    "cut in the padding before it": (lambda data, at: data[: at - 100], "0123", 1),
     "cut 100 bytes into it": (lambda data, at: data[: at + 100], "012", 1),
     "cut in its content": (lambda data, at: data[: at + BLOCK + 100], "012", 1),
-    "the end, without its mark": (lambda data, at: data[: 10 * 3 * BLOCK], "012345678", 1),
+    "the end, without its mark": (lambda data, at: data[: 10 * 3 * BLOCK], "0123456789", 1),
+    "the end, and a newline": (lambda data, at: data + b"\n", "0123456789", 0),
+    "a newline instead of the end": (lambda data, at: data[: 10 * 3 * BLOCK] + b"\n", "012345678", 1),
     "the end, with half of its mark": (lambda data, at: data[: 10 * 3 * BLOCK + BLOCK], "0123456789", 0),
     "content, which no checksum guards": (lambda data, at: overwritten(data, at + BLOCK, b"?" * 50), "0123456789", 0),
 }
@@ -75,6 +78,13 @@ def test_headers_of_long_names_are_damaged_like_others(tmp_path, format, which):
     # Without the long name the file behind it has the first 100 characters for a name, and no suffix.
     assert [key.removeprefix(LONG) for key in keys] == list("0126789")
     assert counts == {"broken shard": 1}
+
+
+@pytest.mark.parametrize("format", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
+def test_a_damaged_header_behind_a_long_name_that_comes_first_costs_its_file_only(tmp_path, format):
+    data, _ = tar_of([f"{LONG}{n}.jpg" for n in range(4)], format)
+    keys, counts = read(tmp_path, overwritten(data, 2 * BLOCK, b"\xff" * 20))
+    assert [key.removeprefix(LONG) for key in keys] == list("23") and counts == {"broken shard": 1}
 
 
 def test_several_damages_count_one_shard(tmp_path):
@@ -104,6 +114,16 @@ def test_a_compressed_shard_and_one_that_breaks_off(tmp_path):
     assert read(tmp_path, whole, "a.tar.gz") == ([str(n) for n in range(10)], {})
     keys, counts = read(tmp_path, whole[:-100], "b.tar.gz")
     assert keys == [str(n) for n in range(len(keys))] and counts == {"broken shard": 1}
+
+
+def test_a_gzip_of_several_members_is_read_to_its_end(tmp_path):
+    """bgzip cuts one tar into many members; `cat a.tar.gz b.tar.gz` joins two tars. tarfile reads the first member."""
+    (data, _), (more, _) = tar_of([f"{n}.jpg" for n in range(10)]), tar_of(["a.jpg", "b.jpg"])
+    cut = b"".join(gzip.compress(data[at : at + 1000]) for at in range(0, len(data), 1000))
+    assert read(tmp_path, cut, "a.tar.gz") == (list("0123456789"), {})
+    joined = gzip.compress(data) + gzip.compress(more)
+    assert read(tmp_path, joined, "b.tar.gz") == (list("0123456789ab"), {"broken shard": 1})
+    assert read(tmp_path, gzip.compress(data) + b"no gzip", "c.tar.gz") == (list("0123456789"), {"broken shard": 1})
 
 
 def test_samples_are_grouped_as_webdataset_groups_them(tmp_path):
