@@ -98,6 +98,11 @@ class RunLog:
         if self._enabled:
             say(message)
 
+    def has(self, kind: str, step: int) -> bool:
+        """Whether there is a record of this kind and step; where `enabled` is false there is none."""
+        records = map(json.loads, self._lines()) if self._enabled else ()
+        return any(record.get("kind") == kind and record["step"] == step for record in records)
+
     def scalars(self, kind: str, step: int, values: dict[str, float]) -> None:
         """One record: `kind` is "train", "valid" or "data"."""
         if not self._enabled:

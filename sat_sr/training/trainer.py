@@ -86,7 +86,11 @@ class Trainer:
         """Trains to the end, or until a signal asks to stop. Returns the exit code, DONE or SAVED."""
         self.preemption.watch()  # again, for who has built this without the program
         settings, total = self.settings, self.settings.train_iters
-        if self.step >= total:
+        if self._validation_missing():
+            self.log.line(f"step {self.step} was saved, but its validation did not come to its end: it comes now")
+            if not self._validate():
+                return self._stopped()
+        elif self.step >= total:
             self.log.line(f"nothing to do: {self.folder} is at step {self.step} of {total}")
         due = False
         while self.step < total:
@@ -101,16 +105,32 @@ class Trainer:
                 self._save()
                 due = False
             # After the checkpoint: validation takes time that a signal does not give, and may fail.
-            if settings.valid_data and not stop and (self.step % settings.eval_interval == 0 or last):
-                stop = not self._validate() and not last
+            if not stop and self._validation_due():
+                stop = not self._validate()
                 if stop and self.saved_step != self.step:
                     self._save()
             if stop:
-                self.log.line(f"stopped by a signal, saved at step {self.step}: run the same command again to go on")
-                self.log.close()
-                return exit_codes.SAVED
+                return self._stopped()
         self.log.close()
         return exit_codes.DONE
+
+    def _stopped(self) -> int:
+        self.log.line(f"stopped by a signal, saved at step {self.step}: run the same command again to go on")
+        self.log.close()
+        return exit_codes.SAVED
+
+    def _validation_due(self) -> bool:
+        settings = self.settings
+        at_interval = self.step % settings.eval_interval == 0
+        return bool(settings.valid_data) and (at_interval or self.step == settings.train_iters)
+
+    def _validation_missing(self) -> bool:
+        """Whether the step that this start begins at was saved, and then left out or broke off its validation."""
+        if not self.step or not self._validation_due():  # the same on all ranks
+            return False
+        missing = [not self.log.has("valid", self.step)]
+        dist.broadcast_object_list(missing)  # rank 0 has the log
+        return missing[0]
 
     def train_step(self) -> None:
         """One update: `accumulation` micro batches. A non-finite loss on any rank makes all ranks skip it."""
@@ -249,11 +269,12 @@ class Trainer:
             self.log.line(f"step {self.step} | validation given up, as a signal asks to stop")
             return False
         self.log.line(f"step {self.step} | validation loss {result.loss:.4f} | PSNR of samples {result.psnr:.2f} dB")
-        by_sigma = {f"loss_sigma_{sigma}": loss for sigma, loss in zip(SIGMAS, result.by_sigma, strict=True)}
-        self.log.scalars("valid", self.step, {"loss": result.loss, "psnr": result.psnr} | by_sigma)
         if self.rank == 0 and result.grid is not None:
             write_picture(self.folder / PICTURES / f"{self.step:08d}.png", result.grid)
             self.log.picture(self.step, result.grid)
+        by_sigma = {f"loss_sigma_{sigma}": loss for sigma, loss in zip(SIGMAS, result.by_sigma, strict=True)}
+        # Last: a step with this record is not validated again.
+        self.log.scalars("valid", self.step, {"loss": result.loss, "psnr": result.psnr} | by_sigma)
         self._leave_out(time.perf_counter() - start)
         return True
 

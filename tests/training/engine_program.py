@@ -298,8 +298,27 @@ def stop_around_validation(report):
             lines = said.getvalue().splitlines() if RANKS.rank == 0 else []
             told = [line.partition(" ")[2].partition(" in ")[0] for line in lines if "samples/s" not in line]
             report["signal during"].append([code, find_latest(FOLDER / name).name, told])
+        interrupted = build("last", "--valid-data", shards)  # --eval-interval is far beyond it
+        report["signal at the end"] = [interrupted.run(), find_latest(FOLDER / "last").name]
     finally:
         trainer_module.validate = validate
+    uncut, _ = train("uncut", *flags)
+    report["uncut"] = digest(weights(uncut))
+    report["made up for"] = {}
+    for name, options in (("fails", flags), ("before", flags), ("during", flags), ("last", ["--valid-data", shards])):
+        again, _ = train(name, *options)
+        report["made up for"][name] = [validated(name), digest(weights(again))]
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        train("last", "--valid-data", shards)
+    report["once more"] = [validated("last"), said.getvalue()]
+
+
+def validated(name):
+    """The steps of the validations in the log."""
+    dist.barrier()  # rank 0 writes it
+    records = map(json.loads, (FOLDER / name / "log.jsonl").read_text().splitlines())
+    return [record["step"] for record in records if record["kind"] == "valid"]
 
 
 def read_events(path):

@@ -117,6 +117,17 @@ def test_a_checkpoint_that_is_due_is_saved_before_validation_which_no_signal_wai
     assert all(line.startswith("saved ") and line.endswith("/2") for line in (unsaved[1], saved[0]))
 
 
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_a_validation_that_failed_or_was_given_up_comes_at_the_next_start(reports, world_size):
+    for rank, report in enumerate(reports[world_size]):
+        assert report["signal at the end"] == [75, "6"]
+        for name, (steps, weights) in report["made up for"].items():
+            assert steps == ([6] if name == "last" else [2, 4, 6]), name
+            assert weights == report["uncut"], name
+        steps, said = report["once more"]
+        assert steps == [6] and "its validation" not in said and ("nothing to do" in said) == (rank == 0)
+
+
 def test_tensorboard_is_told_the_same(reports):
     (report,) = reports[1]
     first, second = report["events"]
