@@ -119,11 +119,13 @@ class TrainingStream:
             "counts": [dict(counts) for counts in self._counts],
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> bool:
         """Continue behind the batches that were handed out when `state` was made.
 
-        Raises ValueError when that was with another number of workers, whose streams are not the ones of these, or by
-        an earlier version, whose order was another.
+        returns  whether it can: an earlier version read the shards in another order, in which its addresses of two
+                 numbers are places. Of its state the counts are kept, and the stream begins anew
+
+        Raises ValueError when that was with another number of workers, whose streams are not the ones of these.
         """
         there = len(state["addresses"])
         if there != len(self._addresses):
@@ -131,14 +133,13 @@ class TrainingStream:
                 f"the data position was saved with --num-workers {there} and cannot be continued with "
                 f"{self.num_workers}: give the same number"
             )
+        self._counts = [dict(counts) for counts in state["counts"]]
         if any(len(address) != len(START) for address in state["addresses"]):
-            raise ValueError(
-                "the data position was saved by an earlier version, which read the shards in another order: begin a "
-                "new run from the averaged weights, --load FOLDER/STEP/ema.safetensors with another --save"
-            )
+            self._turn, self._addresses = 0, [START] * there
+            return False
         self._turn = state["turn"]
         self._addresses = [tuple(address) for address in state["addresses"]]
-        self._counts = [dict(counts) for counts in state["counts"]]
+        return True
 
     def __iter__(self) -> Iterator[Sample]:
         source = self._source.placed(self._turn, self._addresses, self._counts)

@@ -56,10 +56,13 @@ class TrainingBatches:
         self._seed, self._rank, self._number = seed, rank, 0
         self._batches = None
 
-    def load_position(self, position: dict) -> None:
-        """Goes on behind the batches that were handed out when `position()` gave this."""
+    def load_position(self, position: dict) -> bool:
+        """Goes on behind the batches that were handed out when `position()` gave this.
+
+        returns  whether it can; else the samples begin anew, see `TrainingStream.load_state_dict`
+        """
         self._number = position["batches"]
-        self._stream.load_state_dict(position["stream"])
+        return self._stream.load_state_dict(position["stream"])
 
     def position(self) -> dict:
         """Plain numbers, for JSON."""

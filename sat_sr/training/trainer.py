@@ -57,8 +57,7 @@ class Trainer:
         )
         self.decisive = decisive_settings(settings, recipe, self.batches.shards)
         self.engine = build_engine(settings, recipe, self.seed, start)
-        if checkpoint:
-            self.batches.load_position(state.load(self.engine, checkpoint))
+        same_order = not checkpoint or self.batches.load_position(state.load(self.engine, checkpoint))
         self.validation, note = [], "no --valid-data: there will be no validation and no pictures"
         if settings.valid_data:
             self.validation, note = validation_batches(
@@ -70,6 +69,10 @@ class Trainer:
             self.log.line(f"--seed {settings.seed} is not used: this run started with seed {self.seed}")
         if differing := changes(saved, self.decisive):
             self.log.line(f"differs from step {self.step} on: {differing}")
+        if not same_order:
+            self.log.line(
+                f"samples are read in another order from step {self.step} on: the run was begun by an earlier version"
+            )
         self.log.line(note)
         self.noise = TrainingNoise(
             self.seed, self.rank, device, settings.p_mean, settings.p_std, settings.sigma_sampling == "stratified"

@@ -137,11 +137,15 @@ def test_ranks_and_workers_read_every_shard_once_before_any_comes_again(tmp_path
         assert sorted(read) == sorted(f"p{shard}_{n}" for shard in range(8) for n in range(3))
 
 
-def test_a_position_of_another_order_is_refused(good):
-    state = stream(good).state_dict()
-    assert state["addresses"] == [[0, 0, 0]]
-    with pytest.raises(ValueError, match="read the shards in another order: begin a new run from the averaged weights"):
-        stream(good).load_state_dict(state | {"addresses": [[4, 2]]})
+def test_at_a_position_of_an_earlier_version_the_stream_begins_anew_and_keeps_its_counts(good):
+    options = {"num_workers": 2, "augment": "full"}
+    old = {"turn": 1, "addresses": [[4, 2], [3, 1]], "counts": [{"too small": 3}, {"too small": 2, "undecodable": 1}]}
+    again = stream(good, **options)
+    assert again.load_state_dict(old) is False
+    assert again.counts == {"too small": 5, "undecodable": 1}
+    assert again.state_dict() == old | {"turn": 0, "addresses": [[0, 0, 0], [0, 0, 0]]}
+    assert all(equal(a, b) for a, b in zip(take(again, 4), take(stream(good, **options), 4), strict=True))
+    assert stream(good, **options).load_state_dict(again.state_dict()) is True
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
