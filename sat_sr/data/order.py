@@ -18,8 +18,10 @@ FIRST_SAMPLES = 16  # are read before one is handed out; then two for each one, 
 def shards_of_pass(shards: list[str], seed: int, turn: int, stream: int, streams: int) -> list[str]:
     """The shards that stream number `stream` of `streams` reads in pass number `turn`, in their order.
 
-    Where there are as many shards as streams or more, a pass deals each shard to one stream: together they read all
-    shards once before any shard comes again. Else every stream reads all of them, in an order of its own.
+    Where there are as many shards as streams or more, a pass deals each shard to one stream: what all streams read
+    in the pass of one number is each shard once. They are not in step, so a shard may come again in one stream's next
+    pass before another stream has come to the end of this one. Else every stream reads all shards, in an order of its
+    own.
     """
     if len(shards) < streams:
         order = numpy_rng(SHARD_ORDER, seed, stream, turn).permutation(len(shards))

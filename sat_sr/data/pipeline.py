@@ -65,7 +65,7 @@ def training_stream(
     cache_bytes  decoded pictures that each worker keeps, for small sets; changes nothing but the time it takes
 
     Raises ValueError for a spec that matches nothing and for arguments out of range; UnusableData, which is one, while
-    iterating, for a whole pass over all the shards that yields nothing usable.
+    iterating, where one stream has met every shard, for which it may take several passes, and found nothing usable.
     """
     if batch_size < 1 or num_workers < 0:
         raise ValueError(f"batch_size={batch_size}, num_workers={num_workers}: at least 1 and 0 are wanted")
