@@ -336,7 +336,7 @@ def test_pictures_that_are_all_too_small_end_the_program_with_one_sentence(shard
     result = run(*flags, "--train-data", str(shards), "--save", str(tmp_path / "run"))
     assert result.returncode == 1
     (said,) = result.stderr.splitlines()
-    assert re.match(r"error: no picture of at least 128x128 pixels in 2 shards \(.*\): \d+ too small; check --train", said)
+    assert re.match(r"error: no picture of at least 128x128 pixels in 2 shards \(.*\): \d+ too small; check", said)
 
 
 def test_a_signal_while_it_starts_is_heard(shards, tmp_path):
