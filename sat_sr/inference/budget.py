@@ -32,10 +32,11 @@ class Budget:
         Raises MemoryError when not even the pictures fit.
         """
         if pictures > self.host:
+            # --memory is that of the device, where it has its own.
+            more = "raise --memory if there is more" if self.device is None else "close other programs"
             raise MemoryError(
                 f"{what} needs about {format_bytes(pictures)} of the host's memory for pictures alone, "
-                f"{format_bytes(self.host)} may be used: ask for a smaller size, upscale parts, or raise --memory if "
-                "there is more"
+                f"{format_bytes(self.host)} may be used: ask for a smaller size, upscale parts, or {more}"
             )
         return self.host - pictures if self.device is None else self.device
 

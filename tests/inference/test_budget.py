@@ -41,6 +41,10 @@ def test_a_limit_is_that_of_the_device_or_where_it_has_no_memory_of_its_own_of_a
         MemoryError, match=r"^16x16 needs about 6 B of the host's memory for pictures alone, 5 B may be"
     ):
         Budget(host=5, device=3).for_network(6, "16x16")
+    with pytest.raises(MemoryError, match=r"or close other programs$"):
+        Budget(host=5, device=3).for_network(6, "16x16")
+    with pytest.raises(MemoryError, match=r"or raise --memory if there is more$"):
+        Budget(host=5).for_network(6, "16x16")
 
 
 def test_nothing_is_offloaded_into_memory_that_the_host_has_not():
