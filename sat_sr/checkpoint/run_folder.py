@@ -31,6 +31,17 @@ def data_position(rank: int) -> str:
     return f"data_rank_{rank}.json"
 
 
+def optimizer_states(checkpoint: Path, ranks: int) -> list[Path]:
+    """DeepSpeed's files of the ranks' slices, in the order of the ranks. Raises ValueError where one is missing."""
+    found = [sorted(checkpoint.glob(f"*zero_pp_rank_{rank}_mp_rank_00_optim_states.pt")) for rank in range(ranks)]
+    if missing := [rank for rank, paths in enumerate(found) if len(paths) != 1]:
+        raise ValueError(
+            f"{checkpoint}: of the {ranks} ranks that saved it the files of {', '.join(map(str, missing))} are not "
+            "there: write the name of another checkpoint into `latest`"
+        )
+    return [path for (path,) in found]
+
+
 def read_latest(folder: Path) -> str | None:
     """The name that `latest` holds, whatever it is; None where there is no such file."""
     pointer = folder / LATEST

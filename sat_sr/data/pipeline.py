@@ -119,27 +119,33 @@ class TrainingStream:
             "counts": [dict(counts) for counts in self._counts],
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> bool:
-        """Continue behind the batches that were handed out when `state` was made.
+    def go_on(self, states: Sequence[dict[str, Any]]) -> str:
+        """Continue behind the batches that were handed out when each rank made its `state_dict`.
 
-        returns  whether it can: an earlier version read the shards in another order, in which its addresses of two
-                 numbers are places. Of its state the counts are kept, and the stream begins anew
+        states  of all ranks, in their order
 
-        Raises ValueError when that was with another number of workers, whose streams are not the ones of these.
+        returns  "" where the samples follow as if nothing had been. Else why they do not: other numbers of ranks or
+                 workers are dealt other shards, and an earlier version had its own order, in which addresses are of two
+                 numbers. Then a pass begins that none of them had come to, and the counts are kept
         """
-        there = len(state["addresses"])
-        if there != len(self._addresses):
-            raise ValueError(
-                f"the data position was saved with --num-workers {there} and cannot be continued with "
-                f"{self.num_workers}: give the same number"
-            )
-        self._counts = [dict(counts) for counts in state["counts"]]
-        if any(len(address) != len(START) for address in state["addresses"]):
-            self._turn, self._addresses = 0, [START] * there
-            return False
-        self._turn = state["turn"]
-        self._addresses = [tuple(address) for address in state["addresses"]]
-        return True
+        workers = len(self._addresses)
+        rank, ranks = self._source.first_stream // workers, self._source.streams // workers
+        addresses = [address for state in states for address in state["addresses"]]
+        dealt, deal = (len(states), len(addresses) // len(states)), (ranks, workers)
+        if any(len(address) != len(START) for address in addresses):
+            first, reason = 0, "the run was begun by an earlier version"
+        elif dealt != deal:
+            first = 1 + max(turn for turn, _, _ in addresses)
+            reason = "shards were dealt to {} x {} ranks x workers and now are to {} x {}".format(*dealt, *deal)
+        else:
+            self._turn = states[rank]["turn"]
+            self._addresses = [tuple(address) for address in states[rank]["addresses"]]
+            self._counts = [dict(counts) for counts in states[rank]["counts"]]
+            return ""
+        self._turn, self._addresses = 0, [(first, 0, 0)] * workers
+        of_all = sum((Counter(counts) for state in states for counts in state["counts"]), Counter())
+        self._counts = [dict(of_all) if rank == worker == 0 else {} for worker in range(workers)]
+        return reason
 
     def __iter__(self) -> Iterator[Sample]:
         source = self._source.placed(self._turn, self._addresses, self._counts)

@@ -56,13 +56,13 @@ class TrainingBatches:
         self._seed, self._rank, self._number = seed, rank, 0
         self._batches = None
 
-    def load_position(self, position: dict) -> bool:
-        """Goes on behind the batches that were handed out when `position()` gave this.
+    def go_on(self, positions: list[dict]) -> str:
+        """Goes on behind the batches that were handed out when each rank's `position()` gave these, in their order.
 
-        returns  whether it can; else the samples begin anew, see `TrainingStream.load_state_dict`
+        returns  "", or why the samples come in another order from here on, see `TrainingStream.go_on`
         """
-        self._number = position["batches"]
-        return self._stream.load_state_dict(position["stream"])
+        self._number = positions[0]["batches"]  # the ranks are in step
+        return self._stream.go_on([position["stream"] for position in positions])
 
     def position(self) -> dict:
         """Plain numbers, for JSON."""

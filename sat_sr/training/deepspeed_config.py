@@ -36,7 +36,7 @@ DTYPE = Rule(lambda value: value in ("fp32", "fp16", "bf16"), '"fp32", "fp16" or
 TEXT = Rule(lambda value: value is None or isinstance(value, str), "a text")
 ANYTHING = Rule(lambda value: True, "")  # here; looked at below, in recipe.py, or by DeepSpeed itself
 NO_SPARSE = Rule(lambda value: value is False, "false: the network has no sparse gradients")
-NOT_UNIVERSAL = Rule(lambda value: value is False, "false: a run goes on with the ranks that it began with")
+NOT_UNIVERSAL = Rule(lambda value: value is False, "false: a run on other ranks goes on without that")
 SHARED_FOLDER = Rule(lambda value: value is False, "false: a run's checkpoints lie in the --save folder of all nodes")
 
 # "auto" is for programs that fill it in, and fits none of these.

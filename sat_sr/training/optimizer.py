@@ -11,6 +11,7 @@ import math
 
 import torch
 
+PER_WEIGHT = ("exp_avg", "exp_avg_sq", "ema")  # what AdamW's state has a number of for each weight
 LR_DECAY_STYLES = ("linear", "cosine", "constant")
 
 

@@ -19,10 +19,8 @@ DECISIVE = (
 
 
 def fixed_settings(settings: argparse.Namespace, recipe: Recipe) -> dict:
-    """What a run cannot change on its way; JSON values. ZeRO's stages 1 and 2 save the same, 0 workers read as 1."""
+    """What a run cannot change on its way; JSON values. ZeRO's stages 1 and 2 save the same."""
     return {
-        "world_size": recipe.world_size,
-        "num_workers": max(1, settings.num_workers),
         "optimizer": settings.optimizer,
         "precision": recipe.precision,
         "zero": "partitioned" if recipe.zero_stage else "stage 0",
@@ -42,7 +40,13 @@ def require_same(folder: Path, saved: dict, fixed: dict) -> None:
 
 def decisive_settings(settings: argparse.Namespace, recipe: Recipe, shards: list[str]) -> dict:
     """What decides the result and may change on the way, by name; JSON values."""
-    shared = {"micro batch": recipe.micro_batch, "accumulation": recipe.accumulation, "lr": recipe.lr}
+    shared = {
+        "ranks": recipe.world_size,
+        "samples a step": recipe.batch,
+        "micro batch": recipe.micro_batch,
+        "accumulation": recipe.accumulation,
+        "lr": recipe.lr,
+    }
     shared |= {"betas": list(recipe.betas), "eps": recipe.eps, "weight decay": recipe.weight_decay}
     shared |= {"clipping": recipe.clip_grad} | {flag(name): vars(settings)[name] for name in DECISIVE}
     digest = hashlib.sha256("\n".join(shards).encode()).hexdigest()[:8]

@@ -27,6 +27,7 @@ from sat_sr.checkpoint import FORMAT
 from sat_sr.checkpoint.run_folder import CONFIG, EMA_WEIGHTS, LATEST, TRAINING, data_position, find_latest, steps
 from sat_sr.config import InfDiTConfig
 from sat_sr.training.logs import warn
+from sat_sr.training.repartition import load_repartitioned
 from sat_sr.training.run_lock import lock_folder
 
 _TEMPORARY = "tmp-"
@@ -160,16 +161,23 @@ def remove_old(folder: Path, keep_last: int) -> None:
             _tell_left_over(folder / str(step), error.strerror)
 
 
-def load(engine: DeepSpeedEngine, checkpoint: Path) -> dict:
-    """Restores the engine (weights, moments, EMA), returns this rank's data position. Called by all ranks together."""
+def load(engine: DeepSpeedEngine, checkpoint: Path, ranks: int) -> None:
+    """Restores the engine (weights, moments, EMA) from what `ranks` ranks saved. Called by all ranks together."""
     # The hyperparameters stay those of this command line, not those saved with the optimizer.
     hyperparameters = [{k: v for k, v in group.items() if k != "params"} for group in engine.optimizer.param_groups]
-    engine.load_checkpoint(str(checkpoint.parent), tag=checkpoint.name)
+    if engine.zero_optimization() and ranks != dist.get_world_size():
+        load_repartitioned(engine, checkpoint, ranks)
+    else:
+        engine.load_checkpoint(str(checkpoint.parent), tag=checkpoint.name)
     for group, values in zip(engine.optimizer.param_groups, hyperparameters, strict=True):
         group.update(values)
     if engine.zero_optimization():
         engine.optimizer.clip_grad = engine.gradient_clipping()
-    return json.loads((checkpoint / data_position(dist.get_rank())).read_text(encoding="utf-8"))
+
+
+def data_positions(checkpoint: Path, ranks: int) -> list[dict]:
+    """Where each of the `ranks` ranks that saved it stood in its data."""
+    return [json.loads((checkpoint / data_position(rank)).read_text(encoding="utf-8")) for rank in range(ranks)]
 
 
 def read_training(checkpoint: Path) -> dict:

@@ -57,7 +57,10 @@ class Trainer:
         )
         self.decisive = decisive_settings(settings, recipe, self.batches.shards)
         self.engine = build_engine(settings, recipe, self.seed, start)
-        same_order = not checkpoint or self.batches.load_position(state.load(self.engine, checkpoint))
+        other_order = ""
+        if checkpoint:
+            state.load(self.engine, checkpoint, saved["world_size"])
+            other_order = self.batches.go_on(state.data_positions(checkpoint, saved["world_size"]))
         self.validation, note = [], "no --valid-data: there will be no validation and no pictures"
         if settings.valid_data:
             self.validation, note = validation_batches(
@@ -69,10 +72,8 @@ class Trainer:
             self.log.line(f"--seed {settings.seed} is not used: this run started with seed {self.seed}")
         if differing := changes(saved, self.decisive):
             self.log.line(f"differs from step {self.step} on: {differing}")
-        if not same_order:
-            self.log.line(
-                f"samples are read in another order from step {self.step} on: the run was begun by an earlier version"
-            )
+        if other_order:
+            self.log.line(f"samples are read in another order from step {self.step} on: {other_order}")
         self.log.line(note)
         self.noise = TrainingNoise(
             self.seed, self.rank, device, settings.p_mean, settings.p_std, settings.sigma_sampling == "stratified"
@@ -286,6 +287,7 @@ class Trainer:
         training = {
             "step": self.step,
             "seed": self.seed,
+            "world_size": self.world_size,
             "micro_batch": self.recipe.micro_batch,
             "accumulation": self.recipe.accumulation,
             "bad_steps": self.bad_steps,

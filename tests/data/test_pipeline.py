@@ -141,11 +141,40 @@ def test_at_a_position_of_an_earlier_version_the_stream_begins_anew_and_keeps_it
     options = {"num_workers": 2, "augment": "full"}
     old = {"turn": 1, "addresses": [[4, 2], [3, 1]], "counts": [{"too small": 3}, {"too small": 2, "undecodable": 1}]}
     again = stream(good, **options)
-    assert again.load_state_dict(old) is False
+    assert again.go_on([old]) == "the run was begun by an earlier version"
     assert again.counts == {"too small": 5, "undecodable": 1}
-    assert again.state_dict() == old | {"turn": 0, "addresses": [[0, 0, 0], [0, 0, 0]]}
+    assert again.state_dict()["turn"] == 0 and again.state_dict()["addresses"] == [[0, 0, 0], [0, 0, 0]]
     assert all(equal(a, b) for a, b in zip(take(again, 4), take(stream(good, **options), 4), strict=True))
-    assert stream(good, **options).load_state_dict(again.state_dict()) is True
+    assert stream(good, **options).go_on([again.state_dict()]) == ""
+
+
+@pytest.mark.parametrize("ranks, workers", [(1, 0), (3, 0), (2, 2), (4, 1)])
+def test_other_numbers_of_ranks_or_workers_begin_a_pass_that_nobody_had_come_to(tmp_path, ranks, workers):
+    for shard in range(12):
+        write_tar(tmp_path / f"{shard:02d}.tar", {f"p{shard}.png": encoded(picture(shard))})
+    write_tar(tmp_path / "00.tar", {"p0.png": encoded(picture(0)), "small.png": encoded(picture(0, side=20))})
+    options = {"batch_size": 1, "degradation": None}
+    saved = []
+    for rank, batches in enumerate((15, 16)):  # six shards in a pass of each: into the third
+        part = stream(f";{tmp_path}", **options, rank=rank, world_size=2)
+        take(part, batches)
+        saved.append(json.loads(json.dumps(part.state_dict())))
+    there = sum(state["counts"][0].get("too small", 0) for state in saved)
+    assert there >= 2
+    parts = [stream(f";{tmp_path}", **options, rank=r, world_size=ranks, num_workers=workers) for r in range(ranks)]
+    for part in parts:
+        assert (
+            part.go_on(saved)
+            == f"shards were dealt to 2 x 1 ranks x workers and now are to {ranks} x {max(1, workers)}"
+        )
+        assert [address[0] for address in part.state_dict()["addresses"]] == [3] * max(1, workers)
+    assert sum(part.counts["too small"] for part in parts) == there
+    keys = [batch["__key__"][0] for part in parts for batch in take(part, 12 // ranks)]
+    assert sorted(keys) == sorted(f"p{shard}" for shard in range(12))  # a whole pass, each once
+    states = [part.state_dict() for part in parts]
+    again = stream(f";{tmp_path}", **options, rank=ranks - 1, world_size=ranks, num_workers=workers)
+    assert again.go_on(states) == ""
+    assert take(again, 1)[0]["__key__"] == take(parts[-1], 1)[0]["__key__"]
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
@@ -153,10 +182,11 @@ def test_a_resumed_stream_equals_the_uninterrupted_one(good, num_workers):
     options = {"num_workers": num_workers, "augment": "full", "lr_dropout": 0.3, "rank": 1, "world_size": 2}
     uninterrupted = take(stream(good, **options), 12)
     parts, state = [], None
+    state_of_rank_0 = stream(good, **(options | {"rank": 0})).state_dict()
     for count in (3, 4, 5):  # 3 and 7 are inside a shard, and after 3 it is the second worker's turn
         part = stream(good, **options, cache_bytes=10**6 * (count % 2))
         if state is not None:
-            part.load_state_dict(json.loads(state))
+            assert part.go_on([state_of_rank_0, json.loads(state)]) == ""
         parts += take(part, count)
         state = json.dumps(part.state_dict())
     assert len(parts) == 12
@@ -166,12 +196,6 @@ def test_a_resumed_stream_equals_the_uninterrupted_one(good, num_workers):
 def test_iterating_again_goes_on_where_the_last_iteration_stopped(good):
     whole, again = stream(good), stream(good)
     assert all(equal(a, b) for a, b in zip(take(again, 2) + take(again, 3), take(whole, 5), strict=True))
-
-
-def test_another_number_of_workers_is_refused(good):
-    state = stream(good, num_workers=2).state_dict()
-    with pytest.raises(ValueError, match="--num-workers 2"):
-        stream(good, num_workers=3).load_state_dict(state)
 
 
 @pytest.fixture
@@ -249,7 +273,7 @@ def test_a_broken_shard_is_counted_once_however_often_its_reading_is_resumed(tmp
     for _ in range(3):
         part = stream(str(whole), batch_size=1)
         if state is not None:
-            part.load_state_dict(state)
+            part.go_on([state])
         take(part, 1)
         state = part.state_dict()
     assert part.counts == {"broken shard": 1}

@@ -117,7 +117,7 @@ def refuse_what_does_not_fit(report):
     folder = FOLDER / "other-ranks"
     shutil.copytree(FOLDER / "zero1-whole", folder)
     path = folder / "6" / "training.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"world_size": 4}))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"world_size": 4}))  # whose files are not there
     empty = FOLDER / "empty.tar"
     tarfile.open(empty, "w").close()
     attempts = {
@@ -125,9 +125,8 @@ def refuse_what_does_not_fit(report):
         "other optimizer": ("zero1-whole", "--optimizer", "muon", "--zero-stage", "0"),
         "other precision": ("zero1-whole", "--precision", "bf16"),
         "other partition": ("zero1-whole", "--zero-stage", "0"),
-        "other model": ("other-ranks", "--num-layers", "2"),
+        "other model": ("zero1-whole", "--num-layers", "2"),
         "empty valid": ("valid", "--valid-data", str(empty)),
-        "other workers": ("zero1-3", "--num-workers", "2"),
     }
     logs = {
         path: path.read_text() + '{"kind": "train", "step": 99, "loss": 1.0}\n' for path in FOLDER.glob("*/log.jsonl")
