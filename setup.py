@@ -55,7 +55,7 @@ setup(
         # Imported by `import sat` but not declared by it:
         "deepspeed>=0.19.8",  # earlier ones apply steps that are not finite, outside of fp16
         "requests>=2.28",
-        "wandb>=0.16",
+        "wandb>=0.19",
         "triton>=3.0; platform_system == 'Linux'",
         "transformers>=4.50",  # the CLIP image tower
         "webdataset>=1.0.2",

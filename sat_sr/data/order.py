@@ -63,7 +63,7 @@ def numpy_rng(purpose: int, *numbers: int) -> np.random.Generator:
 
 def torch_generator(purpose: int, *numbers: int) -> torch.Generator:
     words = np.random.SeedSequence([purpose, *numbers]).generate_state(1, np.uint64)
-    return torch.Generator().manual_seed(int(words[0] >> 1))
+    return torch.Generator().manual_seed(int(words[0]) >> 1)
 
 
 def _size(sample: dict) -> int:

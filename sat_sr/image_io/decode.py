@@ -13,12 +13,19 @@ import struct
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
-from PIL import Image, TiffImagePlugin
+from PIL import ExifTags, Image, TiffImagePlugin
 
 from sat_sr.image_io.color import cmyk_to_srgb, lab_to_srgb
 from sat_sr.image_io.decoding_errors import DECODING_ERRORS
 from sat_sr.image_io.deep_tiff import TIFF_HEADERS, decode_deep_tiff, exif_of, open_deep_tiff
-from sat_sr.image_io.metadata import SETTINGS_KEY, is_damaged_exif, parse_exif, resolution_of, settings_of
+from sat_sr.image_io.metadata import (
+    SETTINGS_KEY,
+    is_damaged_exif,
+    parse_exif,
+    resolution_of,
+    settings_of,
+    utf8_as_ascii,
+)
 from sat_sr.image_io.picture import READ_FORMATS, Decoded, PictureError, check_size
 
 _PPM_HEADER = re.compile(rb"P[2356]\s+(?:#[^\n]*\n\s*)*\d+\s+\d+\s+(?P<maximum>\d{1,5})\s")
@@ -46,7 +53,7 @@ def decode(file: BinaryIO, name: str, max_pixels: int, notes: list[str]) -> Deco
     check_size(image.size, name, max_pixels)
     if getattr(image, "is_animated", False):
         notes.append("more than one picture in the file (animation, pages): only the first is used")
-    stored = image.getexif()
+    stored = _stored_exif(image)
     if (raw := image.info.get("exif")) and is_damaged_exif(raw, stored):
         notes.append("EXIF data does not parse: left out")
     exif, orientation = parse_exif(stored, notes, is_tiff=image.format == "TIFF")
@@ -77,6 +84,16 @@ def decode(file: BinaryIO, name: str, max_pixels: int, notes: list[str]) -> Deco
     if decoded.samples.shape[2] in (1, 2):
         decoded.mode_kind = "grey"
     return decoded
+
+
+def _stored_exif(image: Image.Image) -> Image.Exif:
+    stored, raw = image.getexif(), image.info.get("exif", b"")
+    if (readable := utf8_as_ascii(raw)) != raw:
+        orientation = stored.get(ExifTags.Base.Orientation)  # by the XMP, where EXIF has none
+        stored.load(readable)
+        if orientation is not None:
+            stored.setdefault(ExifTags.Base.Orientation, orientation)
+    return stored
 
 
 def open_image(file: BinaryIO) -> Image.Image:

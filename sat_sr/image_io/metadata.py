@@ -28,6 +28,8 @@ DESCRIPTIVE_TAGS = (
     Base.Artist, Base.HostComputer, Base.Rating, Base.RatingPercent, Base.Copyright, IFD.Exif, IFD.GPSInfo,
     Base.XPTitle, Base.XPComment, Base.XPAuthor, Base.XPKeywords, Base.XPSubject,
 )  # fmt: skip
+_ASCII, _UTF8 = 2, 129  # types of an entry, EXIF 3.0, section 4.6.2
+_RAW_PROFILE = "Raw profile type "  # keyword of PNG texts with hexadecimal data, as ImageMagick writes them
 _FIRST_PRIVATE_TAG = 32768  # TIFF 6.0, section 8; those below that are not descriptive are the layout of the file
 # Below that, and not of the layout: what the samples mean where there is no ICC profile.
 _COLORIMETRY_TAGS = {Base.TransferFunction, Base.WhitePoint, Base.PrimaryChromaticities}
@@ -83,6 +85,41 @@ def note_left_out_tags(exif: Image.Exif, notes: list[str]) -> None:
 def _names_of(tags: set[int]) -> str:
     names = {**ExifTags.TAGS, **TiffTags.TAGS, **{tag: info.name for tag, info in TiffTags.TAGS_V2.items()}}
     return ", ".join(names.get(tag, str(tag)) for tag in sorted(tags))
+
+
+def utf8_as_ascii(raw: bytes) -> bytes:
+    """EXIF whose texts of the type UTF-8, which is new in EXIF 3.0 and which Pillow drops, are of the type ASCII: the
+    bytes are the same, and those of an ASCII text are carried whatever they are."""
+    head = len(raw) - len(raw.removeprefix(b"Exif\0\0"))
+    tiff = bytearray(raw[head:])
+    order = {b"II": "<", b"MM": ">"}.get(bytes(tiff[:2]))
+    if order is None:
+        return raw
+    try:
+        starts = [*struct.unpack_from(f"{order}I", tiff, 4)]
+        for start in starts:  # of directories; longer by those that are found below them
+            (entries,) = struct.unpack_from(f"{order}H", tiff, start)
+            for entry in range(start + 2, start + 2 + 12 * entries, 12):
+                tag, kind, _, place = struct.unpack_from(f"{order}HHII", tiff, entry)
+                if kind == _UTF8:
+                    struct.pack_into(f"{order}H", tiff, entry + 2, _ASCII)
+                elif tag in (IFD.Exif, IFD.GPSInfo) and place not in starts:
+                    starts.append(place)
+    except struct.error:
+        pass  # damaged from here on: Pillow reads no further either
+    return raw[:head] + bytes(tiff)
+
+
+def raw_profiles(text: Mapping[str, str]) -> dict[str, bytes]:
+    """Profiles that stand as hexadecimal text in a PNG, by their type, such as "iptc"; damaged ones are empty."""
+    profiles = {}
+    for keyword, value in text.items():
+        if keyword.startswith(_RAW_PROFILE):
+            try:  # an empty line, the type, the number of bytes, then these
+                profiles[keyword.removeprefix(_RAW_PROFILE)] = bytes.fromhex("".join(value.split("\n")[3:]))
+            except ValueError:
+                profiles[keyword.removeprefix(_RAW_PROFILE)] = b""
+    return profiles
 
 
 def is_damaged_exif(raw: bytes, exif: Image.Exif) -> bool:

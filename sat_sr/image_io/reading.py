@@ -17,7 +17,7 @@ from PIL import Image, ImageCms
 from sat_sr.image_io.color import check_profile, fill_transparent, unpremultiply
 from sat_sr.image_io.decode import decode, read_header
 from sat_sr.image_io.decoding_errors import DECODING_ERRORS
-from sat_sr.image_io.metadata import SETTINGS_KEY, upright_xmp, valid_dpi
+from sat_sr.image_io.metadata import SETTINGS_KEY, raw_profiles, upright_xmp, valid_dpi
 from sat_sr.image_io.picture import DEFAULT_MAX_PIXELS, READ_FORMATS, Decoded, Picture, PictureError, check_size
 
 _pillow_globals = threading.Lock()
@@ -45,8 +45,11 @@ def read_picture(source: Source, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Pic
     notes: list[str] = []
     with _decoding(source, notes) as (file, name):
         decoded = decode(file, name, max_pixels, notes)
-        if "photoshop" in decoded.info:
+        profiles = raw_profiles(decoded.text)
+        if "photoshop" in decoded.info or profiles.keys() & {"iptc", "8bim"}:
             notes.append("Photoshop/IPTC data is not carried over")
+        if others := sorted(profiles.keys() - {"exif", "xmp", "iptc", "8bim"}):  # Pillow reads the first
+            notes.append(f"raw profiles {', '.join(others)}: left out")
         icc = decoded.info.get("icc_profile")
         if decoded.mode_kind in ("cmyk", "lab"):
             icc = None  # the pixels are sRGB now
@@ -64,7 +67,7 @@ def read_picture(source: Source, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Pic
         path=Path(source) if isinstance(source, (str, os.PathLike)) else None,
         icc=icc,
         exif=decoded.exif,
-        xmp=upright_xmp(decoded.info.get("xmp")),
+        xmp=upright_xmp(decoded.info.get("xmp") or profiles.get("xmp")),
         dpi=dpi[::-1] if dpi and decoded.orientation >= 5 else dpi,
         comment=decoded.comment,
         text=_own_text(decoded.text),

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from sat_sr.image_io import check_output, read_picture, write_picture
+from sat_sr.image_io.metadata import utf8_as_ascii
 
-BYTE, ASCII, SHORT, LONG, RATIONAL, UNDEFINED, DOUBLE = 1, 2, 3, 4, 5, 7, 12
-SIZES = {BYTE: 1, ASCII: 1, SHORT: 2, LONG: 4, RATIONAL: 8, UNDEFINED: 1, DOUBLE: 8}
+BYTE, ASCII, SHORT, LONG, RATIONAL, UNDEFINED, DOUBLE, UTF8 = 1, 2, 3, 4, 5, 7, 12, 129
+SIZES = {UTF8: 1, BYTE: 1, ASCII: 1, SHORT: 2, LONG: 4, RATIONAL: 8, UNDEFINED: 1, DOUBLE: 8}
 EXIF_DIRECTORY, GPS_DIRECTORY = 34665, 34853
 
 TEXTS = {
@@ -105,6 +107,43 @@ def test_exif_texts_arrive_byte_for_byte(tmp_path, kind, suffix):
         assert written[tag] == (ASCII, text + b"\0")
     assert written[40091] == (BYTE, XP_TITLE)
     assert not [note for note in picture.notes if "left out" in note]
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "png", "webp"])
+def test_utf8_texts_of_exif_3_arrive_as_bytes_of_ascii_ones(tmp_path, kind):
+    utf8 = {315: "Zoë 日本".encode(), 42036: "Ä".encode(), 18: "±".encode()}
+    first, details, place = ({tag: (UTF8, text + b"\0")} for tag, text in utf8.items())
+    tags = {**first, 271: (ASCII, b"Maker\0"), EXIF_DIRECTORY: details, GPS_DIRECTORY: place}
+    write_input(tmp_path / "in", kind, tags)
+    picture = read_picture(tmp_path / "in")
+    write_picture(tmp_path / "out.jpg", torch.zeros(3, 8, 10), picture)
+    written = entries_of(exif_block(tmp_path / "out.jpg"))
+    assert {tag: written[tag] for tag in utf8} == texts(utf8) and written[271] == (ASCII, b"Maker\0")
+    assert picture.notes == []
+
+
+def test_a_directory_that_is_its_own_subdirectory_or_cut_off_ends_the_search(tmp_path):
+    block = tiff_bytes({315: (UTF8, b"text\0"), EXIF_DIRECTORY: (LONG, struct.pack("<I", 8))})
+    for whole in (block, block[:32]):  # cut off inside the second entry
+        read = utf8_as_ascii(b"Exif\0\0" + whole)
+        assert len(read) == 6 + len(whole) and struct.unpack_from("<HH", read, 6 + 10) == (315, ASCII)
+    for damaged in (b"", b"MM", b"II*\0", b"junk of no order"):
+        assert utf8_as_ascii(damaged) == damaged
+
+
+def test_raw_profiles_of_a_png_are_carried_or_named(tmp_path):
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf tiff:Orientation="6"/></x:xmpmeta>'
+    info = PngInfo()
+    for kind, data in {"xmp": xmp, "iptc": b"8BIM", "8bim": b"8BIM", "icm": b"profile"}.items():
+        digits = data.hex()
+        lines = [digits[at : at + 72] for at in range(0, len(digits), 72)]
+        info.add_text(f"Raw profile type {kind}", "\n".join(["", kind, f"{len(data):8}", *lines, ""]), zip=True)
+    info.add_text("Raw profile type APP1", "\nno\nhexadecimal\ndigits")
+    Image.new("RGB", (5, 4)).save(tmp_path / "in.png", pnginfo=info)
+    picture = read_picture(tmp_path / "in.png")
+    assert picture.xmp == xmp.replace(b'"6"', b'"1"')
+    assert picture.notes == ["Photoshop/IPTC data is not carried over", "raw profiles APP1, icm: left out"]
+    assert picture.text == {}
 
 
 @pytest.mark.parametrize("kind", ["tif8", "tif16"])

@@ -37,10 +37,14 @@ def test_errors_at_import_are_shown(tmp_path):
     (tmp_path / "sat").mkdir()
     (tmp_path / "sat/__init__.py").write_text(
         "import logging\n"
+        "import warnings\n"
+        "warnings.warn('is to be removed', FutureWarning)\n"
+        "warnings.warn('spoils the result')\n"
         "logging.warning('no GPU')\n"
         "logging.error('libfoo is damaged')\n"
         "raise ImportError('cannot load libfoo')\n"
     )
     done = run("import sat_sr.model.inf_dit", tmp_path)
     assert done.returncode == 1 and "cannot load libfoo" in done.stderr and "libfoo is damaged" in done.stderr
-    assert "no GPU" not in done.stderr
+    assert "spoils the result" in done.stderr
+    assert "no GPU" not in done.stderr and "is to be removed" not in done.stderr
