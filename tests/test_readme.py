@@ -189,7 +189,7 @@ def check_installation(site: Path) -> None:
         copy(ROOT / name, source / name)
     # An environment of its own, which sees what the tests' environment has.
     venv.create(site / "own", with_pip=False)
-    packages = Path(sysconfig.get_path("purelib", "venv", {"base": str(site / "own")}))
+    (packages,) = site.glob("own/lib/python3.*/site-packages")
     (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
     subprocess.run(
         [site / "own/bin/python", "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation",

@@ -59,11 +59,11 @@ def _exchange_coarsest_band(output: torch.Tensor, image: torch.Tensor) -> torch.
 
 
 def _blur(x: torch.Tensor) -> torch.Tensor:
-    """Repeated blur by (1, 2, 1)/4 with holes of 1, 2, 4, ... pixels, edges repeated (the à-trous algorithm)."""
+    """Repeated blur by (1, 2, 1)/4 with holes of 1, 2, 4, ... pixels, edges repeated (à-trous algorithm). In place."""
     for level in range(WAVELET_LEVELS):
         hole = 2**level
         for pad, cut in (((hole, hole, 0, 0), -1), ((0, 0, hole, hole), -2)):
             padded, length = F.pad(x, pad, mode="replicate"), x.shape[cut]
-            x = padded.narrow(cut, 0, length) + padded.narrow(cut, 2 * hole, length)
-            x = x.add_(padded.narrow(cut, hole, length), alpha=2).div_(4)
+            torch.add(padded.narrow(cut, 0, length), padded.narrow(cut, 2 * hole, length), out=x)
+            x.add_(padded.narrow(cut, hole, length), alpha=2).div_(4)
     return x

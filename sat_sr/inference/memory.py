@@ -15,6 +15,7 @@ network's type; offload, what lives on the host (`planner`). docs/memory.md deri
 from __future__ import annotations
 
 import math
+import sys
 
 from sat_sr.config import LR_FACTOR, InfDiTConfig
 from sat_sr.inference.frontier import LINES_SHARED
@@ -26,6 +27,8 @@ from sat_sr.model.counts import layer_parameter_count, parameter_count
 WORKSPACE = {"cuda": 100 << 20}
 # Canvas-sized float32 pictures alive at once: the upsampled condition, and what `diffusion.samplers` keeps.
 CANVASES = {"heun": 4, "euler": 4, "dpmpp_2m": 5, "unipc": 6}
+# Until 3.11 Python kept what a call is given until it returns: of a sampler, the start.
+CANVASES_HELD = int(sys.version_info < (3, 11))
 
 
 def weight_bytes(config: InfDiTConfig, itemsize: int, offload: str) -> int:
@@ -128,4 +131,4 @@ def canvas_bytes(canvas: tuple[int, int], batch: int, sampler: str, share: float
     """
     picture = batch * 3 * canvas[0] * canvas[1] * 4
     part = int(picture * share)
-    return max(CANVASES[sampler] * part, gathers * (picture + part)) + picture // LR_FACTOR**2
+    return max((CANVASES[sampler] + CANVASES_HELD) * part, gathers * (picture + part)) + picture // LR_FACTOR**2

@@ -153,7 +153,10 @@ def test_tiff_16_bit_reads_what_tifffile_wrote_and_back(tmp_path, channels, byte
 @pytest.mark.parametrize("codec", ["raw", "tiff_lzw", "packbits", "tiff_adobe_deflate", "tiff_deflate", "lzma", "zstd"])
 def test_16_bit_tiff_in_every_lossless_codec_of_pillow(tmp_path, codec):
     array = random_samples(1, height=37, width=50)[..., 0]
-    Image.fromarray(array).save(tmp_path / "in.tif", compression=codec)
+    try:
+        Image.fromarray(array).save(tmp_path / "in.tif", compression=codec)
+    except OSError as error:
+        pytest.skip(f"this Pillow is built without {codec}: {error}")
     picture = read_picture(tmp_path / "in.tif")
     np.testing.assert_array_equal(samples(picture.rgb, 16)[..., 0], array)
     assert picture.bit_depth == 16 and not picture.notes
