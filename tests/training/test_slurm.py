@@ -1,4 +1,5 @@
-"""Two nodes of a real Slurm: a job that is killed, resubmitted, preempted and requeued trains as one that is not."""
+"""Two nodes of a real Slurm: a job that is killed, resubmitted, preempted and requeued trains as one that is not; and
+one of the two goes on alone."""
 
 import json
 import os
@@ -76,20 +77,16 @@ def records(folder):
 
 
 def test_killed_resubmitted_preempted_and_requeued_it_trains_as_if_undisturbed(slurm, tiny_flags, shards, tmp_path):
-    def submit(name):
+    def submit(name, nodes=2, steps=STEPS):
         flags = [
             *tiny_flags,
-            "--vector-dim",
-            "0",
-            "--valid-data",
-            str(shards),
-            "--train-iters",
-            str(STEPS),
-            "--save-interval",
-            "20",
+            "--vector-dim=0",
+            f"--valid-data={shards}",
+            f"--train-iters={steps}",
+            "--save-interval=20",
         ]
         printed = slurm(
-            "sbatch", "--nodes=2", "--ntasks-per-node=1", "--gpus-per-node=0", "--cpus-per-task=1", "--time=10",
+            "sbatch", f"--nodes={nodes}", "--ntasks-per-node=1", "--gpus-per-node=0", "--cpus-per-task=1", "--time=10",
             f"--output={tmp_path}/{name}.txt", "scripts/train.sbatch",
             *flags, "--save", str(tmp_path), "--experiment-name", name,
         )  # fmt: skip
@@ -134,3 +131,9 @@ def test_killed_resubmitted_preempted_and_requeued_it_trains_as_if_undisturbed(s
     whole, disturbed = records(tmp_path / "undisturbed"), records(tmp_path / "disturbed")
     assert list(whole) == list(disturbed) == list(range(1, STEPS + 1))
     assert whole == disturbed
+
+    third = submit("disturbed", nodes=1, steps=STEPS + 10)  # as if a node were lost, or all were taken
+    wait("the end on one node", lambda: job_state(third) == "COMPLETED", third)
+    output = (tmp_path / "disturbed.txt").read_text()
+    assert "ranks 1 (was 2), samples a step 1 (was 2)" in output
+    assert list(records(tmp_path / "disturbed")) == list(range(1, STEPS + 11))
