@@ -72,7 +72,7 @@ def parse_args() -> argparse.Namespace:
     add("--kernel", default="auto", help="attention kernel (default: %(default)s)")
     add("--offload", default="auto", help="what lives on the host: auto, none, state, all (default: %(default)s)")
     add("--memory", help="device memory that may be used, weights included, like 8GiB (default: no limit)")
-    add("--compile", action="store_true", help="compile what is around attention")
+    add("--compile", action="store_true", help="compile what lies between the matrix products")
     add("--dtype", choices=DTYPES, help="of the network (default: bfloat16 on CUDA, float32 elsewhere)")
     add("--device", default="auto", help="cpu, cuda, cuda:1, mps (default: %(default)s)")
     add("--threads", type=int, help="CPU threads (default: PyTorch's)")

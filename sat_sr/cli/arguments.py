@@ -152,7 +152,11 @@ def make_parser() -> _Parser:
         "grows with the picture), all (the weights, too); auto: as little as fits")  # fmt: skip
     add("--split-picture", action=argparse.BooleanOptionalAction, help="several ranks (torchrun) compute each picture "
         "together (the default for one picture), or share the list (the default for several)")  # fmt: skip
-    add("--compile", action="store_true", help="compile the layers (torch.compile): starts later, then faster on GPUs")
+    add(
+        "--compile",
+        action="store_true",
+        help="fuse the layers' small steps (torch.compile): starts later, meant for GPUs",
+    )
     add("--memory", type=_memory, metavar="SIZE", help="what may be used, like 8GiB (default: most of what is free)")
     add("--estimate", action="store_true", help="tell sizes, plan, memory and TFLOP, and end")
 

@@ -50,8 +50,8 @@ class Denoiser:
     clip_embedding  (B, V), when the model has a CLIP input
     on_progress     called with (work done, work of one call) after each piece of a call
     neighbours      the processes that compute the other parts
-    compiled        run what is around attention compiled (torch.compile), in groups of full size: one graph for all
-                    canvases; smaller groups at the end of a band run uncompiled
+    compiled        run what lies between the matrix products compiled (torch.compile), in groups of full size: graphs
+                    for all canvases; smaller groups at the end of a band run uncompiled
     places          pixels, less than a block: how far in on the grid the picture lies in each call, in turn
                     (`placement`); the canvas has as large a margin as the farthest
     before          pixel rows and columns of the part before that x, lr_upsampled and what is returned begin with:

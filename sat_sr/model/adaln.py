@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -15,12 +14,11 @@ from sat_sr.config import LAYERNORM_EPS, LR_FACTOR, LR_PATCH, OUT_CHANNELS, InfD
 from sat_sr.model.attention_kernels import KERNELS
 from sat_sr.model.block_attention import RELATIONS, Extended
 from sat_sr.model.embeddings import adaptive_norm, layer_norm
+from sat_sr.model.fusion import Fuse, fused, unfused
 from sat_sr.model.linear import linear, linear_gelu
 from sat_sr.model.lr_cross_attention import attend_windows, lr_features
-from sat_sr.model.rope import rotate_
+from sat_sr.model.rope import norm_and_rotate, rotate_
 from sat_sr.model.sat_import import BaseMixin
-
-COMPILED_SHAPES = 64
 
 Extend = Callable[[torch.Tensor, torch.Tensor], Extended]
 
@@ -32,13 +30,17 @@ class GroupContext:
     rotary    positions of the group's tokens, as `rope.rotary` gives them
     lr        (B, 3, y, x) LR condition of the group and the ring of blocks around it (`group_lr`); used by layer 0 only
     kernel    name in KERNELS
-    compiled  run what is around attention compiled, one graph a shape of group
+    compiled  run what lies between the matrix products compiled, one graph a shape of group
     """
 
     rotary: torch.Tensor
     lr: torch.Tensor | None
     kernel: str = "sdpa"
     compiled: bool = False
+
+    @property
+    def fuse(self) -> Fuse:
+        return fused if self.compiled else unfused
 
 
 class LRCrossAttentionProjections(nn.Module):
@@ -94,12 +96,15 @@ class AdaLNMixin(BaseMixin):
         returns     (B, i, j, L, C): with gradients a new tensor, else x itself, updated
         """
         shift1, scale1, shift2, scale2 = modulation
-        x = add(x, self.self_attention(layer, x, shift1, scale1, extend, context))
+        update = self.self_attention(layer, x, shift1, scale1, extend, context)
         norm = None
         if layer == 0:
-            x = add(x, self.lr_cross_attention(layer_norm(x), context.lr))
+            x = add(x, update)
+            update = self.lr_cross_attention(layer_norm(x), context.lr)
             norm = self.post_cross_attention_layernorm
-        return add(x, step(mlp, context)(x, norm, shift2, scale2, self.transformer.layers[layer].mlp))
+        x, normed = context.fuse(add_and_norm)(x, update, shift2, scale2, norm)
+        del update
+        return add(x, mlp(normed, self.transformer.layers[layer].mlp))
 
     def self_attention(
         self,
@@ -112,13 +117,13 @@ class AdaLNMixin(BaseMixin):
     ) -> torch.Tensor:
         """Unidirectional block attention: (B, i, j, L, C) -> the same shape."""
         linears = self.transformer.layers[layer].attention
-        norm = self.q_layer_norm[layer]  # for the keys as well, see __init__
-        project = step(queries_keys_values, context)
-        rotary = torch.view_as_real(context.rotary) if context.compiled else context.rotary
-        q, k, v = project(x, shift, scale, linears.query_key_value, norm, self.heads, rotary)
+        # This norm for the keys as well, see __init__.
+        q, k, v = queries_keys_values(
+            x, shift, scale, linears.query_key_value, self.q_layer_norm[layer], self.heads, context
+        )
         extended = extend(k, v)
         del k, v  # in `extended` now, if not with gradients
-        out = KERNELS[context.kernel](q, extended, self.re_pos_embed[layer])
+        out = KERNELS[context.kernel](q, extended, self.re_pos_embed[layer], context.fuse)
         return linear(rearrange(out, "B i j h L d -> B i j L (h d)"), *weights(linears.dense))
 
     def lr_cross_attention(self, x: torch.Tensor, lr: torch.Tensor) -> torch.Tensor:
@@ -159,22 +164,32 @@ def queries_keys_values(
     shift: torch.Tensor,
     scale: torch.Tensor,
     projection: nn.Module,
-    norm: nn.Module,
+    norm: nn.LayerNorm,
     heads: int,
-    rotary: torch.Tensor,
+    context: GroupContext,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """x (B, i, j, L, C) -> q, k (normalised, rotated) and v, (B, i, j, h, L, d) each."""
-    qkv = linear(adaptive_norm(x, shift, scale), *weights(projection)).unflatten(-1, (3, heads, -1))
-    q, k, v = qkv.unbind(-3)
-    q, k = rotate_(norm(q), rotary), rotate_(norm(k), rotary)
+    normed = context.fuse(adaptive_norm)(x, shift, scale)
+    q, k, v = linear(normed, *weights(projection)).unflatten(-1, (3, heads, -1)).unbind(-3)
+    del normed
+    if context.compiled:
+        rotary, turn = torch.view_as_real(context.rotary), fused(norm_and_rotate)
+        q, k = (turn(t, norm, rotary) for t in (q, k))
+    else:
+        q, k = (rotate_(norm(t), context.rotary) for t in (q, k))
     return q.transpose(-3, -2), k.transpose(-3, -2), v.transpose(-3, -2)
 
 
-def mlp(
-    x: torch.Tensor, norm: nn.LayerNorm | None, shift: torch.Tensor, scale: torch.Tensor, linears: nn.Module
-) -> torch.Tensor:
-    """(B, i, j, L, C) -> the same shape. norm, shift, scale: as in `adaptive_norm`."""
-    x = adaptive_norm(x, shift, scale, norm)
+def add_and_norm(
+    x: torch.Tensor, update: torch.Tensor, shift: torch.Tensor, scale: torch.Tensor, norm: nn.LayerNorm | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """x + update, as `add` has it, and its `adaptive_norm`; (B, i, j, L, C) all."""
+    x = add(x, update)
+    return x, adaptive_norm(x, shift, scale, norm)
+
+
+def mlp(x: torch.Tensor, linears: nn.Module) -> torch.Tensor:
+    """(B, i, j, L, C) -> the same shape."""
     return linear(linear_gelu(x, *weights(linears.dense_h_to_4h)), *weights(linears.dense_4h_to_h))
 
 
@@ -186,20 +201,6 @@ def weights(module: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
 def add(x: torch.Tensor, update: torch.Tensor) -> torch.Tensor:
     """x + update. Without gradients x itself is updated: the hidden state of a canvas exists once."""
     return x + update if torch.is_grad_enabled() else x.add_(update)
-
-
-def step(function: Callable, context: GroupContext) -> Callable:
-    """One of the two functions above, compiled if asked for; weights are arguments, so all layers share a graph."""
-    return _compile(function) if context.compiled else function
-
-
-@functools.cache
-def _compile(function: Callable) -> Callable:
-    import torch._dynamo
-
-    # Each shape of group is compiled, the MLP twice. Beyond PyTorch's limit of eight shapes they would silently run
-    # uncompiled: pictures of many sizes, one after the other, have more.
-    return torch._dynamo.config.patch(recompile_limit=COMPILED_SHAPES)(torch.compile(function, dynamic=False))
 
 
 def lr_size(canvas: tuple[int, int]) -> tuple[int, int]:

@@ -1,10 +1,11 @@
 """The one seam for kernels: ways to compute block attention, all the same function.
 
-Every kernel has the signature `kernel(q, extended, relation_embed) -> out`:
+Every kernel has the signature `kernel(q, extended, relation_embed, fuse=unfused) -> out`:
 
 q               (B, i, j, h, L, d)  queries of a group, normalised and rotated
 extended        Extended            keys and values of the group and its halo
 relation_embed  (4, h, d)
+fuse            `fusion.fused` compiles what a kernel does beside attention, where it pays
 returns         (B, i, j, h, L, d)
 
 sdpa   the reference: the keys of the neighbours side by side, one stock attention. Everywhere, with gradients.
@@ -28,6 +29,7 @@ import torch
 import torch.nn.functional as F
 
 from sat_sr.model.block_attention import RELATIONS, Border, Extended, neighbour, relation_bias
+from sat_sr.model.fusion import COMPILED_SHAPES, Fuse, unfused
 from sat_sr.model.stock import attend, attend_with_lse, before_ampere
 
 # Dimensions that carry the bias in `sdpa`: one would do, so many leave the head as aligned as it was.
@@ -36,7 +38,7 @@ MARK = 8
 Attention = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 
-def sdpa(q: torch.Tensor, extended: Extended, relation_embed: torch.Tensor) -> torch.Tensor:
+def sdpa(q: torch.Tensor, extended: Extended, relation_embed: torch.Tensor, fuse: Fuse = unfused) -> torch.Tensor:
     """softmax(q (k_r + e_r)ᵀ / sqrt(d)) v over the keys of all four relations r.
 
     The first row or column of blocks on the picture's edge has fewer distinct neighbours than the others: it is a strip
@@ -100,7 +102,11 @@ def cudnn_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> tuple[
 
 
 def merge(
-    q: torch.Tensor, extended: Extended, relation_embed: torch.Tensor, attention: Attention = attend_with_lse
+    q: torch.Tensor,
+    extended: Extended,
+    relation_embed: torch.Tensor,
+    fuse: Fuse = unfused,
+    attention: Attention = attend_with_lse,
 ) -> torch.Tensor:
     """out = Σ_u w_u o_u over the distinct neighbours u, w = softmax_u(lse_u + log Σ_r exp(q·e_r/sqrt(d))).
 
@@ -116,17 +122,39 @@ def merge(
     for row, columns in itertools.product(range(i), stretches):
         here = slice(None), row, slice(columns.start, columns.stop)
         edges = Border(border.top and row == 0, border.left and columns.start == 0)
-        parts, logits = [], []
-        for (down, right), relations in distinct_neighbours(edges).items():
+        distinct = distinct_neighbours(edges)
+        parts, lses = [], []
+        for down, right in distinct:
             there = slice(None), row + down, slice(columns.start + right, columns.stop + right)
             o, lse = attention(*(x.flatten(0, 1) for x in (q[here], k[there], v[there])))
             parts.append(o.unflatten(0, (B, -1)))
-            logits.append(lse.unflatten(0, (B, -1)) + _joined(bias[here], relations))
-        weights = torch.stack(logits).softmax(0).to(q.dtype)[..., None]
-        torch.mul(parts[0], weights[0], out=out[here])
-        for part, weight in zip(parts[1:], weights[1:], strict=True):
-            out[here].addcmul_(part, weight)
+            lses.append(lse.unflatten(0, (B, -1)))
+        # On the picture's edge there are few blocks: no graphs for those.
+        combine = fuse(_combine) if len(parts) == len(RELATIONS) else _combine
+        combine(out[here], parts, lses, bias[here], list(distinct.values()))
     return out
+
+
+def _combine(
+    out: torch.Tensor,
+    parts: list[torch.Tensor],
+    lses: list[torch.Tensor],
+    bias: torch.Tensor,
+    relations: list[list[int]],
+) -> None:
+    """Overwrites out with Σ_u w_u o_u: out, parts o_u (B, j, h, L, d), lses (B, j, h, L), bias (B, j, h, L, 4)."""
+    logits = [lse + _joined(bias, of_one) for lse, of_one in zip(lses, relations, strict=True)]
+    if torch.compiler.is_compiling():
+        # One pass: Inductor would make softmax of a stack several, and takes no `out=` that is not contiguous.
+        highest = functools.reduce(torch.maximum, logits)
+        shares = [(logit - highest).exp() for logit in logits]
+        total = sum(shares)
+        out.copy_(sum(part * (share / total)[..., None] for part, share in zip(parts, shares, strict=True)))
+        return
+    weights = torch.stack(logits).softmax(0).to(out.dtype)[..., None]
+    torch.mul(parts[0], weights[0], out=out)
+    for part, weight in zip(parts[1:], weights[1:], strict=True):
+        out.addcmul_(part, weight)
 
 
 def _joined(bias: torch.Tensor, relations: list[int]) -> torch.Tensor:
@@ -144,17 +172,17 @@ def distinct_neighbours(border: Border) -> dict[tuple[int, int], list[int]]:
     return found
 
 
-def flash(q: torch.Tensor, extended: Extended, relation_embed: torch.Tensor) -> torch.Tensor:
+def flash(q: torch.Tensor, extended: Extended, relation_embed: torch.Tensor, fuse: Fuse = unfused) -> torch.Tensor:
     """`merge` over the flash-attn package."""
-    return merge(q, extended, relation_embed, flash_attention)
+    return merge(q, extended, relation_embed, fuse, flash_attention)
 
 
-def cudnn(q: torch.Tensor, extended: Extended, relation_embed: torch.Tensor) -> torch.Tensor:
+def cudnn(q: torch.Tensor, extended: Extended, relation_embed: torch.Tensor, fuse: Fuse = unfused) -> torch.Tensor:
     """`merge` over cuDNN's attention."""
-    return merge(q, extended, relation_embed, cudnn_attention)
+    return merge(q, extended, relation_embed, fuse, cudnn_attention)
 
 
-def flex(q: torch.Tensor, extended: Extended, relation_embed: torch.Tensor) -> torch.Tensor:
+def flex(q: torch.Tensor, extended: Extended, relation_embed: torch.Tensor, fuse: Fuse = unfused) -> torch.Tensor:
     """All blocks of the group as one sequence, FlexAttention skipping the pairs of blocks that are no neighbours."""
     B, i, j, h, L, _ = q.shape
     k, v, border = extended
@@ -168,7 +196,8 @@ def flex(q: torch.Tensor, extended: Extended, relation_embed: torch.Tensor) -> t
 
     sequence = [x.permute(0, 3, 1, 2, 4, 5).flatten(2, 4) for x in (q, k, v)]
     mask = _neighbour_mask((i, j), L, border, q.device)
-    out = _flex_attention(q.device.type)(*sequence, score_mod=score, block_mask=mask)
+    options = _tiles(q)
+    out = _flex_attention(q.device.type)(*sequence, score_mod=score, block_mask=mask, kernel_options=options)
     return out.unflatten(2, (i, j, L)).permute(0, 2, 3, 1, 4, 5)
 
 
@@ -222,6 +251,20 @@ def _neighbour_mask(group: tuple[int, int], tokens: int, border: Border, device:
     return BlockMask.from_kv_blocks(*nothing, count, order, BLOCK_SIZE=tile, mask_mod=is_neighbour)
 
 
+def _tiles(q: torch.Tensor) -> dict[str, int] | None:
+    """FlexAttention's tiles for a head dim d that PyTorch has no entry for, on the GPUs whose shared memory holds them.
+
+    d is rounded up to 128, of which PyTorch knows what is best on the A100 and the H100 (128 x 64, eight warps); of
+    others it takes a quarter of the work at a time, 64 x 64 by four warps, with one such tile in a multiprocessor.
+    """
+    half = q.dtype in (torch.bfloat16, torch.float16)
+    if not (q.is_cuda and half and 64 < q.shape[-1] < 128):
+        return None
+    if torch.cuda.get_device_capability(q.device) not in ((8, 0), (9, 0)):
+        return None
+    return {"BLOCK_M": 128, "BLOCK_N": 64, "num_warps": 8, "num_stages": 3}
+
+
 @functools.cache
 def _flex_attention(device: str):
     from torch.nn.attention.flex_attention import flex_attention
@@ -234,12 +277,11 @@ def _flex_attention(device: str):
     # Each shape of group is compiled, and a canvas has up to four. Beyond PyTorch's limit of eight compiled shapes it
     # would run uncompiled, in tens of gigabytes, and not say so: `fullgraph` makes that an error.
     compiled = torch.compile(flex_attention, dynamic=False, fullgraph=True)
-    return torch._dynamo.config.patch(recompile_limit=FLEX_SHAPES)(compiled)
+    return torch._dynamo.config.patch(recompile_limit=COMPILED_SHAPES)(compiled)
 
 
 # Tokens of a tile of FlexAttention's mask: whichever tile its CUDA kernels take for a dtype and GPU divides that.
 FLEX_TILE = 128
-FLEX_SHAPES = 64
 
 # Tokens of a block from which nothing is lost by attending to neighbours one by one, and the copies are saved.
 LARGE_BLOCK = 1024

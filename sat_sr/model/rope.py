@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 
 import torch
+from torch import nn
 
 
 @functools.lru_cache(maxsize=8)
@@ -42,19 +43,40 @@ def rotary(rows: torch.Tensor, cols: torch.Tensor, head_dim: int, period: int) -
 def rotate_(x: torch.Tensor, rotation: torch.Tensor) -> torch.Tensor:
     """Rotate adjacent pairs (a, b) -> (a cos − b sin, b cos + a sin), in float32: one complex product.
 
-    x (..., i, j, L, h, d), overwritten if it is float32 or there are no gradients; rotation of `rotary`, or
-    `torch.view_as_real` of it for Inductor, which has no complex numbers: then nothing is overwritten. Returns the
+    x (..., i, j, L, h, d), overwritten if it is float32 or there are no gradients; rotation of `rotary`. Returns the
     shape and dtype of x.
     """
-    if not rotation.is_complex():
-        (cos, sin), (a, b) = rotation.unbind(-1), x.float().unflatten(-1, (-1, 2)).unbind(-1)
-        return torch.stack([a * cos - b * sin, b * cos + a * sin], dim=-1).flatten(-2).to(x.dtype)
     if x.dtype == torch.float32 or torch.is_grad_enabled():
         return _rotated(x.float(), rotation).to(x.dtype)
     # One row of blocks at a time: its copy in float32 is small, and of the official model stays in a GPU's cache.
     for row, turn in zip(x.unbind(-5), rotation, strict=True):
         row.copy_(_rotated(row.float(), turn))
     return x
+
+
+def norm_and_rotate(x: torch.Tensor, norm: nn.LayerNorm, rotation: torch.Tensor) -> torch.Tensor:
+    """`rotate_` of the norm of x, as Inductor makes one pass of it, in float32 throughout.
+
+    x (..., i, j, L, h, d); rotation (i, j, L, 1, d/2, 2), `torch.view_as_real` of `rotary`, as Inductor has no complex
+    numbers. Each number is rotated with the other one of its pair, and that is normalised again where it is needed: as
+    a result of its own the norm would go through memory, in float32.
+    """
+    numbers = x.float()
+    variance, mean = torch.var_mean(numbers, -1, correction=0, keepdim=True)
+    scale = (variance + norm.eps).rsqrt()
+
+    def normed(numbers, weight, bias):
+        return (numbers - mean) * scale * weight + bias
+
+    cos, sin = rotation.unbind(-1)
+    cos, sin = torch.stack([cos, cos], -1).flatten(-2), torch.stack([-sin, sin], -1).flatten(-2)
+    others = normed(*(_swapped(t) for t in (numbers, norm.weight, norm.bias)))
+    return (normed(numbers, norm.weight, norm.bias) * cos + others * sin).to(x.dtype)
+
+
+def _swapped(x: torch.Tensor) -> torch.Tensor:
+    """The two of each pair in the last dim exchanged."""
+    return x.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
 
 
 def _rotated(x: torch.Tensor, rotation: torch.Tensor) -> torch.Tensor:

@@ -198,6 +198,13 @@ def test_iterating_again_goes_on_where_the_last_iteration_stopped(good):
     assert all(equal(a, b) for a, b in zip(take(again, 2) + take(again, 3), take(whole, 5), strict=True))
 
 
+# What a pass over the fixture `mixed` counts.
+MIXED = {
+    "converted: grey": 1, "converted: CMYK": 1, "converted: 16-bit": 1, "converted: alpha": 1, "too small": 1,
+    "undecodable": 2, "no jpg or png": 1, "pair that does not match": 1, "broken shard": 2,
+}  # fmt: skip
+
+
 @pytest.fixture
 def mixed(tmp_path):
     """Two good pictures among all that can be wrong."""
@@ -230,19 +237,8 @@ def test_bad_files_are_skipped_or_converted_and_counted(mixed):
     batches = take(source, 6)
     assert sorted(batch["__key__"][0] for batch in batches) == ["cmyk", "deep", "glass", "good", "grey", "t0"]
     next(iter(source))  # the next pass has begun: the first is counted to its end
-    first_pass = {
-        "converted: grey": 1,
-        "converted: CMYK": 1,
-        "converted: 16-bit": 1,
-        "converted: alpha": 1,
-        "too small": 1,
-        "undecodable": 2,
-        "no jpg or png": 1,
-        "pair that does not match": 1,
-        "broken shard": 2,
-    }
-    assert set(source.counts) == set(first_pass)
-    assert all(source.counts[reason] >= count for reason, count in first_pass.items())
+    assert set(source.counts) == set(MIXED)
+    assert all(source.counts[reason] >= count for reason, count in MIXED.items())
     deep = next(batch for batch in batches if batch["__key__"] == ["deep"])["target"]
     torch.testing.assert_close(deep, torch.full_like(deep, round(40000 / 257) / 127.5 - 1))
 
@@ -250,17 +246,7 @@ def test_bad_files_are_skipped_or_converted_and_counted(mixed):
 def test_counts_of_one_pass_are_exact(mixed):
     counts = Counter()
     assert len(list(read_pictures(mixed, counts, min_side=48))) == 6
-    assert counts == {
-        "converted: grey": 1,
-        "converted: CMYK": 1,
-        "converted: 16-bit": 1,
-        "converted: alpha": 1,
-        "too small": 1,
-        "undecodable": 2,
-        "no jpg or png": 1,
-        "pair that does not match": 1,
-        "broken shard": 2,
-    }
+    assert counts == MIXED
 
 
 def test_a_broken_shard_is_counted_once_however_often_its_reading_is_resumed(tmp_path):

@@ -107,7 +107,7 @@ def test_no_block_computes_a_neighbour_twice(place):
 
     *tensors, relation_embed = (x.float() for x in picture(ORIGINS[place]))
     q, k, v = (x[:1] for x in tensors)
-    attention_kernels.merge(q, extended_of(k, v, ORIGINS[place]), relation_embed, counting)
+    attention_kernels.merge(q, extended_of(k, v, ORIGINS[place]), relation_embed, attention=counting)
     assert len(pairs) == len(set(pairs)) == PAIRS[place]
 
 

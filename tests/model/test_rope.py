@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sat_sr.config import InfDiTConfig
-from sat_sr.model.rope import rotary, rotate_
+from sat_sr.model.rope import norm_and_rotate, rotary, rotate_
 
 CONFIG = InfDiTConfig(
     num_layers=2, hidden_size=32, num_attention_heads=2, image_block_size=16, image_size=64, vector_dim=0
@@ -112,10 +112,18 @@ def test_positions_are_periodic_and_axes_differ(call):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_pairs_of_real_numbers_rotate_alike(dtype):
-    """The form that torch.compile can fuse."""
+def test_norm_and_rotation_in_real_numbers_are_those_of_pytorch_and_of_complex_ones(dtype):
+    """The form that torch.compile makes one pass of."""
     rotation = rotary(torch.tensor([[5, 900]]), torch.tensor([[0, 77]]), 8, 1024)
-    x = torch.randn(2, 1, 1, 4, 3, 8).to(dtype)
-    alike = rotate_(x, torch.view_as_real(rotation))
-    tolerance = 1e-6 if dtype is torch.float32 else 0.02
-    torch.testing.assert_close(alike, rotate_(x.clone(), rotation), rtol=0, atol=tolerance)
+    norm = torch.nn.LayerNorm(8, eps=1e-6)
+    torch.nn.init.normal_(norm.weight), torch.nn.init.normal_(norm.bias)
+    norm = norm.to(dtype)
+    x = (3 * torch.randn(2, 1, 1, 4, 3, 8) + 1).to(dtype)
+    with torch.no_grad():
+        normed = torch.nn.functional.layer_norm(x.double(), (8,), norm.weight.double(), norm.bias.double(), 1e-6)
+        pairs = torch.view_as_complex(normed.unflatten(-1, (-1, 2))) * rotation
+        alike = norm_and_rotate(x, norm, torch.view_as_real(rotation))
+    assert alike.dtype is dtype
+    rounding = {torch.float32: 2e-6, torch.bfloat16: 2**-8}[dtype]
+    wanted = torch.view_as_real(pairs).flatten(-2)
+    assert ((alike.double() - wanted).abs() <= rounding * (1 + wanted.abs())).all()
