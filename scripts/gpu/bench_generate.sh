@@ -40,7 +40,11 @@ PY
 }
 
 bench modes --canvas "$small" --canvas "$middle" --canvas "$large" --mode auto
-[ "$dry" = 1 ] || bench compiled --canvas "$middle" --canvas "$large" --mode auto --compile
+if [ "$dry" != 1 ]; then
+    bench compiled --canvas "$middle" --canvas "$large" --mode auto --compile
+    bench compiled_cudnn --canvas "$middle" --mode auto --kernel cudnn --compile
+    bench compiled_flex --canvas "$middle" --mode auto --kernel flex --compile
+fi
 bench blocks --canvas "$middle" --mode ar,ar2 --block-batch 4
 if [ "$dry" != 1 ]; then
     bench kernel_cudnn --canvas "$middle" --mode auto --kernel cudnn

@@ -112,8 +112,14 @@ def test_streaming_gives_the_same_numbers(model, inputs, order, offload):
             assert (streamed(inputs[0], sigma) - wanted).abs().max() < tolerance * wanted.abs().max()
 
 
-def test_compiled_layers_compute_the_same(model, inputs, expected):
-    found = Denoiser(model, plan_of((2, 2), "layer"), *inputs[1:], compiled=True)(inputs[0], SIGMA)
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_compiled_steps_between_the_products_compute_the_same(model, inputs, expected, kernel):
+    try:
+        choose_kernel(kernel, model.device, model.dtype, CONFIG.head_dim, CONFIG.tokens_per_block)
+    except ValueError as error:
+        pytest.skip(str(error))
+    plan = plan_of((2, 2), "layer", kernel=kernel)
+    found = Denoiser(model, plan, *inputs[1:], compiled=True)(inputs[0], SIGMA)
     assert difference(found, expected) < TOLERANCE[model.dtype]
 
 
