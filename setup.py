@@ -50,7 +50,7 @@ setup(
         "console_scripts": ["sat-sr = sat_sr.programs.start:upscale", "sat-sr-train = sat_sr.programs.start:train"],
     },
     install_requires=[
-        "torch>=2.8",  # 2.7 may hang where ranks part, at the end of a process group
+        "torch>=2.11",  # earlier ones print into our standard output, 2.7 may hang where ranks part
         "SwissArmyTransformer>=0.4.12",
         # Imported by `import sat` but not declared by it:
         "deepspeed>=0.19.8",  # earlier ones apply steps that are not finite, outside of fp16

@@ -91,7 +91,7 @@ def training_stream(
 
 
 class TrainingStream:
-    """What `training_stream` gives. Iterating takes up where the last iteration, or a loaded state, left off."""
+    """What `training_stream` gives. Iterating takes up where the last iteration, or what `go_on` got, left off."""
 
     def __init__(self, source: _Worker, batch_size: int, num_workers: int) -> None:
         self.batch_size, self.num_workers = batch_size, num_workers

@@ -106,6 +106,7 @@ def command_line(rank: int, world: int, folder: str) -> int:
     it plans."""
     from sat_sr.cli import main, worker
     from sat_sr.inference import budget
+    from sat_sr.inference.memory import CANVASES_HELD
 
     plan = worker.Worker.plan
 
@@ -117,7 +118,7 @@ def command_line(rank: int, world: int, folder: str) -> int:
 
     worker.Worker.plan = tell
     if rank:
-        budget.free_bytes = lambda device: 318 << 10
+        budget.free_bytes = lambda device: (318 + 16 * CANVASES_HELD) << 10
     picture = [f"{folder}/small.png", "--infer-sr-scale", "6", "-o", f"{folder}/{world}.png"]
     settings = ["--seed", "7", "--sampler", "euler", "--num-steps", "2", "--device", "cpu"]
     return main.main([*picture, *settings, "--network", f"{folder}/1.safetensors"])
