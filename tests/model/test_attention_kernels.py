@@ -8,7 +8,7 @@ import types
 import pytest
 import torch
 
-from sat_sr.model import attention_kernels, stock
+from sat_sr.model import attention_kernels, flex_attention, stock
 from sat_sr.model.attention_kernels import KERNELS, choose_kernel
 from sat_sr.model.block_attention import Border, Extended, clamped_halo
 from sat_sr.model.stock import attend_with_lse
@@ -130,7 +130,7 @@ def test_the_reference_computes_no_neighbour_twice(monkeypatch, place):
 @pytest.mark.parametrize("place", ORIGINS)
 def test_the_mask_of_flex_has_no_neighbour_twice(place):
     border = Border(ORIGINS[place][0] == 0, ORIGINS[place][1] == 0)
-    mask = attention_kernels._neighbour_mask((I, J), L, border, torch.device("cpu"))
+    mask = flex_attention._neighbour_mask((I, J), L, border, torch.device("cpu"))
     assert mask.BLOCK_SIZE == (L, L)  # a tile of the mask is a block of the picture here
     assert int(mask.full_kv_num_blocks.sum()) == PAIRS[place] and not mask.kv_num_blocks.any()
 
@@ -183,8 +183,8 @@ def test_flex_is_compiled_for_each_of_many_shapes(monkeypatch):
         return compile_(function, backend=backend, **chosen)
 
     monkeypatch.setattr(torch, "compile", compile_by_it)
-    on_cuda = attention_kernels._flex_attention.__wrapped__("cuda")
-    monkeypatch.setattr(attention_kernels, "_flex_attention", lambda device: on_cuda)
+    on_cuda = flex_attention._flex_attention.__wrapped__("cuda")
+    monkeypatch.setattr(flex_attention, "_flex_attention", lambda device: on_cuda)
     torch._dynamo.reset()
 
     def attend(blocks):
