@@ -226,3 +226,20 @@ def test_the_stock_kernel_that_a_gpu_has(monkeypatch, called_operators, old, exp
         out, lse = stock.attend_with_lse(q, q, q)
     assert out.shape == q.shape and lse.shape == q.shape[:-1] and lse.dtype == torch.float32
     assert f"aten._scaled_dot_product_{expected}_attention.default" in called_operators.names
+
+
+@pytest.mark.parametrize(
+    ("head_dim", "dtype", "capability", "chosen"),
+    [
+        (80, torch.bfloat16, (9, 0), True), (80, torch.float16, (8, 0), True),
+        (80, torch.bfloat16, (8, 6), False),  # 99 KiB of shared memory
+        (80, torch.float32, (9, 0), False), (64, torch.bfloat16, (9, 0), False), (128, torch.bfloat16, (9, 0), False),
+    ],
+)  # fmt: skip
+def test_flex_chooses_tiles_where_pytorch_has_none_and_they_fit(monkeypatch, head_dim, dtype, capability, chosen):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    q = types.SimpleNamespace(dtype=dtype, is_cuda=True, device="cuda", shape=(1, 2, 2, 16, 1024, head_dim))
+    tiles = flex_attention._tiles(q)
+    assert (tiles is not None) == chosen
+    if chosen:  # a tile of the mask is whole tiles of the kernel, or FlexAttention refuses
+        assert flex_attention.FLEX_TILE % tiles["BLOCK_M"] == flex_attention.FLEX_TILE % tiles["BLOCK_N"] == 0
