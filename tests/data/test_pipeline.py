@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tars import write_tar
 
 from sat_sr.data.conditions import drop_lr, make_conditions
 from sat_sr.data.degradation_law import parse_degradation
@@ -43,15 +44,6 @@ def encoded(image: Image.Image, kind: str = "PNG") -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, kind)
     return buffer.getvalue()
-
-
-def write_tar(path, files: dict[str, bytes]):
-    with tarfile.open(path, "w") as tar:
-        for name, data in files.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            tar.addfile(member, io.BytesIO(data))
-    return path
 
 
 @pytest.fixture(scope="module")

@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 import io
-import tarfile
 from collections import Counter
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tars import write_tar
 
 from sat_sr.data.tensors import collate
 from sat_sr.data.validation_set import evenly, validation_samples
-
-
-def write_tar(path, files: dict[str, bytes]):
-    with tarfile.open(path, "w") as tar:
-        for name, data in files.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            tar.addfile(member, io.BytesIO(data))
-    return str(path)
 
 
 def png(seed: int, side: int = 48) -> bytes:
@@ -96,7 +87,7 @@ def test_pairs_are_used_as_they_are(tmp_path):
     small = Image.open(io.BytesIO(png(0, side=20)))
     sharp = io.BytesIO()
     small.resize((80, 80), Image.Resampling.NEAREST).save(sharp, "PNG")
-    spec = write_tar(tmp_path / "a.tar", {"a.png": sharp.getvalue(), "a.lr.png": png(0, side=20)})
+    spec = str(write_tar(tmp_path / "a.tar", {"a.png": sharp.getvalue(), "a.lr.png": png(0, side=20)}))
     valid = collate(validation_samples(spec, image_size=32, degradation="strong")[0])
     assert torch.equal(valid["lr"], valid["target"][:, :, ::4, ::4])
 
