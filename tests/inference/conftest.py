@@ -6,10 +6,12 @@ import weakref
 
 import pytest
 import torch
+from tiny_upscaler import CONFIG, SETTINGS
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from sat_sr.config import InfDiTConfig
+from sat_sr.inference.upscaler import Upscaler
 
 
 @pytest.fixture(scope="session")
@@ -25,6 +27,16 @@ def make_inputs():
         return x, lr, lr_upsampled, torch.randn(1, config.vector_dim, generator=generator)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def tiny_model(make_model):
+    return make_model(CONFIG)
+
+
+@pytest.fixture(scope="session")
+def upscaler(tiny_model):
+    return Upscaler(tiny_model, defaults=SETTINGS)
 
 
 class LiveBytes(TorchDispatchMode):

@@ -1,21 +1,16 @@
-"""The upscaler, by a tiny network with random weights: every mode, every kind of picture, every wrong one."""
+"""The upscaler, by a tiny network with random weights: every mode, every setting, every wrong one."""
 
 from __future__ import annotations
 
-import logging
 import math
 import re
 import weakref
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from PIL import Image
-from safetensors.torch import load_file
+from tiny_upscaler import CONFIG, SETTINGS, bicubic, tensor_picture
 
-from sat_sr.checkpoint import save_safetensors
-from sat_sr.config import InfDiTConfig
 from sat_sr.diffusion.edm import denoise
 from sat_sr.diffusion.resize import resize
 from sat_sr.inference import budget as budget_module
@@ -25,52 +20,18 @@ from sat_sr.inference.devices import resolve_device
 from sat_sr.inference.job import make_job
 from sat_sr.inference.noise import position_noise
 from sat_sr.inference.planner import make_plan
-from sat_sr.inference.upscaler import Upscaler, default_settings
+from sat_sr.inference.upscaler import Upscaler
 from sat_sr.model.counts import parameter_count
-from sat_sr.sampling import SamplingSettings
-
-CONFIG = InfDiTConfig(
-    num_layers=2, hidden_size=32, num_attention_heads=2, image_block_size=16, image_size=64, vector_dim=0
-)
-SETTINGS = SamplingSettings(sampler="euler", num_steps=2, sigma_max=2.0)
-QUICK = {"num_steps": 1, "sigma_max": 0.5}
-
-
-@pytest.fixture(scope="module")
-def model(make_model):
-    return make_model(CONFIG)
-
-
-@pytest.fixture(scope="module")
-def upscaler(model):
-    return Upscaler(model, defaults=SETTINGS)
-
-
-def tensor_picture(height=7, width=9, batch=1, seed=0):
-    """Colours that change smoothly, (B, 3, h, w) in [-1, 1]."""
-    coarse = torch.rand(batch, 3, 3, 3, generator=torch.Generator().manual_seed(seed)) * 2 - 1
-    return F.interpolate(coarse, (height, width), mode="bilinear")
-
-
-def bytes_picture(height=7, width=9):
-    return ((tensor_picture(height, width)[0].permute(1, 2, 0) + 1) / 2 * 255).round().byte().numpy()
-
-
-def bicubic(image, size):
-    return F.interpolate(image, size, mode="bicubic", antialias=True).clamp(-1, 1)
-
-
-# --- what is computed
 
 
 @pytest.mark.parametrize("init_noise", [True, False])
-def test_one_step_is_the_network_on_the_whole_canvas(model, upscaler, init_noise):
+def test_one_step_is_the_network_on_the_whole_canvas(tiny_model, upscaler, init_noise):
     image = tensor_picture(8, 12)
     output = upscaler(image, 4, seed=3, num_steps=1, init_noise=init_noise)
     up = bicubic(image, (32, 48))
     x = 2.0 * position_noise(3, (32, 48)) + (up if init_noise else 0)
     with torch.no_grad():
-        expected = denoise(model, x, torch.tensor([2.0]), image, up).clamp(-1, 1)
+        expected = denoise(tiny_model, x, torch.tensor([2.0]), image, up).clamp(-1, 1)
     torch.testing.assert_close(output, expected, rtol=0, atol=1e-5)
     assert (output - up).abs().mean() > 0.05, "a network that does nothing could not fail here"
     assert (output.abs() < 0.99).float().mean() > 0.5
@@ -220,125 +181,6 @@ def test_nan_from_the_network_names_block_call_and_step(make_model):
         Upscaler(broken, defaults=SETTINGS)(tensor_picture())
 
 
-# --- kinds of pictures
-
-
-def test_pil_and_numpy_and_tensors_are_the_same_picture(upscaler):
-    pixels = bytes_picture()
-    tensor = torch.from_numpy(pixels).permute(2, 0, 1) / 255 * 2 - 1
-    expected = upscaler(tensor)
-    assert expected.shape == (3, 28, 36) and expected.dtype is torch.float32
-    unit = (expected.permute(1, 2, 0).numpy() + 1) / 2
-
-    picture = upscaler(Image.fromarray(pixels))
-    assert isinstance(picture, Image.Image) and picture.mode == "RGB" and picture.size == (36, 28)
-    eight, sixteen = upscaler(pixels), upscaler(pixels.astype(np.uint16) * 257)
-    assert eight.dtype == np.uint8 and sixteen.dtype == np.uint16
-    np.testing.assert_array_equal(np.asarray(picture), eight)
-    np.testing.assert_allclose(eight / 255, unit, rtol=0, atol=0.501 / 255)  # rounded, not cut off
-    np.testing.assert_allclose(sixteen / 65535, unit, rtol=0, atol=1.01 / 65535)
-    for dtype in (np.float32, np.float64):
-        floats = upscaler((pixels / 255).astype(dtype))
-        assert floats.dtype == dtype
-        np.testing.assert_allclose(floats, unit, rtol=0, atol=1e-5)
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_tensors_keep_dtype_and_batch(upscaler, dtype):
-    image = tensor_picture().to(dtype)
-    assert upscaler(image, 1).dtype is dtype and upscaler(image, 1).shape == (1, 3, 7, 9)
-    assert upscaler(image[0], 1).shape == (3, 7, 9)
-
-
-def test_strided_and_flipped_inputs_are_taken_as_they_look(upscaler):
-    pixels = bytes_picture()
-    np.testing.assert_array_equal(upscaler(pixels[::-1, ::2]), upscaler(pixels[::-1, ::2].copy()))
-    image = tensor_picture()
-    assert torch.equal(upscaler(image.transpose(-1, -2)), upscaler(image.transpose(-1, -2).contiguous()))
-
-
-def test_grey_comes_back_grey(upscaler):
-    grey = Image.fromarray(bytes_picture()).convert("L")
-    output = upscaler(grey)
-    assert output.mode == "L" and output.size == (36, 28)
-    np.testing.assert_array_equal(np.asarray(output), np.asarray(upscaler(grey.convert("RGB")).convert("L")))
-
-
-def test_alpha_is_resized_by_lanczos(upscaler):
-    picture = Image.fromarray(bytes_picture())
-    alpha = Image.fromarray(np.random.default_rng(0).integers(0, 256, (7, 9), dtype=np.uint8))
-    with_alpha = picture.copy()
-    with_alpha.putalpha(alpha)
-    output = upscaler(with_alpha)
-    assert output.mode == "RGBA"
-    np.testing.assert_array_equal(
-        np.asarray(output.getchannel("A")), np.asarray(alpha.resize((36, 28), Image.Resampling.LANCZOS))
-    )
-    np.testing.assert_array_equal(np.asarray(output)[..., :3], np.asarray(upscaler(picture)))
-
-
-@pytest.mark.parametrize("mode", ["P", "CMYK", "1", "LA"])
-def test_other_modes_become_rgb_and_it_is_said(upscaler, caplog, mode):
-    with caplog.at_level(logging.WARNING):
-        output = upscaler(Image.fromarray(bytes_picture()).convert(mode), 1)
-    assert output.mode == "RGB" and f"a picture of mode {mode} is upscaled as RGB" in caplog.text
-
-
-def test_inputs_are_not_changed(upscaler):
-    image, pixels = tensor_picture(), bytes_picture()
-    image_copy, pixels_copy = image.clone(), pixels.copy()
-    upscaler(image, 1)
-    upscaler(pixels, 1)
-    assert torch.equal(image, image_copy) and np.array_equal(pixels, pixels_copy)
-
-
-def test_outputs_are_ordinary_tensors(upscaler):
-    """They can be changed in place and trained with."""
-    seen = []
-    output = upscaler(tensor_picture(), 1, callback=lambda i, n, preview: seen.append(preview))
-    for tensor in (output, *seen):
-        weight = torch.ones(1, requires_grad=True)
-        (tensor.mul_(2) * weight).sum().backward()
-        assert weight.grad is not None
-
-
-# --- wrong input
-
-WRONG = {
-    "text": ("small.png", TypeError, "image is a str: give a PIL image, a numpy array or a tensor"),
-    "grey array": (np.zeros((4, 4), np.uint8), ValueError, r"array of shape \(4, 4\), uint8: must be \(h, w, 3\)"),
-    "four channels": (np.zeros((4, 4, 4), np.uint8), ValueError, r"array of shape \(4, 4, 4\), uint8"),
-    "empty array": (np.zeros((0, 4, 3), np.uint8), ValueError, r"array of shape \(0, 4, 3\)"),
-    "integers": (np.zeros((4, 4, 3), np.int64), ValueError, "int64: must be .* uint8, uint16 or float in"),
-    "floats up to 255": (
-        np.full((4, 4, 3), 255.0),
-        ValueError,
-        r"array with values from 255\.0 to 255\.0: floats must",
-    ),
-    "NaN array": (np.full((4, 4, 3), np.nan), ValueError, r"array with values from nan to nan: floats must lie in \[0"),
-    "bytes tensor": (
-        torch.zeros(3, 4, 4, dtype=torch.uint8),
-        ValueError,
-        r"torch.uint8: must be .* float in \[-1, 1\]",
-    ),
-    "channels last": (torch.zeros(4, 4, 3), ValueError, r"tensor of shape \(4, 4, 3\), torch.float32: must be \(3, h"),
-    "no pictures": (torch.zeros(0, 3, 4, 4), ValueError, r"tensor of shape \(0, 3, 4, 4\)"),
-    "tensor up to 255": (torch.full((3, 4, 4), 255.0), ValueError, "values from 255 to 255: must lie in"),
-    "NaN tensor": (torch.full((3, 4, 4), math.nan), ValueError, "tensor with values from nan to nan"),
-    "16-bit PIL": (Image.new("I;16", (4, 4)), ValueError, r"PIL picture of mode I;16: give a numpy array \(h, w, 3\)"),
-    "float PIL": (Image.new("F", (4, 4)), ValueError, "PIL picture of mode F"),
-    "empty PIL": (Image.new("RGB", (0, 4)), ValueError, r"array of shape \(4, 0, 3\)"),
-}
-
-
-@pytest.mark.parametrize("name", WRONG)
-def test_wrong_pictures(upscaler, name):
-    image, error, message = WRONG[name]
-    with pytest.raises(error, match=message) as caught:
-        upscaler(image)
-    assert "\n" not in str(caught.value)
-
-
 @pytest.mark.parametrize(
     ("choice", "message"),
     [
@@ -422,7 +264,7 @@ def test_the_weights_are_given_back(make_model):
         upscaler(tensor_picture(4, 4))
 
 
-def test_what_a_run_keeps_is_gone_after_it(model, upscaler, monkeypatch):
+def test_what_a_run_keeps_is_gone_after_it(tiny_model, upscaler, monkeypatch):
     """Keys, values and hidden state of a picture must not wait for the garbage collector."""
     from sat_sr.inference import denoiser
 
@@ -433,89 +275,3 @@ def test_what_a_run_keeps_is_gone_after_it(model, upscaler, monkeypatch):
     job = upscaler.prepare((4, 4), scale=4)
     upscaler.run(tensor_picture(4, 4), job, on_progress=lambda share: None, callback=lambda *what: None)
     assert len(alive) == 1 and alive[0]() is None
-
-
-@pytest.fixture(scope="module")
-def checkpoint(model, tmp_path_factory):
-    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    defaults = {"name": "euler", "num_steps": 2, "sigma_max": 2.0, "fast": {"num_steps": 1, "sigma_max": 0.5}}
-    save_safetensors(path, model.state_dict(), CONFIG, sampler_defaults=defaults)
-    return path
-
-
-def test_from_checkpoint(checkpoint, upscaler):
-    loaded = Upscaler.from_checkpoint(str(checkpoint), device="cpu")
-    assert loaded.defaults == SETTINGS and loaded.fast == SETTINGS.replace(num_steps=1, sigma_max=0.5)
-    assert loaded.model.dtype is torch.float32 and loaded.clip is None
-    image = tensor_picture()
-    assert torch.equal(loaded(image), upscaler(image))
-    assert torch.equal(loaded(image, **loaded.fast.to_dict()), upscaler(image, **QUICK))
-    # Weights stay on the host until a plan wants them elsewhere.
-    waiting = Upscaler.from_checkpoint(checkpoint, device="meta")
-    assert waiting.device.type == "meta" and {p.device.type for p in waiting.model.parameters()} == {"cpu"}
-    assert Upscaler.from_checkpoint(checkpoint, device="cpu", dtype=torch.bfloat16).model.dtype is torch.bfloat16
-
-
-def test_a_checkpoint_without_settings_is_sampled_as_the_release_does(model, tmp_path):
-    path = tmp_path / "plain.safetensors"
-    save_safetensors(path, model.state_dict(), CONFIG)
-    loaded = Upscaler.from_checkpoint(path, device="cpu")
-    assert loaded.defaults == SamplingSettings() and loaded.fast is None
-    from sat_sr.checkpoint import load
-
-    with pytest.raises(ValueError, match=r"plain\.safetensors has no fast preset"):
-        default_settings(load(path), fast=True)
-
-
-def test_a_missing_checkpoint_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"nothing\.pt: no such checkpoint"):
-        Upscaler.from_checkpoint(tmp_path / "nothing.pt")
-
-
-# --- CLIP
-
-
-@pytest.fixture(scope="module")
-def tower(golden_dir):
-    """The small recorded tower, in OpenCLIP's names: embeddings of 24 numbers."""
-    prefix = "weights.image_encoder.model."
-    tensors = load_file(golden_dir / "clip_image_encoder.safetensors")
-    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
-
-
-@pytest.fixture(scope="module")
-def clip_model(make_model):
-    return make_model(InfDiTConfig(**(CONFIG.to_dict() | {"vector_dim": 24})))
-
-
-def test_clip_embedding_of_the_lr_condition_reaches_the_network(clip_model, tower):
-    from sat_sr.model.clip import CLIPImageEncoder
-
-    encoder = CLIPImageEncoder.from_openclip(tower, head_width=16)
-    upscaler = Upscaler(clip_model, clip=encoder, defaults=SETTINGS)
-    image = tensor_picture(8, 12)
-    output = upscaler(image, 4, num_steps=1)
-    up = bicubic(image, (32, 48))
-    x = up + 2.0 * position_noise(0, (32, 48))
-    with torch.no_grad():
-        expected, other = (
-            denoise(clip_model, x, torch.tensor([2.0]), image, up, encoder(seen)).clamp(-1, 1)
-            for seen in (image, -image)
-        )
-    torch.testing.assert_close(output, expected, rtol=0, atol=1e-5)
-    assert (output - other).abs().max() > 1e-2
-
-
-def test_a_checkpoint_brings_its_tower(clip_model, tower, tmp_path):
-    path = tmp_path / "with_clip.safetensors"
-    save_safetensors(path, clip_model.state_dict(), clip_model.config, clip=tower)
-    loaded = Upscaler.from_checkpoint(path, device="cpu")
-    assert loaded.clip.embedding_dim == 24
-    assert loaded(tensor_picture(batch=2), 1, num_steps=1).shape == (2, 3, 7, 9)
-
-
-def test_a_model_and_its_encoder_belong_together(model, clip_model):
-    with pytest.raises(ValueError, match="the model has vector_dim 24 and needs a CLIP image encoder"):
-        Upscaler(clip_model)
-    with pytest.raises(ValueError, match="the model has vector_dim 0 and takes no CLIP image encoder"):
-        Upscaler(model, clip=torch.nn.Identity())
