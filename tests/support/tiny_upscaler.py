@@ -27,6 +27,3 @@ def bytes_picture(height=7, width=9):
 
 def bicubic(image, size):
     return F.interpolate(image, size, mode="bicubic", antialias=True).clamp(-1, 1)
-
-
-# --- what is computed
