@@ -14,15 +14,13 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from itertools import accumulate
 from typing import Any, TextIO
 
 from tqdm import tqdm
 
+from sat_sr.cli.bars import PICTURE_FORMAT, Bar, ListBar, interval
 from sat_sr.cli.time_left import TimeLeft
 
-_BAR = "{desc} {percentage:3.0f} %|{bar}| {elapsed} < {left} left"
-_LIST_BAR = "{desc} |{bar}| {elapsed} < {left} left"
 _BAR_COLUMNS = 40  # of a picture's bar, without the name
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))}
 _LOG_SECONDS = 60  # between two lines about progress where no terminal shows a bar
@@ -41,7 +39,7 @@ class Console:
         self.quiet, self.json, self.prefix = quiet, json, prefix
         self.bars = bars and not (quiet or json)
         self._said: set[str] = set()
-        self._list: _ListBar | None = None
+        self._list: ListBar | None = None
 
     def line(self, text: str) -> None:
         """For the user to read while it runs."""
@@ -97,7 +95,7 @@ class Console:
         if not (self.bars and pictures > 1 and sys.stderr.isatty()):
             yield lambda: None
             return
-        with _ListBar(list(costs)) as self._list:
+        with ListBar(list(costs)) as self._list:
             try:
                 yield self._list.next
             finally:
@@ -112,13 +110,13 @@ class Console:
             if self._list:
                 self._list.start()
             desc = _printable(_short(name), sys.stderr)
-            with _Bar(total=1.0, desc=desc, bar_format=_BAR, position=0, leave=False) as bar:
+            with Bar(total=1.0, desc=desc, bar_format=PICTURE_FORMAT, position=0, leave=False) as bar:
                 bar.start()
                 yield lambda share: self._show(bar, share)
         else:
             yield self._log_progress(name)
 
-    def _show(self, bar: _Bar, share: float) -> None:
+    def _show(self, bar: Bar, share: float) -> None:
         bar.show(share)
         if self._list:
             self._list.show(share)
@@ -132,66 +130,9 @@ class Console:
             left = time_left.at(share)
             if time.monotonic() - last >= _LOG_SECONDS:
                 last = time.monotonic()
-                self.line(f"{name}: {share:.0%}, {_interval(left)} left")
+                self.line(f"{name}: {share:.0%}, {interval(left)} left")
 
         return report
-
-
-class _Bar(tqdm):
-    """tqdm's, with a time left of our own: {left}."""
-
-    time_left: TimeLeft | None = None
-    left: float | None = None
-
-    def start(self) -> None:
-        """The work begins; until then no time passes for the time left."""
-        self.time_left = self.time_left or TimeLeft()
-
-    def show(self, done: float) -> None:
-        self.left = self.time_left.at(done / self.total) if self.time_left and self.total else None
-        self.update(done - self.n)
-
-    @property
-    def format_dict(self) -> dict[str, Any]:
-        return {**super().format_dict, "left": _interval(self.left)}
-
-
-class _ListBar:
-    """Pictures done, and the share of the work on all of them: a large one takes longer than a small one.
-
-    costs   of each picture
-    """
-
-    def __init__(self, costs: list[float]) -> None:
-        self._costs, self._before, self._done = costs, [0.0, *accumulate(costs)], 0
-        self._bar = _Bar(total=self._before[-1], desc=self._desc(), bar_format=_LIST_BAR, position=1, leave=False)
-
-    def __enter__(self) -> _ListBar:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._bar.close()
-
-    def start(self) -> None:
-        """The first picture that is computed begins: reading lists and loading weights is behind."""
-        self._bar.start()
-
-    def show(self, share: float) -> None:
-        """`share` (0..1) of the present picture is done."""
-        self._bar.show(self._before[self._done] + share * self._costs[self._done])
-
-    def next(self) -> None:
-        self._done += 1
-        self._bar.set_description_str(self._desc(), refresh=False)
-        self._bar.show(self._before[self._done])
-        self._bar.refresh()
-
-    def _desc(self) -> str:
-        return f"{self._done} of {len(self._costs)} pictures"
-
-
-def _interval(seconds: float | None) -> str:
-    return "?" if seconds is None else tqdm.format_interval(seconds)
 
 
 def _short(name: str) -> str:

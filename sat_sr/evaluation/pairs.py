@@ -9,16 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from sat_sr.config import LR_FACTOR
 from sat_sr.data.degradation import degrade
 from sat_sr.data.degradation_law import parse_degradation, sample_params
 from sat_sr.data.pictures import find_pictures, to_rgb
 from sat_sr.evaluation.metrics import LEAST_SIDE, downscale
-
-# What Pillow raises for files that are not pictures, cut short, too large, or of a mode that has no 8-bit meaning.
-_UNREADABLE = (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError)
+from sat_sr.image_io.decoding_errors import DECODING_ERRORS
 
 
 @dataclass(frozen=True)
@@ -81,7 +79,7 @@ class Pairs:
             path = paths[name]
             try:
                 _, was_cropped = self._read_target(path)
-            except _UNREADABLE as error:
+            except DECODING_ERRORS as error:
                 self.skipped[name] = str(error).replace(str(path), path.name)
                 continue
             if was_cropped:

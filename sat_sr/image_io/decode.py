@@ -168,6 +168,13 @@ def _samples(image: Image.Image, bits: int, name: str, notes: list[str]) -> tupl
     return (samples[..., None] if samples.ndim == 2 else samples), kind
 
 
+def _note_tiff_losses(image: TiffImagePlugin.TiffImageFile, decoded: Decoded, notes: list[str]) -> None:
+    """What Pillow leaves out of a TIFF: channels beyond those of the mode."""
+    taken = 4 if decoded.mode_kind == "cmyk" else decoded.samples.shape[2]
+    if (beside := image.tag_v2.get(TiffImagePlugin.SAMPLESPERPIXEL, 1) - taken) > 0:
+        notes.append(f"{beside} channel(s) beside colour and transparency: left out")
+
+
 # --- PNG --------------------------------------------------------------------------------------------------------------
 def _decode_deep_png(file: BinaryIO, color_type: int) -> np.ndarray:
     """16-bit PNG of colour type 2 (RGB), 4 (grey + alpha) or 6 (RGBA) -> (H, W, C) uint16."""
@@ -183,13 +190,6 @@ def _decode_deep_png(file: BinaryIO, color_type: int) -> np.ndarray:
     # Cutting to 8 bits, Pillow takes the first byte of what it is told to be big-endian, the second of little-endian.
     high, low = decode_as(f"{mode};16B"), decode_as(f"{mode};16L")
     return high.astype(np.uint16) << 8 | low
-
-
-def _note_tiff_losses(image: TiffImagePlugin.TiffImageFile, decoded: Decoded, notes: list[str]) -> None:
-    """What Pillow leaves out of a TIFF: channels beyond those of the mode."""
-    taken = 4 if decoded.mode_kind == "cmyk" else decoded.samples.shape[2]
-    if (beside := image.tag_v2.get(TiffImagePlugin.SAMPLESPERPIXEL, 1) - taken) > 0:
-        notes.append(f"{beside} channel(s) beside colour and transparency: left out")
 
 
 def _png_without_pixels(file: BinaryIO) -> BinaryIO:

@@ -14,14 +14,12 @@ from typing import Any
 
 from PIL import ExifTags, Image, TiffTags
 
+from sat_sr.image_io.decoding_errors import EXIF_ERRORS
 from sat_sr.image_io.picture import PictureError
 
 SETTINGS_KEY = "sat-sr"  # keyword of the PNG text chunk; outer key of the JSON in an EXIF UserComment
 
 Base, IFD = ExifTags.Base, ExifTags.IFD
-# What Pillow's EXIF parser and writer raise on damaged or oddly typed entries.
-PARSE_ERRORS = (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, OverflowError, AttributeError,
-                ZeroDivisionError, struct.error)  # fmt: skip
 # The tags of a TIFF's first directory that describe the picture and not the layout of its file.
 DESCRIPTIVE_TAGS = (
     Base.DocumentName, Base.ImageDescription, Base.Make, Base.Model, Base.PageName, Base.Software, Base.DateTime,
@@ -63,7 +61,7 @@ def parse_exif(exif: Image.Exif, notes: list[str], *, is_tiff: bool = False) -> 
         elif Base.Orientation in exif:
             exif[Base.Orientation] = 1
         exif_bytes = exif_to_bytes(exif) or None
-    except PARSE_ERRORS as error:
+    except EXIF_ERRORS as error:
         notes.append(f"EXIF data does not parse ({error}): left out")
         return None, 1
     if orientation not in range(1, 9):
@@ -149,7 +147,7 @@ def valid_dpi(dpi: Any) -> tuple[float, float] | None:
     """(x, y) as floats if both are usable resolutions, else None (files hold 0, 1 and 0/0 for "unknown")."""
     try:
         x, y = (float(value) for value in dpi)
-    except PARSE_ERRORS:
+    except EXIF_ERRORS:
         return None
     return (x, y) if all(math.isfinite(value) and 1 < value < 1e6 for value in (x, y)) else None
 
@@ -159,7 +157,7 @@ def resolution_of(exif: Image.Exif) -> tuple[float, float] | None:
     try:
         per_inch = {2: 1.0, 3: 2.54}[exif.get(Base.ResolutionUnit, 2)]  # inch, cm; 1 is no unit
         return valid_dpi([float(exif[tag]) * per_inch for tag in (Base.XResolution, Base.YResolution)])
-    except PARSE_ERRORS:
+    except EXIF_ERRORS:
         return None
 
 
@@ -234,7 +232,7 @@ def settings_of(text: Any, exif: Image.Exif, name: str) -> dict | None:
     if text is None:
         try:
             return _settings_of_comment(exif.get_ifd(IFD.Exif).get(Base.UserComment))
-        except PARSE_ERRORS:
+        except EXIF_ERRORS:
             return None  # EXIF that does not parse cannot be ours
     try:
         settings = json.loads(text)

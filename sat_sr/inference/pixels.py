@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageOps
 
 from sat_sr.image_io.color import check_profile
-from sat_sr.image_io.metadata import PARSE_ERRORS
+from sat_sr.image_io.decoding_errors import EXIF_ERRORS
 
 logger = logging.getLogger(__name__)
 
@@ -101,6 +101,6 @@ def _upright(image: Image.Image) -> Image.Image:
     image.load()  # what fails here is not EXIF
     try:
         return ImageOps.exif_transpose(image)
-    except PARSE_ERRORS as error:
+    except EXIF_ERRORS as error:
         logger.warning("EXIF data does not parse (%s): the picture is taken as upright", error)
         return image

@@ -94,7 +94,7 @@ def test_the_time_left_is_right_within_a_fifth_after_the_first_tenth(cli, pictur
 def test_bars_show_list_picture_and_time_left(to_terminal, monkeypatch):
     terminal = to_terminal()
     clock = iter([0, 100, 130, 160, 190]).__next__  # the list begins with its first picture, like that
-    monkeypatch.setattr("sat_sr.cli.console.TimeLeft", lambda: TimeLeft(clock))
+    monkeypatch.setattr("sat_sr.cli.bars.TimeLeft", lambda: TimeLeft(clock))
     console = Console()
     with console.list_progress(2, [1, 3]) as advance:
         with console.picture_progress("a.png") as progress:
@@ -113,7 +113,7 @@ def test_a_large_picture_of_the_list_counts_for_more(to_terminal, monkeypatch):
     class Clock:
         now = 0.0
 
-    monkeypatch.setattr("sat_sr.cli.console.TimeLeft", lambda: TimeLeft(lambda: Clock.now))
+    monkeypatch.setattr("sat_sr.cli.bars.TimeLeft", lambda: TimeLeft(lambda: Clock.now))
     console = Console()
     with console.list_progress(4, [0, 10, 30, 20]) as advance:
         Clock.now = 1000.0  # reading lists and loading weights is no work on pictures
