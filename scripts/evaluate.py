@@ -128,7 +128,8 @@ def evaluate(args: argparse.Namespace, settings: list[dict]) -> int:
     from tqdm import tqdm
 
     try:
-        from sat_sr.evaluation.metrics import Metrics, choose_metrics, parse_bars
+        from sat_sr.evaluation.columns import parse_bars
+        from sat_sr.evaluation.metrics import Metrics, choose_metrics
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(f"{error}: pip install scikit-image scipy stlpips_pytorch") from error
     from sat_sr.evaluation.pairs import Pairs

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from sat_sr.evaluation.metrics import METRICS, format_figure, heading_of, metric_of, title_of
+from sat_sr.evaluation.columns import METRICS, format_figure, heading_of, metric_of, title_of
 from sat_sr.evaluation.runner import BICUBIC, TARGET, Evaluation, Run
 from sat_sr.image_io.storage import atomic_write
 from sat_sr.sampling import SamplingSettings

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from sat_sr.evaluation.metrics import GRIDS, Metrics, describe, psnr
+from sat_sr.evaluation.columns import GRIDS, describe
+from sat_sr.evaluation.metrics import Metrics, psnr
 from sat_sr.evaluation.pairs import Pair, Pairs, interpolate
 from sat_sr.evaluation.records import Records, digest_of, digest_of_file
 from sat_sr.evaluation.settings import Setting, resolve

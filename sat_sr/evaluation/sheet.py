@@ -9,7 +9,8 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import uniform_filter
 
 from sat_sr.evaluation.artefacts import flat_mask, high_frequencies
-from sat_sr.evaluation.metrics import GRIDS, METRICS, describe, format_figure, luma, metric_of
+from sat_sr.evaluation.columns import GRIDS, METRICS, describe, format_figure, metric_of
+from sat_sr.evaluation.metrics import luma
 from sat_sr.evaluation.pairs import Pair
 from sat_sr.evaluation.runner import BICUBIC, TARGET, Evaluation, Run
 

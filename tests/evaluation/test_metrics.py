@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 
+from sat_sr.evaluation import columns
 from sat_sr.evaluation import metrics as m
 
 
@@ -70,8 +71,9 @@ def test_columns_and_missing_answers():
     assert values["patch_grid_4"] == pytest.approx(1.0, abs=1e-6)  # a ramp has no grid
     assert values["block_grid_128"] is None and values["block_lines_128x4"] is None  # no such line in 64 pixels
     assert values["flat_energy"] is None  # 3 levels a pixel: nowhere flat
-    assert m.title_of("block_lines_32x4") == "block lines 32 px"
-    assert m.describe("block_grid_128", None) == "block grid 128 px –" and m.heading_of("psnr_y") == "PSNR(Y) dB"
+    assert columns.title_of("block_lines_32x4") == "block lines 32 px"
+    assert columns.describe("block_grid_128", None) == "block grid 128 px –"
+    assert columns.heading_of("psnr_y") == "PSNR(Y) dB"
 
 
 def test_grids_are_looked_for_where_they_lay():
@@ -96,7 +98,8 @@ def test_grids_are_looked_for_where_they_lay():
 def test_choice_of_metrics(monkeypatch):
     monkeypatch.setattr(m, "missing_packages", lambda name: ["lpips"] if name == "lpips" else [])
     names, left_out = m.choose_metrics(None)
-    assert names == [name for name in m.METRICS if name != "lpips"] and left_out == "LPIPS left out: pip install lpips"
+    assert names == [name for name in columns.METRICS if name != "lpips"]
+    assert left_out == "LPIPS left out: pip install lpips"
     assert m.choose_metrics(["ssim_y", "psnr_y"]) == (["psnr_y", "ssim_y"], "")
     with pytest.raises(ValueError, match="unknown metric fid: the known metrics are psnr_y"):
         m.choose_metrics(["fid"])
@@ -105,13 +108,13 @@ def test_choice_of_metrics(monkeypatch):
 
 
 def test_bars():
-    assert m.parse_bars(["patch_grid=1.15", "flat_energy=1.3"], ["psnr_y", "patch_grid", "flat_energy"]) == {
+    assert columns.parse_bars(["patch_grid=1.15", "flat_energy=1.3"], ["psnr_y", "patch_grid", "flat_energy"]) == {
         "patch_grid": 1.15,
         "flat_energy": 1.3,
     }
     for text in ("patch_grid", "patch_grid=low"):
         with pytest.raises(ValueError, match="not of the form NAME=NUMBER"):
-            m.parse_bars([text], ["patch_grid"])
+            columns.parse_bars([text], ["patch_grid"])
     for text in ("psnr_y=30", "block_grid=1.1"):  # more is better; not computed
         with pytest.raises(ValueError, match="can be set for patch_grid"):
-            m.parse_bars([text], ["psnr_y", "patch_grid"])
+            columns.parse_bars([text], ["psnr_y", "patch_grid"])
