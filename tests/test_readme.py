@@ -1,4 +1,4 @@
-"""Every command of README.md and every example of docs/api.md, taken from the files; links and flags of all pages.
+"""Every command of README.md and every example of docs/api.md and docs/memory.md; links and flags of all pages.
 
 bash runs the lines as they stand, in a folder with the project's files and tiny pictures by the examples' names. What
 would take long is replaced: `python` and the launchers write down how they were called, and the calls are then made in
@@ -232,6 +232,29 @@ def test_python_examples_run(file, folder, weights, monkeypatch):
         exec(compile(block, file, "exec"), session)  # of this repository
     if file == "README.md":
         assert Image.open("flower_large.png").size == (28, 20)
+
+
+@pytest.mark.parametrize("side", [4096, 16384])
+def test_the_memory_of_the_official_model_is_what_the_page_computes(side, capsys, monkeypatch):
+    """docs/memory.md: what its program prints is in the table, for 16384 in the sentence after it."""
+    monkeypatch.setattr("sat_sr.inference.memory.CANVASES_HELD", 0)  # Python 3.11 or newer, as the page says
+    (code,) = blocks("docs/memory.md", "python")
+    assert code.count(" 4096\n") == 1
+    exec(compile(code.replace(" 4096\n", f" {side}\n"), "docs/memory.md", "exec"), {})  # of this repository
+    printed = [line.split(" ", 7) for line in capsys.readouterr().out.splitlines()]
+    page = (ROOT / "docs/memory.md").read_text(encoding="utf-8").split("## Worked example")[1]
+    if side == 4096:
+        rows = re.findall(r"^\| `(\w+).*?` .*?\| (\w+) \| (\d)×(\d), (.*?) \| (.*) \|$", page, re.MULTILINE)
+        table = [
+            [mode, offload, *numbers.split(" | "), f"{order}, groups of {i}x{j} blocks along rows"]
+            for mode, offload, i, j, order, numbers in rows
+        ]
+        assert table == printed
+    else:
+        (sentence,) = re.findall(r"With `side` 16384\b(.*?)\n\n", page, re.DOTALL)
+        device = {(mode, offload): column for mode, offload, _, _, _, column, *_ in printed}
+        cases = [("full", "none"), ("full", "state"), ("full", "all"), ("ar", "none"), ("ar", "state")]
+        assert re.findall(r"\d+\.\d+", sentence) == [device[case] for case in cases]
 
 
 @pytest.mark.parametrize("file", PAGES)
