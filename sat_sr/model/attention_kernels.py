@@ -63,9 +63,9 @@ def _strip(q: torch.Tensor, extended: Extended, relation_embed: torch.Tensor) ->
     """Blocks that all lie on the same edges: the keys of their distinct neighbours side by side, one stock attention.
 
     Inside the picture e_r is added to the keys. On its edge the relations R that share a neighbour give it one weight,
-    Σ_R exp(q·(k + e_r)/sqrt(d)) = exp(q·k/sqrt(d) + b_R) with b_R = log Σ_R exp(q·e_r/sqrt(d)). At the corner softmax
-    does not see the only b_R. Elsewhere there are two, and it sees their difference: that goes into more dimensions of
-    q, against 1 in the keys of the second neighbour and 0 in those of the first.
+    Σ_R exp(q·(k + e_r)/sqrt(d)) = exp(q·k/sqrt(d) + b_R) with b_R = log Σ_R exp(q·e_r/sqrt(d)). In the corner block the
+    single b_R cancels in the softmax. On an edge there are two, and only their difference matters: extra dimensions of
+    q carry it, against 1 in the second neighbour's keys and 0 in the first's.
     """
     k, v, border = extended
     distinct, (*blocks, L, d) = distinct_neighbours(border), q.shape
@@ -188,14 +188,16 @@ LARGE_BLOCK = 1024
 KERNELS = {"sdpa": sdpa, "merge": merge, "flash": flash, "flex": flex, "cudnn": cudnn}
 
 
-def missing(name: str, device: torch.device, dtype: torch.dtype, head_dim: int, tokens: int) -> str | None:
-    """What a kernel lacks to run here; None when it runs."""
-    half = dtype in (torch.bfloat16, torch.float16)
+def requirement(name: str, device: torch.device, dtype: torch.dtype, head_dim: int, tokens: int) -> str | None:
+    """What a kernel needs and does not find here, to follow "needs"; None when it runs."""
+    half, half_only = dtype in (torch.bfloat16, torch.float16), name in ("flash", "cudnn")
     if name == "merge":
         if device.type not in ("cpu", "cuda"):
-            return f"stock attention on {device.type} gives no log-sum-exp"
+            return f"the log-sum-exp of stock attention, which {device.type} does not give"
         if device.type == "cuda" and head_dim % (8 if half else 4):
             return f"a head dim that is a multiple of {8 if half else 4}, the model's is {head_dim}"
+        if before_ampere(device) and dtype == torch.bfloat16:
+            return "a GPU of compute capability 8.0 or higher for bfloat16, or --dtype float32"
     if name in ("flash", "flex", "cudnn") and device.type != "cuda":
         return f"a CUDA device, this is {device.type}"
     if name == "flex" and tokens % FLEX_TILE:
@@ -204,10 +206,10 @@ def missing(name: str, device: torch.device, dtype: torch.dtype, head_dim: int, 
         return "the package flash-attn, which is not installed"
     if name == "cudnn" and not torch.backends.cudnn.is_available():
         return "cuDNN, which this PyTorch is built without"
-    if before_ampere(device) and (name in ("flash", "cudnn") or (name == "merge" and dtype == torch.bfloat16)):
-        return f"a GPU of compute capability 8.0 for {dtype}, or --dtype float32"
-    if name in ("flash", "cudnn") and (not half or head_dim % 8):
+    if half_only and (not half or head_dim % 8):
         return f"bfloat16 or float16 and a head dim that is a multiple of 8, this is {dtype} and {head_dim}"
+    if half_only and before_ampere(device):
+        return "a GPU of compute capability 8.0 or higher"
     return None
 
 
@@ -216,11 +218,11 @@ def choose_kernel(
 ) -> tuple[str, str]:
     """Resolve a kernel's name, `auto` included: (name, reason).
 
-    Raises ValueError for an unknown kernel, or one that cannot run here: what is missing, and which can.
+    Raises ValueError for an unknown kernel, or one that cannot run here: what it needs, and which kernels can run.
     """
     if name != "auto" and name not in KERNELS:
         raise ValueError(f"unknown attention kernel {name!r}: choose one of auto, {', '.join(KERNELS)}")
-    needs = {kernel: missing(kernel, device, dtype, head_dim, tokens_per_block) for kernel in KERNELS}
+    needs = {kernel: requirement(kernel, device, dtype, head_dim, tokens_per_block) for kernel in KERNELS}
     available = [kernel for kernel, need in needs.items() if need is None]
     if name == "auto":
         # docs/log.md has the measurements behind this order.

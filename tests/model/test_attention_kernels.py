@@ -135,13 +135,14 @@ def test_the_mask_of_flex_has_no_neighbour_twice(place):
     assert int(mask.full_kv_num_blocks.sum()) == PAIRS[place] and not mask.kv_num_blocks.any()
 
 
-def test_kernels_that_cannot_run_name_what_is_missing():
+def test_kernels_that_cannot_run_name_what_they_need():
     cpu = torch.device("cpu")
     assert choose_kernel("auto", cpu, torch.float32, 80)[0] == "merge"
     for device in ("cpu", "cuda"):
         small = choose_kernel("auto", torch.device(device), torch.float32, 32, tokens_per_block=64)
         assert small == ("sdpa", "blocks of 64 tokens are too small to attend to one by one")
-    assert choose_kernel("auto", torch.device("mps"), torch.float32, 80)[0] == "sdpa"
+    reference = "the reference: merge needs the log-sum-exp of stock attention, which mps does not give"
+    assert choose_kernel("auto", torch.device("mps"), torch.float32, 80) == ("sdpa", reference)
     with pytest.raises(ValueError, match=r"'flex' needs a CUDA device.*available here: sdpa, merge"):
         choose_kernel("flex", cpu, torch.float32, 80)
     with pytest.raises(ValueError, match=r"unknown attention kernel 'fast'.*sdpa, merge, flash, flex"):
@@ -151,7 +152,7 @@ def test_kernels_that_cannot_run_name_what_is_missing():
 @pytest.mark.parametrize(
     ("name", "device", "dtype", "head_dim", "lacks"),
     [
-        ("merge", "mps", torch.float32, 80, "stock attention on mps gives no log-sum-exp; available here: sdpa$"),
+        ("merge", "mps", torch.float32, 80, "the log-sum-exp .* which mps does not give; available here: sdpa$"),
         ("merge", "cuda", torch.bfloat16, 36, "a head dim that is a multiple of 8, the model's is 36; available"),
         ("flash", "cpu", torch.float32, 80, "a CUDA device, this is cpu; available here: sdpa, merge$"),
         ("flash", "cuda", torch.bfloat16, 80, "the package flash-attn, which is not installed; available"),
@@ -211,9 +212,15 @@ def test_gpus_before_ampere_have_no_flash_attention_and_no_bfloat16(monkeypatch)
     monkeypatch.setattr(torch.backends.cudnn, "is_available", lambda: True)
     cuda = torch.device("cuda")
     assert choose_kernel("auto", cuda, torch.float16, 80)[0] == "merge"
-    assert choose_kernel("auto", cuda, torch.bfloat16, 80)[0] == "sdpa"
-    for kernel, dtype in (("merge", torch.bfloat16), ("cudnn", torch.float16)):
-        with pytest.raises(ValueError, match=f"{kernel}.* needs a GPU of compute capability 8.0 for {dtype}"):
+    ampere = "a GPU of compute capability 8.0 or higher"
+    reference = f"the reference: merge needs {ampere} for bfloat16, or --dtype float32"
+    assert choose_kernel("auto", cuda, torch.bfloat16, 80) == ("sdpa", reference)
+    for kernel, dtype, needs in (
+        ("merge", torch.bfloat16, f"{ampere} for bfloat16, or --dtype float32"),
+        ("cudnn", torch.float16, ampere),
+        ("cudnn", torch.float32, "bfloat16 or float16 and a head dim .* this is torch.float32 and 80"),
+    ):
+        with pytest.raises(ValueError, match=f"'{kernel}' needs {needs}; available here: sdpa"):
             choose_kernel(kernel, cuda, dtype, 80)
 
 
