@@ -120,7 +120,7 @@ class Run:
     def _join(self, worker: Worker, entries: list[Entry]) -> None:
         """Compute every picture together with the other ranks; the first one speaks and writes for all."""
         from sat_sr.cli.work import dtype_name
-        from sat_sr.inference.meeting import RanksDiffer, join
+        from sat_sr.inference.rendezvous import RanksDiffer, join
 
         settings = {
             **vars(self.args),

@@ -156,7 +156,7 @@ class Worker:
         shared = {"on_host": self.local_ranks, "on_device": self.on_device}
         budget = measure_budget(self.device, memory=self.args.memory, **held, **shared)
         if self.ranks:  # they plan the same, or refuse the same: one that plans otherwise would be waited for
-            budget = self.ranks.least(budget)
+            budget = self.ranks.all_reduce_min(budget)
         return make_job(
             self.config,
             source[::-1],
@@ -209,7 +209,7 @@ class Worker:
         image, done = picture.rgb[None], 0
         for number, job in enumerate(work.jobs):
             if number and self.ranks:
-                image = self.ranks.share(image, work.jobs[number - 1].canvas.target)
+                image = self.ranks.broadcast(image, work.jobs[number - 1].canvas.target)
 
             def report(share: float, before: int = done, cost: int = job.flops) -> None:
                 on_progress((before + share * cost) / work.flops)

@@ -192,7 +192,7 @@ class Denoiser:
             denoised[..., -inset:] = self.lr_upsampled[..., -inset:]
         if self.neighbours and (farthest := max(self.places)):
             across = -1 if self.plan.schedule.by_columns else -2
-            self.neighbours.share(denoised, across, farthest, inset)
+            self.neighbours.exchange_overlap(denoised, across, farthest, inset)
         return denoised
 
     def _conditions(self, inset: int, place: Placement) -> Callable[[Group], torch.Tensor]:

@@ -42,12 +42,12 @@ class Neighbours(Protocol):
         """
 
     def send(self, layer: int, lines: list[torch.Tensor]) -> None:
-        """Hand the line of this layer to the part behind, if there is one."""
+        """Send the line of this layer to the next part, if there is one."""
 
-    def share(self, picture: torch.Tensor, dim: int, pixels: int, behind: int) -> None:
-        """Make equal what two parts share: the last `pixels` rows (columns) of one are the first of the next.
+    def exchange_overlap(self, picture: torch.Tensor, dim: int, overlap: int, of_next: int) -> None:
+        """Make the overlaps equal: the last `overlap` rows (columns) of a part are the first of the next.
 
-        behind  how many of them, the last ones, the part behind has computed; the others are of the part before
+        of_next  how many of them, the last ones, the next part has computed; the others come from the part before it
         """
 
 
@@ -144,7 +144,7 @@ class Frontiers:
             self.neighbours.receive(layer, self.layers, self.lines)
 
     def _end(self, layer: int, group: Group) -> None:
-        """After the last group of a layer: its bottom line is wanted by the part behind."""
+        """After the last group of a layer: its bottom line is wanted by the next part."""
         if self.neighbours and self._is_last(group):
             self.neighbours.send(layer, self.lines)
 

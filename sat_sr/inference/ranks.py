@@ -7,14 +7,14 @@ rank. A rank needs from the one before only its lowest line of keys and values, 
     rank 1              | layer 1 | layer 2 | layer 3 | ...
     rank 2                        | layer 1 | layer 2 | ...
 
-Layer-major, a rank is one layer behind the rank before. Nothing in a sampler looks at the whole picture, so rank 0 goes
+Layer-major, a rank is one layer behind the one before. Nothing in a sampler looks at the whole picture, so rank 0 goes
 on to the next network call without waiting for the others: the pipeline fills once a picture, not once a call.
 Block-major hands over the lines of all layers when a call is done: a rank is one call behind, and again nobody waits
 for a whole picture. The orders may be mixed: what is sent is the same. The exceptions are back-projection, which
 compares the whole picture with the input in every call, and a grid that moves, where ranks compute some pixels of each
 other's parts: there they wait for one another.
 
-    ranks = join(settings, device, rank, world)                             # meeting.py: before the model is built
+    ranks = join(settings, device, rank, world)                             # rendezvous.py: before the model is built
     plan = make_plan(..., part=ranks.part(grid))
     here = plan.schedule.pixels(block)
     denoiser = Denoiser(model, plan, lr, lr_upsampled[here], neighbours=ranks.neighbours())
@@ -33,7 +33,7 @@ import torch.distributed as dist
 from sat_sr.inference.budget import Budget
 from sat_sr.inference.schedule import Schedule
 
-SHARED = 1  # tag of messages that are no lines of keys and values
+OVERLAP_TAG = 1  # of messages with pixels; lines of keys and values have PyTorch's default, 0
 
 
 @contextlib.contextmanager
@@ -60,7 +60,7 @@ class Ranks:
         """
         return self.parts(grid)[self.rank]
 
-    def shared(self, places: Sequence[int]) -> int:
+    def overlap(self, places: Sequence[int]) -> int:
         """Pixels that this rank's part of a picture has in common with the one before, for a Denoiser with `places`."""
         return max(places) if self.rank else 0
 
@@ -73,9 +73,9 @@ class Ranks:
             )
         return [range(side * r // self.world, side * (r + 1) // self.world) for r in range(self.world)]
 
-    def neighbours(self) -> Handover | None:
+    def neighbours(self) -> LineExchange | None:
         """What a Denoiser needs to compute a part; None for a rank alone."""
-        return Handover(self.rank, self.world) if self.world > 1 else None
+        return LineExchange(self.rank, self.world) if self.world > 1 else None
 
     def gather(self, part: torch.Tensor, schedule: Schedule, block: int) -> torch.Tensor | None:
         """Put the parts of a canvas together on rank 0, strip by strip; the other ranks return None.
@@ -107,15 +107,15 @@ class Ranks:
             dist.barrier()  # a process that leaves early closes its connections
         return canvas
 
-    def total(self, share: torch.Tensor) -> torch.Tensor:
-        """The sum of the ranks' shares, a tensor on the host of one shape: in place, and in all of them."""
+    def all_reduce_sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The sum over the ranks, in place and in all of them: a tensor on the host, of the same shape everywhere."""
         if self.world > 1:
             with _connected():
-                dist.all_reduce(share)
-        return share
+                dist.all_reduce(tensor)
+        return tensor
 
-    def least(self, budget: Budget) -> Budget:
-        """The least that one of the ranks has."""
+    def all_reduce_min(self, budget: Budget) -> Budget:
+        """The least memory that a rank has, of the host and of the device."""
         nothing = -1
         numbers = torch.tensor([budget.host, nothing if budget.device is None else budget.device])
         if self.world > 1:
@@ -124,7 +124,7 @@ class Ranks:
         host, device = numbers.tolist()
         return Budget(host, None if device == nothing else device)
 
-    def share(self, picture: torch.Tensor | None, size: tuple[int, int], batch: int = 1) -> torch.Tensor:
+    def broadcast(self, picture: torch.Tensor | None, size: tuple[int, int], batch: int = 1) -> torch.Tensor:
         """Give all ranks a picture (B, 3, *size) float32 on the host that only rank 0 has."""
         if picture is None:
             picture = torch.empty(batch, 3, *size)
@@ -134,24 +134,24 @@ class Ranks:
         return picture
 
 
-class Handover:
-    """Hands the lowest line of keys and values of each layer to the next rank, and takes that of the rank before.
+class LineExchange:
+    """Sends the lowest line of keys and values of each layer to the next rank, and receives that of the rank before.
 
     A line is asked for one layer ahead, and sent while the next layer is computed. All methods raise ConnectionError
-    when the rank before or behind is gone. They are those of `frontier.Neighbours`.
+    when the rank before or the next one is gone. They are those of `frontier.Neighbours`.
     """
 
     def __init__(self, rank: int, world: int):
-        self._before = rank - 1 if rank else None
-        self._behind = rank + 1 if rank + 1 < world else None
+        self._previous = rank - 1 if rank else None
+        self._next = rank + 1 if rank + 1 < world else None
         self._sending: dict[int, dist.Work] = {}  # by the line that is sent
         self._arriving: dict[int, dist.Work] = {}  # by layer
 
     def receive(self, layer: int, layers: int, lines: list[torch.Tensor]) -> None:
         self._free(layer, lines)
-        if self._before is None:
+        if self._previous is None:
             return
-        with _connected(self._before):
+        with _connected(self._previous):
             arriving = self._arriving.pop(layer, None) or self._ask(layer, lines)
             if len(lines) > 1 and layer + 1 < layers:
                 self._free(layer + 1, lines)
@@ -159,30 +159,30 @@ class Handover:
             arriving.wait()
 
     def send(self, layer: int, lines: list[torch.Tensor]) -> None:
-        if self._behind is not None:
+        if self._next is not None:
             index = layer % len(lines)
-            with _connected(self._behind):
-                self._sending[index] = dist.isend(lines[index], dst=self._behind)
+            with _connected(self._next):
+                self._sending[index] = dist.isend(lines[index], dst=self._next)
 
-    def share(self, picture: torch.Tensor, dim: int, pixels: int, behind: int) -> None:
-        first, last = picture.narrow(dim, 0, pixels), picture.narrow(dim, picture.shape[dim] - pixels, pixels)
-        lengths = [pixels - behind, behind]
+    def exchange_overlap(self, picture: torch.Tensor, dim: int, overlap: int, of_next: int) -> None:
+        first, last = picture.narrow(dim, 0, overlap), picture.narrow(dim, picture.shape[dim] - overlap, overlap)
+        lengths = [overlap - of_next, of_next]
         # With each neighbour: what is wanted of it, and what it wants.
         exchanges = [
-            (self._before, *first.split(lengths, dim)),
-            (self._behind, *reversed(last.split(lengths, dim))),
+            (self._previous, *first.split(lengths, dim)),
+            (self._next, *reversed(last.split(lengths, dim))),
         ]
         exchanges = [exchange for exchange in exchanges if exchange[0] is not None]
         leaving = []
         for rank, _, given in exchanges:
             if given.numel():
                 with _connected(rank):
-                    leaving.append((rank, dist.isend(given.contiguous(), dst=rank, tag=SHARED)))
+                    leaving.append((rank, dist.isend(given.contiguous(), dst=rank, tag=OVERLAP_TAG)))
         for rank, wanted, _ in exchanges:
             if wanted.numel():
                 arriving = torch.empty_like(wanted, memory_format=torch.contiguous_format)
                 with _connected(rank):
-                    dist.recv(arriving, src=rank, tag=SHARED)
+                    dist.recv(arriving, src=rank, tag=OVERLAP_TAG)
                 wanted.copy_(arriving)
         for rank, sending in leaving:
             with _connected(rank):
@@ -190,7 +190,7 @@ class Handover:
 
     def finish(self) -> None:
         """Wait until everything that was sent has left: before the lines are given back, or it never arrives."""
-        with _connected(self._behind):
+        with _connected(self._next):
             for sending in self._sending.values():
                 sending.wait()
         self._sending.clear()
@@ -198,8 +198,8 @@ class Handover:
     def _free(self, layer: int, lines: list[torch.Tensor]) -> None:
         """Wait until what was sent of this line has left."""
         if sending := self._sending.pop(layer % len(lines), None):
-            with _connected(self._behind):
+            with _connected(self._next):
                 sending.wait()
 
     def _ask(self, layer: int, lines: list[torch.Tensor]) -> dist.Work:
-        return dist.irecv(lines[layer % len(lines)], src=self._before)
+        return dist.irecv(lines[layer % len(lines)], src=self._previous)

@@ -173,7 +173,7 @@ class Upscaler:
             raise ValueError("this upscaler is closed and has given its weights back: make a new one")
         budget = measure_budget(self.device, memory=memory, **self.held())
         if ranks := choices.get("ranks"):
-            budget = ranks.least(budget)
+            budget = ranks.all_reduce_min(budget)
         defaults = {"settings": self.defaults, "device": self.device, "dtype": self.model.dtype, "budget": budget}
         return make_job(self.model.config, tuple(source), **{**defaults, **choices})
 
@@ -201,7 +201,7 @@ class Upscaler:
         block, ranks = self.model.config.image_block_size, ranks or Ranks(0, 1)
         # Rows and columns: all of the canvas, or this rank's part and what a moving grid shares with the one before.
         places = settings.places(block)
-        before = schedule.across(ranks.shared(places))
+        before = schedule.across(ranks.overlap(places))
         _, *here = schedule.pixels(block, before)
         lr, lr_upsampled = canvas.conditions(image, *here)
         neighbours = ranks.neighbours()
@@ -217,7 +217,7 @@ class Upscaler:
             places=places,
             before=before,
         )
-        part = (*here, before, ranks.total)
+        part = (*here, before, ranks.all_reduce_sum)
         denoise = denoiser
         if settings.detail != 1:
             denoise = Detail(denoise, lr_upsampled, settings.detail)

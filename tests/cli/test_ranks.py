@@ -118,12 +118,12 @@ def test_ranks_compute_one_picture_together(cli, picture, network, pixels):
 
 @pytest.mark.parametrize(("rank", "code", "said"), [("0", 2, ["[0] error: one is not like the other"]), ("1", 1, [])])
 def test_ranks_that_differ_end_all_and_the_first_one_tells(cli, picture, monkeypatch, rank, code, said):
-    from sat_sr.inference import meeting
+    from sat_sr.inference import rendezvous
 
     def join(*args, **kwargs):
-        raise meeting.RanksDiffer("one is not like the other")
+        raise rendezvous.RanksDiffer("one is not like the other")
 
-    monkeypatch.setattr(meeting, "join", join)
+    monkeypatch.setattr(rendezvous, "join", join)
     for name, value in {"RANK": rank, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}.items():
         monkeypatch.setenv(name, value)
     outcome = cli(picture("a.png"))

@@ -59,9 +59,9 @@ def pictures(rank: int, world: int, path: str) -> None:
     from sat_sr.inference.backprojection import Backprojection
     from sat_sr.inference.canvas import Canvas
     from sat_sr.inference.denoiser import Denoiser
-    from sat_sr.inference.meeting import join
     from sat_sr.inference.moving_grid import MovingGrid
     from sat_sr.inference.planner import Plan
+    from sat_sr.inference.rendezvous import join
     from sat_sr.inference.schedule import Schedule
     from sat_sr.model.inf_dit import InfDiT
     from sat_sr.sampling import grid_places
@@ -77,7 +77,7 @@ def pictures(rank: int, world: int, path: str) -> None:
     for grid, orders, offload, backprojection, shift in CASES:
         schedule = Schedule(grid, (2, 2), orders[rank % len(orders)], ranks.part(grid))
         places = grid_places(shift, 8, calls=5)
-        before = schedule.across(ranks.shared(places))
+        before = schedule.across(ranks.overlap(places))
         plan, here = Plan(schedule, "merge", "cpu", offload, 0, 0), schedule.pixels(8, before)
         lr = torch.rand(1, 3, grid[0] * 2, grid[1] * 2, generator=torch.Generator().manual_seed(1))
         lr_upsampled = torch.nn.functional.interpolate(lr, scale_factor=4)
@@ -88,10 +88,11 @@ def pictures(rank: int, world: int, path: str) -> None:
         if backprojection:
             # The last block row and column reach beyond it, all of them where the grid shifts.
             canvas = Canvas.of(tuple(lr.shape[-2:]), 8, scale=3.2 if shift else 3.9)
-            denoise = Backprojection(denoiser, lr, canvas, *here[1:], before=before, total=ranks.total)
+            denoise = Backprojection(denoiser, lr, canvas, *here[1:], before=before, total=ranks.all_reduce_sum)
         if shift:
             size, kind = tuple(lr_upsampled.shape[-2:]), {"faithful": backprojection}
-            denoise = MovingGrid(denoise, denoiser, lr_upsampled[here], size, *here[1:], before, ranks.total, **kind)
+            part = (*here[1:], before, ranks.all_reduce_sum)
+            denoise = MovingGrid(denoise, denoiser, lr_upsampled[here], size, *part, **kind)
         part = heun(denoise, x[here], karras_sigmas(3, sigma_max=3.0))[..., before[0] :, before[1] :]
         made[f"{grid} {orders} {offload}"] = ranks.gather(part, schedule, 8)
     if rank == 0:
@@ -125,20 +126,20 @@ def command_line(rank: int, world: int, folder: str) -> int:
 
 
 def different(rank: int, world: int) -> int:
-    from sat_sr.inference.meeting import join
+    from sat_sr.inference.rendezvous import join
 
     return said_by(lambda: join({"seed": 7 if rank < 2 else 8, "scale": 4.0}, "cpu", rank, world))
 
 
 def same_gpu(rank: int, world: int) -> int:
-    from sat_sr.inference import meeting
+    from sat_sr.inference import rendezvous
 
-    meeting._gpu = lambda device: ["GPU-a", "GPU-b", "GPU-b"][rank]
-    return said_by(lambda: meeting.join({"seed": 7}, "cpu", rank, world))
+    rendezvous._gpu = lambda device: ["GPU-a", "GPU-b", "GPU-b"][rank]
+    return said_by(lambda: rendezvous.join({"seed": 7}, "cpu", rank, world))
 
 
 def said_by(join: Callable) -> int:
-    from sat_sr.inference.meeting import RanksDiffer
+    from sat_sr.inference.rendezvous import RanksDiffer
 
     try:
         join()

@@ -33,7 +33,7 @@ def leave_or_wait(rank: int, world: int) -> int:
     import torch
     import torch.distributed as dist
 
-    from sat_sr.inference.meeting import join
+    from sat_sr.inference.rendezvous import join
     from sat_sr.inference.schedule import Schedule
 
     ranks = join({}, "cpu", rank, world)

@@ -11,12 +11,12 @@ from sat_sr.inference import ranks as ranks_module
 from sat_sr.inference.denoiser import Denoiser
 from sat_sr.inference.frontier import LINES_SHARED
 from sat_sr.inference.planner import Plan
-from sat_sr.inference.ranks import Handover
+from sat_sr.inference.ranks import LineExchange
 from sat_sr.inference.schedule import Schedule
 
 
 class Recorder:
-    """The ranks before and behind; notes when a line is wanted and when it is handed on, by layer."""
+    """The ranks before and after; notes when a line is wanted and when it is sent on, by layer."""
 
     def __init__(self):
         self.events = []
@@ -80,11 +80,11 @@ def test_what_a_layer_waits_for_was_sent_a_layer_ago(monkeypatch):
     sent, asked = itertools.count(), itertools.count()
     monkeypatch.setattr(ranks_module.dist, "isend", lambda line, dst: Work(f"send {next(sent)}"))
     monkeypatch.setattr(ranks_module.dist, "irecv", lambda line, src: Work(f"receive {next(asked)}"))
-    handover, lines, layers = Handover(1, 3), [torch.empty(1) for _ in range(LINES_SHARED)], 8
+    exchange, lines, layers = LineExchange(1, 3), [torch.empty(1) for _ in range(LINES_SHARED)], 8
     for layer in range(layers):
-        handover.receive(layer, layers, lines)
+        exchange.receive(layer, layers, lines)
         events.append(("compute", layer))
-        handover.send(layer, lines)
+        exchange.send(layer, lines)
     for layer in range(layers):
         assert events.index(("wait", f"receive {layer}")) < events.index(("compute", layer))
         if layer:

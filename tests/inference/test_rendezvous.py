@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from sat_sr.inference import meeting
+from sat_sr.inference import rendezvous
 
 ROOT = Path(__file__).parents[2]
 
@@ -50,21 +50,21 @@ def test_ctrl_c_ends_the_waiting(place, rank, tmp_path):
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_the_waiting_has_an_end(place, rank, monkeypatch):
-    monkeypatch.setattr(meeting, "MEETING", timedelta(seconds=1))
+    monkeypatch.setattr(rendezvous, "RENDEZVOUS_TIMEOUT", timedelta(seconds=1))
     with pytest.raises(ConnectionError, match=rf"rank {rank} of 2 has not met the others at 127.0.0.1:{place} \(.+\):"):
-        meeting.join({}, "cpu", rank, 2)
+        rendezvous.join({}, "cpu", rank, 2)
 
 
-def test_a_meeting_place_that_is_taken_is_told_at_once(place):
+def test_a_meeting_place_that_is_taken_is_reported_at_once(place):
     with socket.socket() as taken:
         taken.bind(("", place))
         taken.listen()
         with pytest.raises(ConnectionError, match="a free MASTER_PORT"):
-            meeting.join({}, "cpu", 0, 2)
+            rendezvous.join({}, "cpu", 0, 2)
 
 
 if __name__ == "__main__":
     from sat_sr.cli.main import main
 
-    meeting._PATIENCE = 0
+    rendezvous._PATIENCE = 0
     sys.exit(main([sys.argv[1], "-o", sys.argv[2], "--device", "cpu"]))

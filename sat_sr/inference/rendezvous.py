@@ -15,8 +15,8 @@ from torch.distributed.rendezvous import rendezvous
 
 from sat_sr.inference.ranks import Ranks
 
-MEETING = timedelta(minutes=5)  # ranks start together; model files may come from a slow disk
-EXCHANGE = timedelta(hours=2)  # the last rank waits for the first line while all others compute theirs
+RENDEZVOUS_TIMEOUT = timedelta(minutes=5)  # ranks start together; model files may come from a slow disk
+EXCHANGE_TIMEOUT = timedelta(hours=2)  # the last rank waits for the first line while all others compute theirs
 _PATIENCE = 10.0  # seconds without a word
 _TURN = 0.1  # seconds after which Python looks whether a signal has come
 
@@ -45,7 +45,7 @@ def join(
     while it waits.
 
     Raises RanksDiffer, on all ranks, when their settings differ or two of them have the same GPU. ValueError without a
-    meeting place, ConnectionError when a rank does not come within MEETING.
+    place to meet, ConnectionError when a rank does not come within RENDEZVOUS_TIMEOUT.
     """
     if world == 1:
         return Ranks(0, 1)
@@ -61,16 +61,16 @@ def join(
     def meet() -> Gathered:
         if device.type == "cuda":
             torch.cuda.set_device(device)  # of this thread
-        store, _, _ = next(iter(rendezvous("env://", rank, world, timeout=MEETING)))
+        store, _, _ = next(iter(rendezvous("env://", rank, world, timeout=RENDEZVOUS_TIMEOUT)))
         # torchrun keeps its store when it restarts the ranks: what they wrote before is no longer true.
         store = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
-        dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=EXCHANGE)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=EXCHANGE_TIMEOUT)
         everyone: Gathered = [mine] * world
-        dist.all_gather_object(everyone, mine, group=dist.new_group(backend="gloo", timeout=MEETING))
+        dist.all_gather_object(everyone, mine, group=dist.new_group(backend="gloo", timeout=RENDEZVOUS_TIMEOUT))
         return everyone
 
     def waiting() -> None:
-        on_wait(f"rank {rank} of {world} waits for the others at {place}, for {MEETING} at most")
+        on_wait(f"rank {rank} of {world} waits for the others at {place}, for {RENDEZVOUS_TIMEOUT} at most")
 
     try:
         everyone = _in_background(meet, waiting)
@@ -90,7 +90,7 @@ def join(
 def _in_background(meet: Callable[[], Gathered], waiting: Callable[[], None]) -> Gathered:
     """What `meet` returns or raises. It waits in C++, where no signal is seen: so another thread does.
 
-    Raises TimeoutError after MEETING; `waiting` is called once when it takes long.
+    Raises TimeoutError after RENDEZVOUS_TIMEOUT; `waiting` is called once when it takes long.
     """
     result: list[Gathered] = []
     errors: list[Exception] = []
@@ -110,8 +110,9 @@ def _in_background(meet: Callable[[], Gathered], waiting: Callable[[], None]) ->
         if passed > _PATIENCE and not told:
             told = True
             waiting()
-        if passed > MEETING.total_seconds() + _PATIENCE:  # what torch.distributed waits for has a limit of its own
-            raise TimeoutError(f"nobody came within {MEETING}")
+        # A little later than torch.distributed, which says more when it gives up by itself.
+        if passed > RENDEZVOUS_TIMEOUT.total_seconds() + _PATIENCE:
+            raise TimeoutError(f"nobody came within {RENDEZVOUS_TIMEOUT}")
     if errors:
         raise errors[0]
     return result[0]
