@@ -6,5 +6,5 @@ job.py           what is decided before: canvas.py, schedule.py; planner.py, by 
 denoiser.py      one network call over a canvas, group by group: frontier.py, hidden_state.py and weights.py keep what
                  is needed between groups, on the device or (transfer.py) on the host
 around a call    placement.py and moving_grid.py, detail.py, backprojection.py; color_fix.py afterwards
-ranks.py         one picture over several processes          rendezvous.py    how they meet
+ranks.py         one picture over several processes, a part each (canvas_part.py); rendezvous.py: how they meet
 """

@@ -9,12 +9,12 @@ only what lies in the null space of A (DDNM, arXiv 2212.00490).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 
 from sat_sr.diffusion.samplers import Denoise
 from sat_sr.inference.canvas import Canvas
+from sat_sr.inference.canvas_part import WHOLE_CANVAS, CanvasPart
 from sat_sr.inference.resize_in_parts import STRIP, resize_part
 
 PASSES = 2  # U is not quite the inverse of A: the second pass takes what the first left
@@ -26,32 +26,21 @@ LANCZOS_LOBES = 3
 class Backprojection:
     """A denoiser whose pictures reduce to the input.
 
-    denoise        D(x; sigma) over the canvas, or over a part of it
-    image          (B, 3, h, w) in [-1, 1], the input
-    canvas         geometry; beyond the target the canvas is left alone
-    rows, columns  the part of the canvas that `denoise` computes
-    before         its first rows and columns, which the part before has, too: they are counted there
-    total          sums what the ranks that share the picture have, in place and for all of them
+    denoise  D(x; sigma) over the canvas, or over a part of it
+    image    (B, 3, h, w) in [-1, 1], the input
+    canvas   geometry; beyond the target the canvas is left alone
+    part     of the canvas that `denoise` computes
     """
 
-    def __init__(
-        self,
-        denoise: Denoise,
-        image: torch.Tensor,
-        canvas: Canvas,
-        rows: slice = slice(None),
-        columns: slice = slice(None),
-        before: tuple[int, int] = (0, 0),
-        total: Callable[[torch.Tensor], torch.Tensor] = lambda part: part,
-    ):
-        self.denoise, self.image, self.target, self.total = denoise, image, canvas.target, total
+    def __init__(self, denoise: Denoise, image: torch.Tensor, canvas: Canvas, part: CanvasPart = WHOLE_CANVAS):
+        self.denoise, self.image, self.target, self.part = denoise, image, canvas.target, part
         self.rows, self.columns = (
-            slice(*where.indices(length)[:2]) for where, length in zip((rows, columns), canvas.target, strict=True)
+            slice(*where.indices(length)[:2])
+            for where, length in zip((part.rows, part.columns), canvas.target, strict=True)
         )
-        self.down, self.right = before
         self.own = [
-            slice(min(where.start + more, where.stop), where.stop)
-            for where, more in zip((self.rows, self.columns), before, strict=True)
+            slice(min(where.start + overlap, where.stop), where.stop)
+            for where, overlap in zip((self.rows, self.columns), part.overlap, strict=True)
         ]
 
     def __call__(self, x: torch.Tensor, sigma: float) -> torch.Tensor:
@@ -63,8 +52,8 @@ class Backprojection:
 
     def _add_missing(self, inside: torch.Tensor) -> None:
         """D + U(y - A D) in place, in strips; what it needs on top is as high or as wide as the input."""
-        own = inside[..., self.down :, self.right :]
-        reduced = self.total(resize_part(own, self.target, self.image.shape[-2:], *self.own))
+        own = self.part.without_overlap(inside)
+        reduced = self.part.all_reduce_sum(resize_part(own, self.target, self.image.shape[-2:], *self.own))
         missing = lanczos(self.image - reduced, -1, self.target[1], self.columns)
         for left in range(0, inside.shape[-1], STRIP):
             strip = slice(left, left + STRIP)

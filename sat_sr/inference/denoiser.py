@@ -54,7 +54,7 @@ class Denoiser:
                     for all canvases; smaller groups at the end of a band run uncompiled
     places          pixels, less than a block: how far in on the grid the picture lies in each call, in turn
                     (`placement`); the canvas has as large a margin as the farthest
-    before          pixel rows and columns of the part before that x, lr_upsampled and what is returned begin with:
+    overlap         pixel rows and columns of the part before that x, lr_upsampled and what is returned begin with:
                     the farthest of `places` across the walk where neighbours compute a part before, else none
 
     Before a call whose place is not a multiple of LR_FACTOR it must be told (`tell`) what the picture is like there.
@@ -78,16 +78,16 @@ class Denoiser:
         neighbours: Neighbours | None = None,
         compiled: bool = False,
         places: Sequence[int] = (0,),
-        before: tuple[int, int] = (0, 0),
+        overlap: tuple[int, int] = (0, 0),
     ):
         b, schedule = model.config.image_block_size, plan.schedule
         canvas = lr.new_empty(len(lr), 3, schedule.grid[0] * b, schedule.grid[1] * b, device="meta")
         model.check_inputs(canvas, lr, clip_embedding)
-        part = (len(lr), 3, *(blocks * b + more for blocks, more in zip(schedule.extent, before, strict=True)))
+        part = (len(lr), 3, *(blocks * b + more for blocks, more in zip(schedule.extent, overlap, strict=True)))
         if tuple(lr_upsampled.shape) != part:
             raise ValueError(f"lr_upsampled has shape {tuple(lr_upsampled.shape)}: the plan is made for {part}")
         self.model, self.plan, self.lr, self.lr_upsampled = model, plan, lr, lr_upsampled
-        self.places, self.before = places, before
+        self.places, self.overlap = places, overlap
         self.device = torch.device(plan.device)
         self.clip_embedding = None if clip_embedding is None else clip_embedding.to(self.device, model.dtype)
         self.on_progress, self.neighbours, self.compiled = on_progress, neighbours, compiled
@@ -158,7 +158,7 @@ class Denoiser:
         emb = self.model.condition(scale.c_noise.to(self.device), self.clip_embedding)
         c_in, c_skip, c_out = float(scale.c_in[0]), float(scale.c_skip[0]), float(scale.c_out[0])
         denoised = torch.empty_like(x)
-        place = Placement(inset - self.before[0], inset - self.before[1])
+        place = Placement(inset - self.overlap[0], inset - self.overlap[1])
         upsampled = self._conditions(inset, place)
 
         def embed(group: Group) -> torch.Tensor:

@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from sat_sr.config import LR_FACTOR
 from sat_sr.diffusion.resize import resize
 from sat_sr.diffusion.samplers import Denoise
+from sat_sr.inference.canvas_part import WHOLE_CANVAS, CanvasPart
 from sat_sr.inference.placement import Placement
 
 TILE = 512  # pixels a side that are reduced at a time
@@ -49,9 +50,7 @@ class MovingGrid:
     denoiser       the network's own, at the bottom of `denoise`
     lr_upsampled   (B, 3, H, W) of the part: the first estimate
     canvas         (H, W) of the whole canvas
-    rows, columns  the part of the canvas that `denoise` computes
-    before         its first rows and columns, which the part before has, too: they are counted there
-    total          sums what the ranks that share the picture have, in place and for all of them
+    part           of the canvas that `denoise` computes
     faithful       whether estimates reduce to the input
     """
 
@@ -61,16 +60,13 @@ class MovingGrid:
         denoiser: Told,
         lr_upsampled: torch.Tensor,
         canvas: tuple[int, int],
-        rows: slice = slice(None),
-        columns: slice = slice(None),
-        before: tuple[int, int] = (0, 0),
-        total: Callable[[torch.Tensor], torch.Tensor] = lambda part: part,
+        part: CanvasPart = WHOLE_CANVAS,
         *,
         faithful: bool = False,
     ):
-        self.denoise, self.denoiser, self.canvas, self.total = denoise, denoiser, canvas, total
-        self.first = (range(canvas[0])[rows].start, range(canvas[1])[columns].start)
-        self.before, self.faithful = before, faithful
+        self.denoise, self.denoiser, self.canvas, self.part = denoise, denoiser, canvas, part
+        self.first = (range(canvas[0])[part.rows].start, range(canvas[1])[part.columns].start)
+        self.faithful = faithful
         self._tell(lr_upsampled)
 
     def __call__(self, x: torch.Tensor, sigma: float) -> torch.Tensor:
@@ -91,10 +87,12 @@ class MovingGrid:
         """A(estimate), when the picture lies that many pixels farther in on the canvas."""
         rows, columns = (
             slice(start + more + place if start + more else 0, min(start + length + place, side))
-            for start, more, length, side in zip(self.first, self.before, estimate.shape[-2:], self.canvas, strict=True)
+            for start, more, length, side in zip(
+                self.first, self.part.overlap, estimate.shape[-2:], self.canvas, strict=True
+            )
         )
         placed = Placement(*(start + place for start in self.first))
-        return self.total(
+        return self.part.all_reduce_sum(
             reduced(lambda *window: placed.read(estimate, *window), rows, columns, len(estimate), self.canvas)
         )
 

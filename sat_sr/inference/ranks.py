@@ -16,9 +16,10 @@ other's parts: there they wait for one another.
 
     ranks = join(settings, device, rank, world)                             # rendezvous.py: before the model is built
     plan = make_plan(..., part=ranks.part(grid))
-    here = plan.schedule.pixels(block)
-    denoiser = Denoiser(model, plan, lr, lr_upsampled[here], neighbours=ranks.neighbours())
-    picture = ranks.gather(sampler(denoiser, x[here], sigmas), plan.schedule, block)      # on rank 0
+    part = ranks.canvas_part(plan.schedule, block, places)
+    lr, lr_upsampled = canvas.conditions(image, part.rows, part.columns)
+    denoiser = Denoiser(model, plan, lr, lr_upsampled, neighbours=ranks.neighbours(), overlap=part.overlap, ...)
+    picture = ranks.gather(part.without_overlap(sampler(denoiser, x, sigmas)), plan.schedule, block)      # on rank 0
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ import torch
 import torch.distributed as dist
 
 from sat_sr.inference.budget import Budget
+from sat_sr.inference.canvas_part import CanvasPart
 from sat_sr.inference.schedule import Schedule
 
 OVERLAP_TAG = 1  # of messages with pixels; lines of keys and values have PyTorch's default, 0
@@ -60,10 +62,6 @@ class Ranks:
         """
         return self.parts(grid)[self.rank]
 
-    def overlap(self, places: Sequence[int]) -> int:
-        """Pixels that this rank's part of a picture has in common with the one before, for a Denoiser with `places`."""
-        return max(places) if self.rank else 0
-
     def parts(self, grid: tuple[int, int]) -> list[range]:
         """The parts of all ranks, in order."""
         side = max(grid)
@@ -72,6 +70,16 @@ class Ranks:
                 f"a canvas of {grid[1]}x{grid[0]} blocks cannot be split over {self.world} ranks: start at most {side}"
             )
         return [range(side * r // self.world, side * (r + 1) // self.world) for r in range(self.world)]
+
+    def canvas_part(self, schedule: Schedule, block: int, places: Sequence[int]) -> CanvasPart:
+        """What this rank computes of a canvas, with the overlap that a Denoiser with `places` needs.
+
+        schedule  of this rank
+        block     pixels per block side
+        """
+        overlap = schedule.across(max(places) if self.rank else 0)
+        _, rows, columns = schedule.pixels(block, overlap)
+        return CanvasPart(rows, columns, overlap, self.all_reduce_sum)
 
     def neighbours(self) -> LineExchange | None:
         """What a Denoiser needs to compute a part; None for a rank alone."""
@@ -82,7 +90,7 @@ class Ranks:
 
         part      (B, 3, h, w) on the host: what this rank has computed
         schedule  of this rank
-        block     pixels a block side
+        block     pixels per block side
         """
         if self.world == 1:
             return part

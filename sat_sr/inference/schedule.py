@@ -130,13 +130,13 @@ class Schedule:
         """A length across the bands as rows and columns."""
         return (0, length) if self.by_columns else (length, 0)
 
-    def pixels(self, block: int, before: tuple[int, int] = (0, 0)) -> tuple:
-        """Index of the part in a canvas (B, 3, H, W) with blocks of that many pixels a side.
+    def pixels(self, block: int, overlap: tuple[int, int] = (0, 0)) -> tuple:
+        """Index of the part in a canvas (B, 3, H, W) with blocks of that many pixels per side.
 
-        before  pixel rows and columns of the part before that come with it
+        overlap  pixel rows and columns of the part before that come with it
         """
-        places = zip(self.origin, self.end, before, strict=True)
-        return ..., *(slice(start * block - more, end * block) for start, end, more in places)
+        sides = zip(self.origin, self.end, overlap, strict=True)
+        return ..., *(slice(start * block - more, end * block) for start, end, more in sides)
 
     def __str__(self) -> str:
         name = "layer-major" if self.order == "layer" else "block-major"

@@ -20,9 +20,10 @@ import torch
 
 from sat_sr.checkpoint import DEFAULT_CLIP, Checkpoint, load, load_image_encoder, load_model
 from sat_sr.checkpoint.sampler_defaults import sampling_settings
-from sat_sr.diffusion.samplers import SAMPLERS
+from sat_sr.diffusion.samplers import SAMPLERS, Denoise
 from sat_sr.inference.backprojection import Backprojection
 from sat_sr.inference.budget import measure_budget
+from sat_sr.inference.canvas_part import CanvasPart
 from sat_sr.inference.choices import BLOCK_BATCH
 from sat_sr.inference.color_fix import fix_colors
 from sat_sr.inference.detail import Detail
@@ -35,7 +36,8 @@ from sat_sr.inference.ranks import Ranks
 from sat_sr.sampling import SamplingSettings
 
 if TYPE_CHECKING:
-    from sat_sr.model.inf_dit import InfDiT  # imports SAT, which takes seconds
+    from sat_sr.inference.denoiser import Denoiser  # both import SAT, which takes seconds
+    from sat_sr.model.inf_dit import InfDiT
 
 
 class Upscaler:
@@ -199,13 +201,11 @@ class Upscaler:
 
         settings, canvas, schedule = job.settings, job.canvas, job.plan.schedule
         block, ranks = self.model.config.image_block_size, ranks or Ranks(0, 1)
-        # Rows and columns: all of the canvas, or this rank's part and what a moving grid shares with the one before.
-        places = settings.places(block)
-        before = schedule.across(ranks.overlap(places))
-        _, *here = schedule.pixels(block, before)
-        lr, lr_upsampled = canvas.conditions(image, *here)
-        neighbours = ranks.neighbours()
-        denoiser = Denoiser(
+        places, neighbours = settings.places(block), ranks.neighbours()
+        part = ranks.canvas_part(schedule, block, places)
+
+        lr, lr_upsampled = canvas.conditions(image, part.rows, part.columns)
+        network = Denoiser(
             self.model,
             job.plan,
             lr,
@@ -215,40 +215,60 @@ class Upscaler:
             neighbours=neighbours,
             compiled=self.compiled,
             places=places,
-            before=before,
+            overlap=part.overlap,
         )
-        part = (*here, before, ranks.all_reduce_sum)
-        denoise = denoiser
-        if settings.detail != 1:
-            denoise = Detail(denoise, lr_upsampled, settings.detail)
-        faithful = settings.color_fix == "backprojection"
-        if faithful:
-            denoise = Backprojection(denoise, image, canvas, *part)
-        if settings.grid_shift:
-            denoise = MovingGrid(denoise, denoiser, lr_upsampled, canvas.size, *part, faithful=faithful)
-
-        def start() -> torch.Tensor:
-            """Made in the sampler's hands: a second name for it here would keep a canvas alive."""
-            # Pictures of a batch get the noise that they would get alone.
-            noise = position_noise(seed, canvas.size, *here).mul_(float(sigmas[0]))
-            return noise + lr_upsampled if settings.init_noise else noise.expand_as(lr_upsampled).clone()
-
-        def preview(step: int, steps: int, x: torch.Tensor) -> None:
-            callback(step, steps, canvas.crop(x).clamp(-1, 1))
-
-        sigmas = settings.sigmas()
-        try:
-            sample = SAMPLERS[settings.sampler](denoise, start(), sigmas, callback=preview if callback else None)
-        except FloatingPointError as error:
-            step = (denoiser.calls - 1) * settings.num_steps // settings.network_calls + 1
-            raise FloatingPointError(f"{error}, step {step} of {settings.num_steps}") from error
+        denoise = _compose(network, image, lr_upsampled, job, part)
+        sample = _sample(denoise, network, lr_upsampled, job, part, seed, callback)
         if neighbours:
             neighbours.finish()
-        denoise = denoiser = lr_upsampled = None  # the first of several ranks needs the room for the others' parts
-        sample = ranks.gather(sample[..., before[0] :, before[1] :], schedule, block)
+        denoise = network = lr_upsampled = None  # the first of several ranks needs the room for the others' parts
+
+        sample = ranks.gather(part.without_overlap(sample), schedule, block)
         if sample is None:
             return None
         return fix_colors(canvas.crop(sample).clamp_(-1, 1), image, settings.color_fix).clamp_(-1, 1)
+
+
+def _compose(network: Denoiser, image: torch.Tensor, lr_upsampled: torch.Tensor, job: Job, part: CanvasPart) -> Denoise:
+    """The network with all that the settings want around its calls."""
+    settings, denoise = job.settings, network
+    if settings.detail != 1:
+        denoise = Detail(denoise, lr_upsampled, settings.detail)
+    faithful = settings.color_fix == "backprojection"
+    if faithful:
+        denoise = Backprojection(denoise, image, job.canvas, part)
+    if settings.grid_shift:
+        denoise = MovingGrid(denoise, network, lr_upsampled, job.canvas.size, part, faithful=faithful)
+    return denoise
+
+
+def _sample(
+    denoise: Denoise,
+    network: Denoiser,
+    lr_upsampled: torch.Tensor,
+    job: Job,
+    part: CanvasPart,
+    seed: int,
+    callback: Callable[[int, int, torch.Tensor], None] | None,
+) -> torch.Tensor:
+    """From noise to the part's pixels, (B, 3, rows, columns). `network` is the one at the bottom of `denoise`."""
+    settings, canvas = job.settings, job.canvas
+    sigmas = settings.sigmas()
+
+    def start() -> torch.Tensor:
+        """Made in the sampler's hands: a second name for it here would keep a canvas alive."""
+        # Pictures of a batch get the noise that they would get alone.
+        noise = position_noise(seed, canvas.size, part.rows, part.columns).mul_(float(sigmas[0]))
+        return noise + lr_upsampled if settings.init_noise else noise.expand_as(lr_upsampled).clone()
+
+    def preview(step: int, steps: int, x: torch.Tensor) -> None:
+        callback(step, steps, canvas.crop(x).clamp(-1, 1))
+
+    try:
+        return SAMPLERS[settings.sampler](denoise, start(), sigmas, callback=preview if callback else None)
+    except FloatingPointError as error:
+        step = (network.calls - 1) * settings.num_steps // settings.network_calls + 1
+        raise FloatingPointError(f"{error}, step {step} of {settings.num_steps}") from error
 
 
 def _share_of_all(calls: int, on_progress: Callable[[float], None]) -> Callable[[int, int], None]:

@@ -77,24 +77,23 @@ def pictures(rank: int, world: int, path: str) -> None:
     for grid, orders, offload, backprojection, shift in CASES:
         schedule = Schedule(grid, (2, 2), orders[rank % len(orders)], ranks.part(grid))
         places = grid_places(shift, 8, calls=5)
-        before = schedule.across(ranks.overlap(places))
-        plan, here = Plan(schedule, "merge", "cpu", offload, 0, 0), schedule.pixels(8, before)
+        part = ranks.canvas_part(schedule, 8, places)
+        plan, here = Plan(schedule, "merge", "cpu", offload, 0, 0), (..., part.rows, part.columns)
         lr = torch.rand(1, 3, grid[0] * 2, grid[1] * 2, generator=torch.Generator().manual_seed(1))
         lr_upsampled = torch.nn.functional.interpolate(lr, scale_factor=4)
         x = lr_upsampled + 3 * torch.randn(lr_upsampled.shape, generator=torch.Generator().manual_seed(2))
-        moving = {"places": places, "before": before}
+        moving = {"places": places, "overlap": part.overlap}
         denoiser = Denoiser(model, plan, lr, lr_upsampled[here], neighbours=ranks.neighbours(), **moving)
         denoise = denoiser
         if backprojection:
             # The last block row and column reach beyond it, all of them where the grid shifts.
             canvas = Canvas.of(tuple(lr.shape[-2:]), 8, scale=3.2 if shift else 3.9)
-            denoise = Backprojection(denoiser, lr, canvas, *here[1:], before=before, total=ranks.all_reduce_sum)
+            denoise = Backprojection(denoiser, lr, canvas, part)
         if shift:
             size, kind = tuple(lr_upsampled.shape[-2:]), {"faithful": backprojection}
-            part = (*here[1:], before, ranks.all_reduce_sum)
-            denoise = MovingGrid(denoise, denoiser, lr_upsampled[here], size, *part, **kind)
-        part = heun(denoise, x[here], karras_sigmas(3, sigma_max=3.0))[..., before[0] :, before[1] :]
-        made[f"{grid} {orders} {offload}"] = ranks.gather(part, schedule, 8)
+            denoise = MovingGrid(denoise, denoiser, lr_upsampled[here], size, part, **kind)
+        sample = heun(denoise, x[here], karras_sigmas(3, sigma_max=3.0))
+        made[f"{grid} {orders} {offload}"] = ranks.gather(part.without_overlap(sample), schedule, 8)
     if rank == 0:
         torch.save(made, path)
         save_safetensors(f"{path}.safetensors", model.state_dict(), config)
