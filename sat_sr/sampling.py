@@ -31,8 +31,8 @@ class SamplingSettings:
                  stays closer to the input; at 0 it starts at sigma_min
     color_fix    name in COLOR_FIXES: what is taken over from the input, afterwards or (backprojection) in the calls
     detail       factor of what the network adds to the interpolated input, at high noise levels (`detail`)
-    grid_shift   pixels, less than the model's blocks: how far the grid of blocks moves on from network call to network
-                 call, that its lines do not show (`placement`); 0: it stays
+    grid_shift   pixels, less than the model's blocks: how far the grid of blocks moves from network call to network
+                 call, so that its lines do not show (`placement`); 0: it stays
 
     Raises ValueError when a value breaks its rule.
     """
@@ -91,18 +91,18 @@ class SamplingSettings:
 
         return network_calls(self.sampler, len(self.sigmas()) - 1)
 
-    def places(self, block: int) -> list[int]:
-        """`grid_places` of all network calls, for a model with blocks of that many pixels a side.
+    def grid_offsets(self, block: int) -> list[int]:
+        """Those of all network calls, as `grid_offsets` gives them, for a model with blocks of `block` pixels per side.
 
-        Raises ValueError when the grid moves on by a block or more.
+        Raises ValueError when the grid moves by a block or more from call to call.
         """
         if self.grid_shift >= block:
             raise ValueError(f"grid_shift={self.grid_shift}: must be less than the model's blocks of {block} pixels")
-        return grid_places(self.grid_shift, block, self.network_calls)
+        return grid_offsets(self.grid_shift, block, self.network_calls)
 
     def margin(self, block: int) -> int:
-        """Pixels that a canvas needs to the right and below, so that the picture is covered in all of its places."""
-        return max(self.places(block))
+        """Pixels that a canvas needs to the right and below, so that the picture is covered at every offset."""
+        return max(self.grid_offsets(block))
 
     def replace(self, **changes) -> SamplingSettings:
         """A copy with those changes that are not None. Raises ValueError for an unknown name."""
@@ -127,8 +127,8 @@ class SamplingSettings:
 SETTING_NAMES = tuple(field.name for field in dataclasses.fields(SamplingSettings))
 
 
-def grid_places(shift: int, block: int, calls: int) -> list[int]:
-    """How many pixels the picture lies farther in on the grid, down and right alike, in each of the network calls.
+def grid_offsets(shift: int, block: int, calls: int) -> list[int]:
+    """The picture's offset from the grid's corner in each network call: pixels, down and right alike.
 
     From call to call the grid moves by `shift` pixels, so that in the last it begins in the picture's corner: that call
     draws the finest details, and its condition is the input itself. After a whole block the grid is where it was.

@@ -72,7 +72,7 @@ def test_output_reduced_is_the_input(pictures, name, least):
 )
 def test_no_call_leaves_its_grid(upscaler, settings, pictures, name, patch_bar, block_bar, lines_bar):
     patch, block = upscaler.model.config.patch_size, upscaler.model.config.image_block_size
-    output, places = luma(pictures[name]), settings[name].places(block)
+    output, places = luma(pictures[name]), settings[name].grid_offsets(block)
     assert len(set(places)) == {"default": 8, "fast": 4}[name]  # each call has its lines elsewhere
     for place in places:
         assert grid_ratio(output, patch, [place]) < patch_bar, place

@@ -39,7 +39,7 @@ def check_sampler_defaults(values: Mapping[str, Any], block: int, where: str = "
         if unknown := [key for key in part if key not in known]:
             raise ValueError(f"{where}{inside}: unknown key {unknown[0]!r}, the known ones are {', '.join(known)}")
         try:
-            sampling_settings(values, fast=bool(inside)).places(block)
+            sampling_settings(values, fast=bool(inside)).grid_offsets(block)
         except ValueError as error:
             raise ValueError(f"{where}{inside}: {error}") from error
     return dict(values)

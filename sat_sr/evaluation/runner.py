@@ -238,7 +238,7 @@ class Evaluation:
         corner."""
         key, places, found = self._picture_key(pair.name), [0], {}
         if run.network:
-            places = SamplingSettings(**self.records.get(run.key, key)["settings"]).places(self._blocks[run.key])
+            places = SamplingSettings(**self.records.get(run.key, key)["settings"]).grid_offsets(self._blocks[run.key])
             grids = [column for column in columns if column.startswith(GRIDS)]
             known = self.records.get(self._figures_key(run), key).get("target", {})
             found["target"] = known | self.metrics(pair.target, pair.lr, pair.target, grids, places)

@@ -52,12 +52,12 @@ class Denoiser:
     neighbours      the processes that compute the other parts
     compiled        run what lies between the matrix products compiled (torch.compile), in groups of full size: graphs
                     for all canvases; smaller groups at the end of a band run uncompiled
-    places          pixels, less than a block: how far in on the grid the picture lies in each call, in turn
-                    (`placement`); the canvas has as large a margin as the farthest
+    offsets         pixels, less than a block: where the picture begins on the grid, down and right, in each call in
+                    turn (`placement`); the canvas has as large a margin as the largest
     overlap         pixel rows and columns of the part before that x, lr_upsampled and what is returned begin with:
-                    the farthest of `places` across the walk where neighbours compute a part before, else none
+                    the largest offset across the walk where neighbours compute a part before, else none
 
-    Before a call whose place is not a multiple of LR_FACTOR it must be told (`tell`) what the picture is like there.
+    Before a call whose offset is not a multiple of LR_FACTOR it must be given its LR condition (`set_condition`).
 
     When memory runs out in a call it is computed again by the next of the plan's fallbacks, with a warning: the groups
     do not change the picture. `plan` is the plan in use.
@@ -77,7 +77,7 @@ class Denoiser:
         *,
         neighbours: Neighbours | None = None,
         compiled: bool = False,
-        places: Sequence[int] = (0,),
+        offsets: Sequence[int] = (0,),
         overlap: tuple[int, int] = (0, 0),
     ):
         b, schedule = model.config.image_block_size, plan.schedule
@@ -87,39 +87,39 @@ class Denoiser:
         if tuple(lr_upsampled.shape) != part:
             raise ValueError(f"lr_upsampled has shape {tuple(lr_upsampled.shape)}: the plan is made for {part}")
         self.model, self.plan, self.lr, self.lr_upsampled = model, plan, lr, lr_upsampled
-        self.places, self.overlap = places, overlap
+        self.offsets, self.overlap = offsets, overlap
         self.device = torch.device(plan.device)
         self.clip_embedding = None if clip_embedding is None else clip_embedding.to(self.device, model.dtype)
         self.on_progress, self.neighbours, self.compiled = on_progress, neighbours, compiled
         self.calls = 0
         self._lr = lr  # of the call that runs, on its grid
-        self._told: torch.Tensor | None = None
+        self._given: torch.Tensor | None = None  # by `set_condition`
         self._ready = False
         self._transfer = self._weights = self._frontiers = self._hidden = None
 
     @property
-    def next_place(self) -> int:
-        """Where the picture lies on the grid in the next call; behind the last of `places`, in the corner."""
-        return self.places[self.calls] if self.calls < len(self.places) else 0
+    def next_offset(self) -> int:
+        """The offset of the next call; after the last of `offsets` it is 0."""
+        return self.offsets[self.calls] if self.calls < len(self.offsets) else 0
 
-    def tell(self, lr: torch.Tensor | None) -> None:
-        """What the picture is like on the grid of the next call: (B, 3, H/4, W/4) float32 of the whole canvas.
+    def set_condition(self, lr: torch.Tensor | None) -> None:
+        """The LR condition on the grid of the next call, (B, 3, H/4, W/4) float32 of the whole canvas.
 
-        None where the place is a multiple of LR_FACTOR: there the input tells it. `moving_grid` has the reason.
+        None where the offset is a multiple of LR_FACTOR: there it is the input's. `moving_grid` has the reason.
         """
-        assert lr is None or lr.shape == self.lr.shape, f"{tuple(lr.shape)} told, {tuple(self.lr.shape)} wanted"
-        self._told = lr
+        assert lr is None or lr.shape == self.lr.shape, f"{tuple(lr.shape)} given, {tuple(self.lr.shape)} wanted"
+        self._given = lr
 
-    @torch.no_grad()  # not inference_mode: samplers go on with what it returns, in place
+    @torch.no_grad()  # not inference_mode: samplers change what it returns in place
     def __call__(self, x: torch.Tensor, sigma: float) -> torch.Tensor:
         """One network call. x (B, 3, H, W) float32, sigma > 0; returns the denoised canvas, a new one."""
-        inset = self.next_place
+        offset = self.next_offset
         self.calls += 1
         while True:
             try:
                 if not self._ready:
                     self._prepare()
-                return self._call(x, sigma, inset)
+                return self._call(x, sigma, offset)
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -152,18 +152,18 @@ class Denoiser:
                 self._hidden = HostHiddenState(schedule, block, transfer, **on_device)
         self._ready = True
 
-    def _call(self, x: torch.Tensor, sigma: float, inset: int) -> torch.Tensor:
-        """inset: where the picture lies on the grid."""
+    def _call(self, x: torch.Tensor, sigma: float, offset: int) -> torch.Tensor:
+        """One network call with the picture at that offset on the grid."""
         scale = precondition(torch.full((len(x),), sigma, dtype=torch.float32))
         emb = self.model.condition(scale.c_noise.to(self.device), self.clip_embedding)
         c_in, c_skip, c_out = float(scale.c_in[0]), float(scale.c_skip[0]), float(scale.c_out[0])
         denoised = torch.empty_like(x)
-        place = Placement(inset - self.overlap[0], inset - self.overlap[1])
-        upsampled = self._conditions(inset, place)
+        placement = Placement(offset - self.overlap[0], offset - self.overlap[1])
+        upsampled = self._conditions(offset, placement)
 
         def embed(group: Group) -> torch.Tensor:
             at = self._pixels(group)
-            images = self._transfer.to_device(torch.cat([place.read(x, *at), upsampled(group)], dim=1)).mul_(c_in)
+            images = self._transfer.to_device(torch.cat([placement.read(x, *at), upsampled(group)], dim=1)).mul_(c_in)
             return self.model.mixins["patch_embed"].embed(images.to(self.model.dtype))
 
         leaving: deque[tuple[Group, torch.Tensor, Copy]] = deque()
@@ -181,29 +181,29 @@ class Denoiser:
                     f"the network gave NaN or infinity in {group} at network call {self.calls}, sigma {sigma:.4g}"
                 )
             at = self._pixels(group)
-            place.write(denoised, *at, output.mul_(c_out).add_(place.read(x, *at), alpha=c_skip))
+            placement.write(denoised, *at, output.mul_(c_out).add_(placement.read(x, *at), alpha=c_skip))
 
         run = self._block_major if self.plan.schedule.order == "block" else self._layer_major
         run(emb, embed, decode)
         while leaving:
             finish(*leaving.popleft())
-        if inset:  # the grid ends before the margin does
-            denoised[..., -inset:, :] = self.lr_upsampled[..., -inset:, :]
-            denoised[..., -inset:] = self.lr_upsampled[..., -inset:]
-        if self.neighbours and (farthest := max(self.places)):
+        if offset:  # the grid ends before the margin does
+            denoised[..., -offset:, :] = self.lr_upsampled[..., -offset:, :]
+            denoised[..., -offset:] = self.lr_upsampled[..., -offset:]
+        if self.neighbours and (overlap := max(self.offsets)):
             across = -1 if self.plan.schedule.by_columns else -2
-            self.neighbours.exchange_overlap(denoised, across, farthest, inset)
+            self.neighbours.exchange_overlap(denoised, across, overlap, offset)
         return denoised
 
-    def _conditions(self, inset: int, place: Placement) -> Callable[[Group], torch.Tensor]:
-        """What a call tells the network (`moving_grid`): keeps the LR condition, returns the enlarged one by groups."""
-        if inset % LR_FACTOR:
-            assert self._told is not None, f"nobody has told what the picture is like at place {inset}"
-            self._lr = self._told
+    def _conditions(self, offset: int, placement: Placement) -> Callable[[Group], torch.Tensor]:
+        """The conditions of a call (`moving_grid`): keeps the LR condition, returns the enlarged one group by group."""
+        if offset % LR_FACTOR:
+            assert self._given is not None, f"a call at offset {offset} needs `set_condition` before"
+            self._lr = self._given
             return lambda group: enlarged(self._lr, *self._pixels(group, origin=(0, 0)))
-        moved = Placement(inset // LR_FACTOR, inset // LR_FACTOR)
+        moved = Placement(offset // LR_FACTOR, offset // LR_FACTOR)
         self._lr = moved.read(self.lr, *(slice(0, side) for side in self.lr.shape[-2:]))
-        return lambda group: place.read(self.lr_upsampled, *self._pixels(group))
+        return lambda group: placement.read(self.lr_upsampled, *self._pixels(group))
 
     def _block_major(self, emb: torch.Tensor, embed: Callable, decode: Callable) -> None:
         adaln, layers = self.model.mixins["adaln_layer"], range(self.model.config.num_layers)

@@ -1,10 +1,10 @@
-"""What the network is told about the picture when its grid has moved.
+"""The conditions of the network when its grid has moved.
 
-It was trained on inputs whose pixels lie on its grid: every four pixels of lr_upsampled are one of the input, enlarged.
-Moved by a part of that, lr_upsampled is unlike anything it has seen, and what it draws is soft. So there it is given
-another input: the latest estimate of the picture, reduced and enlarged again on the moved grid.
+It was trained on inputs whose pixels are aligned with its grid: every four pixels of lr_upsampled are one of the input,
+enlarged. Moved by a part of that, lr_upsampled is unlike anything it has seen, and what it draws is soft. So there it
+gets another input: the latest estimate of the picture, reduced and enlarged again on the moved grid.
 
-    place a multiple of LR_FACTOR    lr of the input, moved                       lr_upsampled of the input, moved
+    offset a multiple of LR_FACTOR   lr of the input, moved                       lr_upsampled of the input, moved
     any other                        lr' = A(estimate, moved) + S(lr - A(estimate))        U(lr')
 
 A is the reduction and U the enlargement of `diffusion.resize`, S moves by interpolation. The estimate is the denoised
@@ -32,19 +32,19 @@ TILE = 512  # pixels a side that are reduced at a time
 _REACH = 4  # LR pixels around a window: two that the kernels reach beyond it, two whose kernels the window's edge cuts
 
 
-class Told(Protocol):
-    """A denoiser that can be told what the picture is like: `inference.denoiser`."""
+class ConditionedDenoiser(Protocol):
+    """A denoiser whose LR condition can be replaced from call to call: `inference.denoiser`."""
 
     lr: torch.Tensor
 
     @property
-    def next_place(self) -> int: ...
+    def next_offset(self) -> int: ...
 
-    def tell(self, lr: torch.Tensor | None) -> None: ...
+    def set_condition(self, lr: torch.Tensor | None) -> None: ...
 
 
 class MovingGrid:
-    """A denoiser that tells the network, before each call, what the picture is like where the grid will lie.
+    """A denoiser that gives the network, before each call, the condition at the offset of that call.
 
     denoise        D(x; sigma), whose pictures are the estimates
     denoiser       the network's own, at the bottom of `denoise`
@@ -57,7 +57,7 @@ class MovingGrid:
     def __init__(
         self,
         denoise: Denoise,
-        denoiser: Told,
+        denoiser: ConditionedDenoiser,
         lr_upsampled: torch.Tensor,
         canvas: tuple[int, int],
         part: CanvasPart = WHOLE_CANVAS,
@@ -67,33 +67,33 @@ class MovingGrid:
         self.denoise, self.denoiser, self.canvas, self.part = denoise, denoiser, canvas, part
         self.first = (range(canvas[0])[part.rows].start, range(canvas[1])[part.columns].start)
         self.faithful = faithful
-        self._tell(lr_upsampled)
+        self._set_condition(lr_upsampled)
 
     def __call__(self, x: torch.Tensor, sigma: float) -> torch.Tensor:
         denoised = self.denoise(x, sigma)
-        self._tell(denoised)
+        self._set_condition(denoised)
         return denoised
 
-    def _tell(self, estimate: torch.Tensor) -> None:
-        place = self.denoiser.next_place
+    def _set_condition(self, estimate: torch.Tensor) -> None:
+        offset = self.denoiser.next_offset
         lr = None
-        if place % LR_FACTOR:
-            lr = self._reduced(estimate, place)
+        if offset % LR_FACTOR:
+            lr = self._reduced(estimate, offset)
             if not self.faithful:
-                lr += moved(self.denoiser.lr - self._reduced(estimate, 0), place)
-        self.denoiser.tell(lr)
+                lr += moved(self.denoiser.lr - self._reduced(estimate, 0), offset)
+        self.denoiser.set_condition(lr)
 
-    def _reduced(self, estimate: torch.Tensor, place: int) -> torch.Tensor:
-        """A(estimate), when the picture lies that many pixels farther in on the canvas."""
+    def _reduced(self, estimate: torch.Tensor, offset: int) -> torch.Tensor:
+        """A(estimate), with the picture at that offset on the canvas."""
         rows, columns = (
-            slice(start + more + place if start + more else 0, min(start + length + place, side))
+            slice(start + more + offset if start + more else 0, min(start + length + offset, side))
             for start, more, length, side in zip(
                 self.first, self.part.overlap, estimate.shape[-2:], self.canvas, strict=True
             )
         )
-        placed = Placement(*(start + place for start in self.first))
+        placement = Placement(*(start + offset for start in self.first))
         return self.part.all_reduce_sum(
-            reduced(lambda *window: placed.read(estimate, *window), rows, columns, len(estimate), self.canvas)
+            reduced(lambda *window: placement.read(estimate, *window), rows, columns, len(estimate), self.canvas)
         )
 
 
@@ -119,12 +119,12 @@ def reduced(
     return lr
 
 
-def moved(lr: torch.Tensor, place: int) -> torch.Tensor:
-    """An LR condition (B, 3, h, w) whose picture lies `place` pixels farther in: S, bicubic, mirrored before it."""
+def moved(lr: torch.Tensor, offset: int) -> torch.Tensor:
+    """An LR condition (B, 3, h, w) moved down and right by `offset` canvas pixels: S, bicubic, edges mirrored."""
     height, width = lr.shape[-2:]
     # grid_sample counts from -1, the first pixel's centre, to 1, the last one's.
     rows, columns = (
-        (torch.arange(length, dtype=torch.float64) - place / LR_FACTOR) * 2 / (length - 1) - 1
+        (torch.arange(length, dtype=torch.float64) - offset / LR_FACTOR) * 2 / (length - 1) - 1
         for length in (height, width)
     )
     at = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), dim=-1).to(lr.dtype).expand(len(lr), -1, -1, -1)

@@ -1,4 +1,4 @@
-"""Where a picture lies on the grid of blocks: in the last network call at its corner, in others some pixels farther in.
+"""Where a picture is on the grid of blocks: in the last network call at its corner, in others at an offset from it.
 
 A block sees its neighbours above and to the left, not those to the right and below, and it is decoded patch by patch:
 lines of the grid can show, faintly. When the grid moves from call to call, by a number of patches and half a patch,
@@ -7,13 +7,13 @@ diffusion SpotDiffusion, arXiv 2407.15507):
 
     the last call                  a call before
     +----+----+----+               +----+----+----+        the canvas (drawn) has a margin to the right and below, so
-    |pict|ure |    |               | ┌──|----|-┐  |        that the picture is covered wherever it lies
+    |pict|ure |    |               | ┌──|----|-┐  |        that the picture is covered at every offset
     +----+----+----+               +-|pi|ctur|e|--+
     |    |    |    |               | └──|----|-┘  |
     +----+----+----+               +----+----+----+
 
 Before the picture's first row and column the network sees it mirrored. How far the grid moves is one of the settings
-(`sampling.grid_places`); what the network is told about the picture there: `moving_grid`.
+(`sampling.grid_offsets`); the network's conditions there: `moving_grid`.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ class Placement(NamedTuple):
         return picture
 
     def write(self, picture: torch.Tensor, rows: slice, columns: slice, window: torch.Tensor) -> None:
-        """Put into the picture what of a window lies in it."""
-        for dim, place, offset in ((-2, rows, self.top), (-1, columns, self.left)):
-            start, stop = max(place.start - offset, 0), max(place.stop - offset, 0)
+        """Put into the picture the part of a window that is inside it."""
+        for dim, wanted, offset in ((-2, rows, self.top), (-1, columns, self.left)):
+            start, stop = max(wanted.start - offset, 0), max(wanted.stop - offset, 0)
             picture = picture.narrow(dim, start, stop - start)
             length = window.shape[dim]
             window = window.narrow(dim, length - (stop - start), stop - start)

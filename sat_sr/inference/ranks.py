@@ -16,7 +16,7 @@ other's parts: there they wait for one another.
 
     ranks = join(settings, device, rank, world)                             # rendezvous.py: before the model is built
     plan = make_plan(..., part=ranks.part(grid))
-    part = ranks.canvas_part(plan.schedule, block, places)
+    part = ranks.canvas_part(plan.schedule, block, offsets)
     lr, lr_upsampled = canvas.conditions(image, part.rows, part.columns)
     denoiser = Denoiser(model, plan, lr, lr_upsampled, neighbours=ranks.neighbours(), overlap=part.overlap, ...)
     picture = ranks.gather(part.without_overlap(sampler(denoiser, x, sigmas)), plan.schedule, block)      # on rank 0
@@ -71,13 +71,13 @@ class Ranks:
             )
         return [range(side * r // self.world, side * (r + 1) // self.world) for r in range(self.world)]
 
-    def canvas_part(self, schedule: Schedule, block: int, places: Sequence[int]) -> CanvasPart:
-        """What this rank computes of a canvas, with the overlap that a Denoiser with `places` needs.
+    def canvas_part(self, schedule: Schedule, block: int, offsets: Sequence[int]) -> CanvasPart:
+        """What this rank computes of a canvas, with the overlap that a Denoiser with `offsets` needs.
 
         schedule  of this rank
         block     pixels per block side
         """
-        overlap = schedule.across(max(places) if self.rank else 0)
+        overlap = schedule.across(max(offsets) if self.rank else 0)
         _, rows, columns = schedule.pixels(block, overlap)
         return CanvasPart(rows, columns, overlap, self.all_reduce_sum)
 

@@ -201,8 +201,8 @@ class Upscaler:
 
         settings, canvas, schedule = job.settings, job.canvas, job.plan.schedule
         block, ranks = self.model.config.image_block_size, ranks or Ranks(0, 1)
-        places, neighbours = settings.places(block), ranks.neighbours()
-        part = ranks.canvas_part(schedule, block, places)
+        offsets, neighbours = settings.grid_offsets(block), ranks.neighbours()
+        part = ranks.canvas_part(schedule, block, offsets)
 
         lr, lr_upsampled = canvas.conditions(image, part.rows, part.columns)
         network = Denoiser(
@@ -214,7 +214,7 @@ class Upscaler:
             _share_of_all(settings.network_calls, on_progress) if on_progress else None,
             neighbours=neighbours,
             compiled=self.compiled,
-            places=places,
+            offsets=offsets,
             overlap=part.overlap,
         )
         denoise = _compose(network, image, lr_upsampled, job, part)

@@ -194,8 +194,8 @@ def test_the_step_of_a_late_nan(cli, picture, upscaler, monkeypatch):
 
     original = denoiser.Denoiser._call
 
-    def late(self, x, sigma, inset):
-        return original(self, x * float("nan") if self.calls == 4 else x, sigma, inset)
+    def late(self, x, sigma, offset):
+        return original(self, x * float("nan") if self.calls == 4 else x, sigma, offset)
 
     monkeypatch.setattr(denoiser.Denoiser, "_call", late)
     outcome = cli(picture("a.png"), "--sampler", "heun", "--num-steps", "5")

@@ -64,7 +64,7 @@ def pictures(rank: int, world: int, path: str) -> None:
     from sat_sr.inference.rendezvous import join
     from sat_sr.inference.schedule import Schedule
     from sat_sr.model.inf_dit import InfDiT
-    from sat_sr.sampling import grid_places
+    from sat_sr.sampling import grid_offsets
 
     ranks = join({"seed": 1}, "cpu", rank, world)
     config = InfDiTConfig(
@@ -76,13 +76,13 @@ def pictures(rank: int, world: int, path: str) -> None:
     made = {}
     for grid, orders, offload, backprojection, shift in CASES:
         schedule = Schedule(grid, (2, 2), orders[rank % len(orders)], ranks.part(grid))
-        places = grid_places(shift, 8, calls=5)
-        part = ranks.canvas_part(schedule, 8, places)
+        offsets = grid_offsets(shift, 8, calls=5)
+        part = ranks.canvas_part(schedule, 8, offsets)
         plan, here = Plan(schedule, "merge", "cpu", offload, 0, 0), (..., part.rows, part.columns)
         lr = torch.rand(1, 3, grid[0] * 2, grid[1] * 2, generator=torch.Generator().manual_seed(1))
         lr_upsampled = torch.nn.functional.interpolate(lr, scale_factor=4)
         x = lr_upsampled + 3 * torch.randn(lr_upsampled.shape, generator=torch.Generator().manual_seed(2))
-        moving = {"places": places, "overlap": part.overlap}
+        moving = {"offsets": offsets, "overlap": part.overlap}
         denoiser = Denoiser(model, plan, lr, lr_upsampled[here], neighbours=ranks.neighbours(), **moving)
         denoise = denoiser
         if backprojection:

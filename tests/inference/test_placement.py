@@ -1,4 +1,4 @@
-"""The grid of blocks in several places: each call is the network on the picture laid there, mirrored before it."""
+"""The grid of blocks at several offsets: each call is the network on the picture laid there, mirrored before it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sat_sr.inference.moving_grid import MovingGrid, moved
 from sat_sr.inference.placement import Placement
 from sat_sr.inference.planner import Plan
 from sat_sr.inference.schedule import Schedule
-from sat_sr.sampling import grid_places
+from sat_sr.sampling import grid_offsets
 
 SIGMA = 1.7
 
@@ -37,23 +37,23 @@ def bicubic(picture, scale):
 @pytest.mark.parametrize("order", ["layer", "block"])
 @pytest.mark.parametrize("grid", [(3, 2), (2, 4)], ids=str)
 def test_every_call_is_the_network_on_a_canvas_with_the_picture_farther_in(model, make_inputs, grid, order, faithful):
-    """Between the pixels of the input it is told of the picture by the call before."""
+    """Between the pixels of the input the condition is made from the picture of the call before."""
     x, lr, lr_upsampled, clip = make_inputs(model.config, grid)
-    sigma, places = torch.tensor([SIGMA]), (6, 12, 4, 3, 10, 0)
+    sigma, offsets = torch.tensor([SIGMA]), (6, 12, 4, 3, 10, 0)
     for group in [(1, 1), (2, 2)]:
         plan = Plan(Schedule(grid, group, order), "merge", "cpu", "none", 0, 0)
-        denoiser = Denoiser(model, plan, lr, lr_upsampled, clip, places=places)
+        denoiser = Denoiser(model, plan, lr, lr_upsampled, clip, offsets=offsets)
         moving = MovingGrid(denoiser, denoiser, lr_upsampled, tuple(lr_upsampled.shape[-2:]), faithful=faithful)
         estimate = lr_upsampled
-        for n in places:
-            told, enlarged = laid(lr, n // 4), laid(lr_upsampled, n)
+        for n in offsets:
+            condition, enlarged = laid(lr, n // 4), laid(lr_upsampled, n)
             if n % 4:
-                told = bicubic(laid(estimate, n), 1 / 4)
+                condition = bicubic(laid(estimate, n), 1 / 4)
                 if not faithful:  # what the estimate has lost of the input
-                    told = told + moved(lr - bicubic(estimate, 1 / 4), n)
-                enlarged = bicubic(told, 4).clamp(-1, 1)
+                    condition = condition + moved(lr - bicubic(estimate, 1 / 4), n)
+                enlarged = bicubic(condition, 4).clamp(-1, 1)
             with torch.no_grad():
-                covered = denoise(model, laid(x, n), sigma, told, enlarged, clip)[..., n:, n:]
+                covered = denoise(model, laid(x, n), sigma, condition, enlarged, clip)[..., n:, n:]
             estimate = moving(x, SIGMA)
             height, width = covered.shape[-2:]
             torch.testing.assert_close(estimate[..., :height, :width], covered, rtol=0, atol=5e-6)
@@ -62,10 +62,10 @@ def test_every_call_is_the_network_on_a_canvas_with_the_picture_farther_in(model
                 assert torch.equal(estimate[..., -n:], lr_upsampled[..., -n:])
 
 
-def test_the_grid_moves_until_it_lies_in_the_corner():
-    assert grid_places(18, 32, 5) == [8, 22, 4, 18, 0]
-    assert grid_places(12, 16, 6) == [12, 0, 4, 8, 12, 0], "after a whole block it is where it was"
-    assert grid_places(0, 16, 3) == [0, 0, 0]
+def test_the_grid_moves_until_it_is_in_the_corner():
+    assert grid_offsets(18, 32, 5) == [8, 22, 4, 18, 0]
+    assert grid_offsets(12, 16, 6) == [12, 0, 4, 8, 12, 0], "after a whole block it is where it was"
+    assert grid_offsets(0, 16, 3) == [0, 0, 0]
 
 
 @pytest.mark.parametrize("place", [(0, 0), (3, 0), (0, 2), (3, 2), (-2, 4)], ids=str)
