@@ -121,6 +121,11 @@ class InfDiTConfig:
         return PRESETS[name]
 
 
+def lr_size(canvas: tuple[int, int]) -> tuple[int, int]:
+    """Height and width of the LR condition of a canvas (H, W)."""
+    return canvas[0] // LR_FACTOR, canvas[1] // LR_FACTOR
+
+
 PRESETS = {
     # The published model: 753,762,928 parameters without the CLIP tower.
     "official": InfDiTConfig(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from sat_sr.config import LR_FACTOR
+from sat_sr.config import LR_FACTOR, lr_size
 
 
 def resize(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
@@ -24,6 +24,12 @@ def resize(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     return F.interpolate(image, size=size, mode="bicubic", antialias=True, align_corners=False)
 
 
+def lr_condition(image: torch.Tensor, canvas: tuple[int, int]) -> torch.Tensor:
+    """(B, 3, h, w) at a quarter of the canvas (H, W): (B, 3, H/4, W/4), the input itself if it has that size."""
+    size = lr_size(canvas)
+    return image if image.shape[-2:] == size else resize(image, size)
+
+
 def lr_conditions(image: torch.Tensor, canvas: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
     """The two conditions made from the input, which tell the network what to draw.
 
@@ -37,6 +43,4 @@ def lr_conditions(image: torch.Tensor, canvas: tuple[int, int]) -> tuple[torch.T
     height, width = canvas
     if height % LR_FACTOR or width % LR_FACTOR:
         raise ValueError(f"canvas {width}x{height}: both sides must be multiples of {LR_FACTOR}")
-    lr_size = (height // LR_FACTOR, width // LR_FACTOR)
-    lr = image if image.shape[-2:] == lr_size else resize(image, lr_size)
-    return lr, resize(image, canvas).clamp(-1, 1)
+    return lr_condition(image, canvas), resize(image, canvas).clamp(-1, 1)

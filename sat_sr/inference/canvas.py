@@ -13,8 +13,8 @@ from numbers import Integral
 
 import torch
 
-from sat_sr.config import LR_FACTOR
-from sat_sr.diffusion.resize import lr_conditions, resize
+from sat_sr.config import LR_FACTOR, lr_size
+from sat_sr.diffusion.resize import lr_condition, lr_conditions
 from sat_sr.inference.resize_in_parts import resize_region
 
 MIN_SCALE = 1 / LR_FACTOR  # below, the input is larger than its own LR condition could ever use
@@ -81,15 +81,13 @@ class Canvas:
         if not self.padded and whole:
             return lr_conditions(image, self.size)
         if not self.padded:
-            lr_size = (self.size[0] // LR_FACTOR, self.size[1] // LR_FACTOR)
-            lr = image if image.shape[-2:] == lr_size else resize(image, lr_size)
-            return lr, resize_region(image, self.size, rows, columns).clamp_(-1, 1)
+            return lr_condition(image, self.size), resize_region(image, self.size, rows, columns).clamp_(-1, 1)
         scales = [t / s for t, s in zip(self.target, self.source, strict=True)]
         # Whole pixels of the input, enough for the canvas and for the reach of the LR condition's kernel beyond it.
         reach = [math.ceil(2 * max(1, LR_FACTOR / scale)) + 2 for scale in scales]
         wanted = [math.ceil(side / scale) + more for side, scale, more in zip(self.size, scales, reach, strict=True)]
         image = reflect_to(image, (max(wanted[0], self.source[0]), max(wanted[1], self.source[1])))
-        lr = _resize_by(image, [scale / LR_FACTOR for scale in scales], [side // LR_FACTOR for side in self.size])
+        lr = _resize_by(image, [scale / LR_FACTOR for scale in scales], lr_size(self.size))
         if whole:
             return lr, _resize_by(image, scales, self.size).clamp_(-1, 1)
         return lr, resize_region(_not_of(image, self.size), self.size, rows, columns, tuple(scales)).clamp_(-1, 1)

@@ -22,7 +22,7 @@ from typing import Protocol
 import torch
 import torch.nn.functional as F
 
-from sat_sr.config import LR_FACTOR
+from sat_sr.config import LR_FACTOR, lr_size
 from sat_sr.diffusion.resize import resize
 from sat_sr.diffusion.samplers import Denoise
 from sat_sr.inference.canvas_part import WHOLE_CANVAS, CanvasPart
@@ -107,7 +107,7 @@ def reduced(
     returns        (B, 3, H/4, W/4): `resize` of the canvas with zeros around the part, tile by tile
     """
     height, width = canvas
-    lr = torch.zeros(batch, 3, height // LR_FACTOR, width // LR_FACTOR)
+    lr = torch.zeros(batch, 3, *lr_size(canvas))
     for top, left in itertools.product(range(rows.start, rows.stop, TILE), range(columns.start, columns.stop, TILE)):
         bottom, right = min(top + TILE, rows.stop), min(left + TILE, columns.stop)
         down, across = _around(top, bottom, height), _around(left, right, width)

@@ -10,7 +10,7 @@ from einops import rearrange
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from sat_sr.config import LAYERNORM_EPS, LR_FACTOR, LR_PATCH, OUT_CHANNELS, InfDiTConfig
+from sat_sr.config import LAYERNORM_EPS, LR_PATCH, OUT_CHANNELS, InfDiTConfig
 from sat_sr.model.attention_kernels import KERNELS
 from sat_sr.model.block_attention import RELATIONS, Extended
 from sat_sr.model.embeddings import adaptive_norm, layer_norm
@@ -201,8 +201,3 @@ def weights(module: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
 def add(x: torch.Tensor, update: torch.Tensor) -> torch.Tensor:
     """x + update. Without gradients x itself is updated: the hidden state of a canvas exists once."""
     return x + update if torch.is_grad_enabled() else x.add_(update)
-
-
-def lr_size(canvas: tuple[int, int]) -> tuple[int, int]:
-    """Height and width of the LR condition of a canvas."""
-    return canvas[0] // LR_FACTOR, canvas[1] // LR_FACTOR

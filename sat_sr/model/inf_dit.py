@@ -14,8 +14,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 
-from sat_sr.config import LAYERNORM_EPS, MAX_SEQUENCE_LENGTH, InfDiTConfig
-from sat_sr.model.adaln import AdaLNMixin, GroupContext, lr_size
+from sat_sr.config import LAYERNORM_EPS, MAX_SEQUENCE_LENGTH, InfDiTConfig, lr_size
+from sat_sr.model.adaln import AdaLNMixin, GroupContext
 from sat_sr.model.block_attention import clamped_halo
 from sat_sr.model.embeddings import FinalLayerMixin, PatchEmbedMixin, TimeEmbedding, VectorEmbedding
 from sat_sr.model.lr_cross_attention import group_lr
