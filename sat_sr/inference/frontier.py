@@ -32,6 +32,13 @@ from sat_sr.model.block_attention import Border, Extended
 LINES_SHARED = 3
 
 
+def kept_lines(schedule: Schedule, layers: int) -> int:
+    """How many lines and sides of keys and values are kept: one per layer, or some that layers use in turn."""
+    if schedule.order == "block":
+        return layers
+    return min(layers, LINES_SHARED if schedule.is_shared else 1)
+
+
 class Neighbours(Protocol):
     """The processes that compute the parts of the picture before and after this one."""
 
@@ -86,7 +93,7 @@ class Frontiers:
         i, j = schedule.group
         batch, *head = block
         self._workspace = torch.empty(2, batch, i + 1, j + 1, *head, device=device, dtype=dtype)
-        count = layers if schedule.order == "block" else min(layers, LINES_SHARED if neighbours else 1)
+        count = kept_lines(schedule, layers)
         self.lines = [self._memory(schedule.line, device, dtype) for _ in range(count)]
         self.sides = [self._memory(schedule.thickness, device, dtype) for _ in range(count)]
 

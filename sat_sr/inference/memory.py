@@ -14,11 +14,10 @@ network's type; offload, what lives on the host (`planner`). docs/memory.md deri
 
 from __future__ import annotations
 
-import math
 import sys
 
 from sat_sr.config import LR_FACTOR, InfDiTConfig
-from sat_sr.inference.frontier import LINES_SHARED
+from sat_sr.inference.frontier import kept_lines
 from sat_sr.inference.schedule import Schedule
 from sat_sr.model.attention_kernels import MARK
 from sat_sr.model.counts import layer_parameter_count, parameter_count
@@ -45,9 +44,8 @@ def hidden_bytes(config: InfDiTConfig, schedule: Schedule, batch: int, itemsize:
 
 
 def frontier_bytes(config: InfDiTConfig, schedule: Schedule, batch: int, itemsize: int) -> int:
-    """K and V that wait for later groups, and in a part of a picture for the part behind."""
-    shared = schedule.blocks < math.prod(schedule.grid)
-    lines = config.num_layers if schedule.order == "block" else min(config.num_layers, LINES_SHARED if shared else 1)
+    """K and V that wait for later groups, and in a part of a picture for the next part."""
+    lines = kept_lines(schedule, config.num_layers)
     return 2 * (schedule.line + schedule.thickness) * _block_bytes(config, batch, itemsize) * lines
 
 

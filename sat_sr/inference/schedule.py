@@ -81,6 +81,11 @@ class Schedule:
         return self.grid[1] > self.grid[0]
 
     @property
+    def is_shared(self) -> bool:
+        """Whether other processes compute other parts."""
+        return len(self.part) < max(self.grid)
+
+    @property
     def line(self) -> int:
         """Blocks along a band: the length of the line of blocks kept between bands."""
         return min(self.grid)
