@@ -23,8 +23,9 @@ from typing import NamedTuple, Protocol
 
 import torch
 
+from sat_sr.inference.fetch_ahead import FetchAhead
 from sat_sr.inference.schedule import Group, Schedule
-from sat_sr.inference.transfer import Copy, FetchAhead, Transfer
+from sat_sr.inference.transfer import Copy, Transfer
 from sat_sr.model.adaln import Extend
 from sat_sr.model.block_attention import Border, Extended
 

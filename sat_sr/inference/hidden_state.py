@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
+from sat_sr.inference.fetch_ahead import FetchAhead
 from sat_sr.inference.schedule import Group, Schedule
-from sat_sr.inference.transfer import Copy, FetchAhead, Transfer
+from sat_sr.inference.transfer import Copy, Transfer
 
 
 class HiddenState:

@@ -1,8 +1,4 @@
-"""Copies between host and device that run beside the computation, and things fetched one ahead of their use.
-
-    compute           group 1    group 2    group 3    group 4
-    host -> device    fetch 2    fetch 3    fetch 4    fetch 5
-    device -> host               store 1    store 2    store 3
+"""Copies between host and device that run beside the computation.
 
 On CUDA each direction has a stream of its own and the host memory is page-locked, so that both run while the
 computation does. Elsewhere host and device are one and a copy is done when it returns: the same control flow, without
@@ -12,15 +8,13 @@ the overlap.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import logging
-import math
-import mmap
 import weakref
-from collections.abc import Callable, Hashable
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import torch
+
+from sat_sr.inference.host_pages import page_memory
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +79,7 @@ class Done:
 class CudaCopy:
     """A copy on a stream of its own.
 
-    event   recorded behind it
+    event   recorded after it
     device  whose computation is to wait, whatever device is the current one
     """
 
@@ -151,23 +145,6 @@ class CudaTransfer(Transfer):
             return CudaCopy(stream.record_event(), self._device)
 
 
-# Not shared with children, as mmap's default is: only such memory gets large pages, which are locked much faster.
-PRIVATE = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_ANONYMOUS") else {}
-
-
-def page_memory(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-    """A tensor in memory pages that it shares with nothing, of zeros. Raises MemoryError."""
-    size = math.prod(shape) * dtype.itemsize
-    try:
-        pages = mmap.mmap(-1, size, **PRIVATE)
-    except OSError as error:
-        raise MemoryError(f"{size >> 20} MiB of the host's memory cannot be allocated: {error}") from error
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        with contextlib.suppress(OSError):  # a kernel without them
-            pages.madvise(mmap.MADV_HUGEPAGE)
-    return torch.frombuffer(pages, dtype=dtype).view(shape)
-
-
 def _unlock(locked: list[torch.Tensor], device: torch.device) -> None:
     torch.cuda.synchronize(device)
     while locked:
@@ -178,47 +155,3 @@ def _unlock(locked: list[torch.Tensor], device: torch.device) -> None:
 def make_transfer(device: torch.device) -> Transfer:
     """What copies between the host and a device."""
     return CudaTransfer(device) if device.type == "cuda" else Transfer(device)
-
-
-# Called with (key, buffer): starts to copy the thing `key` into the flat `buffer`; returns the part of the buffer that
-# it fills, and the last copy.
-Fetch = Callable[[Hashable, torch.Tensor], tuple[torch.Tensor, Copy]]
-
-
-class Arriving(NamedTuple):
-    key: Hashable
-    tensor: torch.Tensor
-    copy: Copy
-
-
-class FetchAhead:
-    """Brings things of the host to the device through two buffers: one in use, one arriving.
-
-    size     elements of the largest thing
-    buffers  3 when a thing is changed in its buffer and goes back from there: one more is leaving
-    """
-
-    def __init__(self, size: int, *, device: torch.device, dtype: torch.dtype, buffers: int = 2):
-        self._buffers = itertools.cycle([torch.empty(size, device=device, dtype=dtype) for _ in range(buffers)])
-        self._arriving: Arriving | None = None
-
-    def take(self, key: Hashable, following: Hashable | None, fetch: Fetch) -> torch.Tensor:
-        """The thing `key`, valid until the next `take`; starts to fetch `following`, the one that is wanted next.
-
-        fetch  not kept: it is a method of the owner of this object, and the two would keep each other, and the buffers,
-               until the garbage collector comes
-
-        The computation on the thing taken before must have been issued: its buffer is filled again.
-        """
-        taken = self._arriving if self._arriving and self._arriving.key == key else self._start(key, fetch)
-        self._arriving = None if following is None else self._start(following, fetch)
-        taken.copy.wait()
-        return taken.tensor
-
-    def forget(self, key: Hashable) -> None:
-        """The thing `key` has changed on the host: what was fetched of it is stale."""
-        if self._arriving and self._arriving.key == key:
-            self._arriving = None
-
-    def _start(self, key: Hashable, fetch: Fetch) -> Arriving:
-        return Arriving(key, *fetch(key, next(self._buffers)))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from sat_sr.inference.transfer import Copy, FetchAhead, Transfer
+from sat_sr.inference.fetch_ahead import FetchAhead
+from sat_sr.inference.transfer import Copy, Transfer
 from sat_sr.model.inf_dit import InfDiT
 
 

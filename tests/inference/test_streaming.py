@@ -17,10 +17,12 @@ import torch
 from sat_sr.config import InfDiTConfig
 from sat_sr.inference import denoiser as denoiser_module
 from sat_sr.inference.denoiser import Denoiser
+from sat_sr.inference.fetch_ahead import FetchAhead
+from sat_sr.inference.host_pages import page_memory
 from sat_sr.inference.memory import weight_bytes
 from sat_sr.inference.planner import Plan, make_plan
 from sat_sr.inference.schedule import Schedule
-from sat_sr.inference.transfer import FetchAhead, Transfer, page_memory
+from sat_sr.inference.transfer import Transfer
 from sat_sr.model import adaln
 from sat_sr.model.counts import layer_parameter_count, parameter_count
 
