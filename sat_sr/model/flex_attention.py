@@ -12,7 +12,7 @@ import math
 import torch
 
 from sat_sr.model.block_attention import RELATIONS, Border, Extended, relation_bias
-from sat_sr.model.fusion import COMPILED_SHAPES, Fuse, unfused
+from sat_sr.model.fusion import Fuse, fused, unfused
 
 # Tokens of a tile of FlexAttention's mask: whichever tile its CUDA kernels take for a dtype and GPU divides that.
 FLEX_TILE = 128
@@ -101,16 +101,8 @@ def _tiles(q: torch.Tensor) -> dict[str, int] | None:
     return {"BLOCK_M": 128, "BLOCK_N": 64, "num_warps": 8, "num_stages": 3}
 
 
-@functools.cache
 def _flex_attention(device: str):
     from torch.nn.attention.flex_attention import flex_attention
 
-    # Uncompiled it is correct but makes the whole score matrix: for tests alone.
-    if device != "cuda":
-        return flex_attention
-    import torch._dynamo
-
-    # Each shape of group is compiled, and a canvas has up to four. Beyond PyTorch's limit of eight compiled shapes it
-    # would run uncompiled, in tens of gigabytes, and not say so: `fullgraph` makes that an error.
-    compiled = torch.compile(flex_attention, dynamic=False, fullgraph=True)
-    return torch._dynamo.config.patch(recompile_limit=COMPILED_SHAPES)(compiled)
+    # Uncompiled it is correct but makes the whole score matrix, in tens of gigabytes: for tests alone.
+    return fused(flex_attention, fullgraph=True) if device == "cuda" else flex_attention

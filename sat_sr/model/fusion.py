@@ -1,7 +1,7 @@
 """Fuses what lies between the matrix products: norms, rotations, the merging of attention's parts.
 
 On a GPU these steps are bound by memory, and unfused each takes the hidden state through it several times. The products
-stay outside: cuBLAS computes them either way, and with the GELU behind them at once, which a compiled graph would take
+stay outside: cuBLAS computes them either way, and the GELU after them at once, which a compiled graph would take
 apart again.
 """
 
@@ -25,8 +25,12 @@ def unfused(function: Callable) -> Callable:
 
 
 @functools.cache
-def fused(function: Callable) -> Callable:
-    """The function compiled by torch.compile. Weights must be arguments: then all layers share a graph."""
-    from torch._dynamo import config
+def fused(function: Callable, *, fullgraph: bool = False) -> Callable:
+    """The function compiled by torch.compile. Weights must be arguments: then all layers share a graph.
 
-    return config.patch(recompile_limit=COMPILED_SHAPES)(torch.compile(function, dynamic=False))
+    fullgraph  raise an error where it would run uncompiled, beyond COMPILED_SHAPES for one
+    """
+    from torch.compiler import config
+
+    compiled = torch.compile(function, dynamic=False, fullgraph=fullgraph)
+    return config.patch(recompile_limit=COMPILED_SHAPES)(compiled)
