@@ -1,4 +1,4 @@
-"""The CLIP tower against recorded numbers, and against transformers' own reading of the same weights."""
+"""The CLIP tower against transformers' own reading of the same weights; its numbers: `test_golden.py`."""
 
 from __future__ import annotations
 
@@ -30,15 +30,6 @@ def openclip(golden):
 @pytest.fixture
 def encoder(golden, openclip):
     return CLIPImageEncoder.from_openclip(openclip, head_width=golden[0]["head_width"])
-
-
-@pytest.mark.parametrize("i", range(3))
-def test_equals_the_recorded_numbers(golden, encoder, i):
-    _, tensors = golden
-    torch.testing.assert_close(
-        encoder.preprocess(tensors[f"image_{i}"]), tensors[f"preprocessed_{i}"], rtol=0, atol=5e-6
-    )
-    torch.testing.assert_close(encoder(tensors[f"image_{i}"]), tensors[f"embedding_{i}"], rtol=0, atol=5e-6)
 
 
 def test_sizes_follow_from_the_shapes(golden, encoder):
