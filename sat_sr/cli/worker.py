@@ -255,9 +255,7 @@ class Worker:
     def different_in(self, stored: Mapping[str, Any]) -> list[str]:
         """What a finished output was made with that this run has otherwise: "num_steps 4 (now 12)", …"""
         mine = self.stored_settings()
-        names = mine.keys() & stored.keys()
-        if "source" in stored:  # before outputs had that, sizes were stored in another way
-            names |= {*SIZES}
+        names = mine.keys() & stored.keys() | {*SIZES}
         names -= {"version", "network", "dtype", "inference_type", "block_batch"}  # the same picture, but for rounding
         if self.args.seed is None:
             names.discard("seed")

@@ -125,27 +125,23 @@ class TrainingStream:
         states  of all ranks, in their order
 
         returns  "" where the samples follow as if nothing had been. Else why they do not: other numbers of ranks or
-                 workers are dealt other shards, and an earlier version had its own order, in which addresses are of two
-                 numbers. Then a pass begins that none of them had come to, and the counts are kept
+                 workers are dealt other shards. Then a pass begins that none of them had come to, and the counts are
+                 kept
         """
         workers = len(self._addresses)
         rank, ranks = self._source.first_stream // workers, self._source.streams // workers
         addresses = [address for state in states for address in state["addresses"]]
         dealt, deal = (len(states), len(addresses) // len(states)), (ranks, workers)
-        if any(len(address) != len(START) for address in addresses):
-            first, reason = 0, "the run was begun by an earlier version"
-        elif dealt != deal:
-            first = 1 + max(turn for turn, _, _ in addresses)
-            reason = "shards were dealt to {} x {} ranks x workers and now are to {} x {}".format(*dealt, *deal)
-        else:
+        if dealt == deal:
             self._turn = states[rank]["turn"]
             self._addresses = [tuple(address) for address in states[rank]["addresses"]]
             self._counts = [dict(counts) for counts in states[rank]["counts"]]
             return ""
+        first = 1 + max(turn for turn, _, _ in addresses)
         self._turn, self._addresses = 0, [(first, 0, 0)] * workers
         of_all = sum((Counter(counts) for state in states for counts in state["counts"]), Counter())
         self._counts = [dict(of_all) if rank == worker == 0 else {} for worker in range(workers)]
-        return reason
+        return "shards were dealt to {} x {} ranks x workers and now are to {} x {}".format(*dealt, *deal)
 
     def __iter__(self) -> Iterator[Sample]:
         source = self._source.placed(self._turn, self._addresses, self._counts)

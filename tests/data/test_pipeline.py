@@ -129,17 +129,6 @@ def test_ranks_and_workers_read_every_shard_once_before_any_comes_again(tmp_path
         assert sorted(read) == sorted(f"p{shard}_{n}" for shard in range(8) for n in range(3))
 
 
-def test_at_a_position_of_an_earlier_version_the_stream_begins_anew_and_keeps_its_counts(good):
-    options = {"num_workers": 2, "augment": "full"}
-    old = {"turn": 1, "addresses": [[4, 2], [3, 1]], "counts": [{"too small": 3}, {"too small": 2, "undecodable": 1}]}
-    again = stream(good, **options)
-    assert again.go_on([old]) == "the run was begun by an earlier version"
-    assert again.counts == {"too small": 5, "undecodable": 1}
-    assert again.state_dict()["turn"] == 0 and again.state_dict()["addresses"] == [[0, 0, 0], [0, 0, 0]]
-    assert all(equal(a, b) for a, b in zip(take(again, 4), take(stream(good, **options), 4), strict=True))
-    assert stream(good, **options).go_on([again.state_dict()]) == ""
-
-
 @pytest.mark.parametrize("ranks, workers", [(1, 0), (3, 0), (2, 2), (4, 1)])
 def test_other_numbers_of_ranks_or_workers_begin_a_pass_that_nobody_had_come_to(tmp_path, ranks, workers):
     for shard in range(12):

@@ -314,27 +314,6 @@ def stop_around_validation(report):
     report["once more"] = [validated("last"), said.getvalue()]
 
 
-def resume_an_earlier_version(report):
-    """Two starts of a run whose position in the data is of two numbers."""
-    train("earlier", "--save-interval=2", stops=(2,))
-    dist.barrier()
-    path = find_latest(FOLDER / "earlier") / f"data_rank_{RANKS.rank}.json"
-    position = json.loads(path.read_text())
-    position["stream"] |= {"addresses": [[1, 3]], "counts": [{"too small": 7}]}
-    path.write_text(json.dumps(position))
-    said = io.StringIO()
-    with contextlib.redirect_stdout(said):
-        trainer, steps = train("earlier", stops=(4, None))
-    first, _ = train("begins", "--save-interval=2", stops=(2,))
-    report["earlier version"] = {
-        "said": said.getvalue(),
-        "keys": [step["keys"] for step in steps[:2]],
-        "keys of a beginning": [step["keys"] for step in first.steps[:2]],
-        "counts": dict(trainer.batches.counts),
-        "batches": trainer.batches.position()["batches"],
-    }
-
-
 def validated(name):
     """The steps of the validations in the log."""
     dist.barrier()  # rank 0 writes it
@@ -362,7 +341,6 @@ def main() -> None:
     follow_by_plain_pytorch(report, "zero1")
     follow_by_plain_pytorch(report, "stage0", "--zero-stage=0")
     stop_around_validation(report)
-    resume_an_earlier_version(report)
     if RANKS.world_size == 1:
         resume_with(report, "workers", "--num-workers=2", "--augment=full", "--lr-dropout=0.5", "--cache-mb=1")
         resume_with(report, "device", "--degrade-on-device", "--lr-dropout=0.5")

@@ -129,18 +129,6 @@ def test_a_validation_that_failed_or_was_given_up_comes_at_the_next_start(report
         assert steps == [6] and "its validation" not in said and ("nothing to do" in said) == (rank == 0)
 
 
-@pytest.mark.parametrize("world_size", [1, 2])
-def test_a_run_of_an_earlier_version_goes_on_with_its_samples_from_the_start(reports, world_size):
-    for rank, report in enumerate(reports[world_size]):
-        earlier = report["earlier version"]
-        told = "samples are read in another order from step 2 on: the run was begun by an earlier version"
-        assert earlier["said"].count(told) == (rank == 0)  # of two starts the first alone
-        assert earlier["keys"] == earlier["keys of a beginning"]
-        assert earlier["batches"] == 6 * 2  # two a step
-    counts = [report["earlier version"]["counts"].get("too small", 0) for report in reports[world_size]]
-    assert sum(counts) >= 7 * world_size
-
-
 def test_tensorboard_is_told_the_same(reports):
     (report,) = reports[1]
     first, second = report["events"]
