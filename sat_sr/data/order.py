@@ -1,4 +1,4 @@
-"""In which order a stream reads: which shards in which pass, and the samples of a shard. Functions of seeds alone."""
+"""In which order a stream reads: which shards in which epoch, and the samples of a shard. Functions of seeds alone."""
 
 from __future__ import annotations
 
@@ -15,20 +15,19 @@ WINDOW_SAMPLES, WINDOW_BYTES = 256, 64 * 2**20
 FIRST_SAMPLES = 16  # are read before one is handed out; then two for each one, until the window is full
 
 
-def shards_of_pass(shards: list[str], seed: int, turn: int, stream: int, streams: int) -> list[str]:
-    """The shards that stream number `stream` of `streams` reads in pass number `turn`, in their order.
+def shards_of_epoch(shards: list[str], seed: int, epoch: int, stream: int, streams: int) -> list[str]:
+    """The shards that stream number `stream` of `streams` reads in an epoch, in their order.
 
-    Where there are as many shards as streams or more, a pass deals each shard to one stream: what all streams read
-    in the pass of one number is each shard once. They are not in step, so a shard may come again in one stream's next
-    pass before another stream has come to the end of this one. Else every stream reads all shards, in an order of its
-    own.
+    Where there are as many shards as streams or more, an epoch deals each shard to one stream: all streams together
+    read each shard once. They are not in step, so a shard may come again in one stream's next epoch before another
+    stream has come to the end of this one. Else every stream reads all shards, in an order of its own.
     """
     if len(shards) < streams:
-        order = numpy_rng(SHARD_ORDER, seed, stream, turn).permutation(len(shards))
+        order = numpy_rng(SHARD_ORDER, seed, stream, epoch).permutation(len(shards))
     else:
-        order = numpy_rng(DEALING, seed, turn).permutation(len(shards))
+        order = numpy_rng(DEALING, seed, epoch).permutation(len(shards))
         # Another place each time: where they cannot be dealt evenly, the streams take turns at one shard more.
-        order = order[(stream + turn) % streams :: streams]
+        order = order[(stream + epoch) % streams :: streams]
     return [shards[at] for at in order]
 
 

@@ -1,9 +1,9 @@
 """Shards -> endless batches for training, exact to the sample.
 
 Each worker of each rank yields one stream: a function of the seed, the shards, and which stream of how many it is. It
-goes through its shards pass after pass (`sat_sr.data.order`). A sample has an address, (turn, n, i): the i-th of the
-n-th shard in pass number turn. Everything that chance decides about a sample follows from its address, so a stream can
-start anywhere: it opens that one shard, passes over i undecoded files, and yields what an uninterrupted stream would.
+goes through its shards epoch after epoch (`sat_sr.data.order`). A sample has an address, (epoch, n, i): the i-th of the
+n-th shard in that epoch. Everything that chance decides about a sample follows from its address, so a stream can start
+anywhere: it opens that one shard, skips i undecoded samples, and yields what an uninterrupted stream would.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from torch.utils.data import IterableDataset, get_worker_info
 from sat_sr.data.conditions import drop_lr, make_conditions
 from sat_sr.data.crops import AUGMENTATIONS, paired_crop, training_crop
 from sat_sr.data.degradation_law import Mixture, parse_degradation
-from sat_sr.data.order import SAMPLE, SAMPLE_ORDER, numpy_rng, shards_of_pass, shuffled, torch_generator
-from sat_sr.data.samples import Picture, Unusable, decode, nothing_usable, read_shard
+from sat_sr.data.order import SAMPLE, SAMPLE_ORDER, numpy_rng, shards_of_epoch, shuffled, torch_generator
+from sat_sr.data.samples import DecodedSample, Unusable, decode, nothing_usable, read_shard
 from sat_sr.data.shards import expand_shards
 from sat_sr.data.tensors import Sample, checked_size, collate, unit
 from sat_sr.data.workers import UnusableData, load_batches
@@ -65,7 +65,7 @@ def training_stream(
     cache_bytes  decoded pictures that each worker keeps, for small sets; changes nothing but the time it takes
 
     Raises ValueError for a spec that matches nothing and for arguments out of range; UnusableData, which is one, while
-    iterating, where one stream has met every shard, for which it may take several passes, and found nothing usable.
+    iterating, where one stream has met every shard, which may take several epochs, and found nothing usable.
     """
     if batch_size < 1 or num_workers < 0:
         raise ValueError(f"batch_size={batch_size}, num_workers={num_workers}: at least 1 and 0 are wanted")
@@ -74,7 +74,7 @@ def training_stream(
             f"seed={seed}, rank={rank} of {world_size}: numbers from 0 on are wanted, a rank below their count"
         )
     return TrainingStream(
-        _Worker(
+        _SampleStream(
             shards=expand_shards(spec),
             image_size=checked_size(image_size),
             mixture=None if degradation is None else parse_degradation(degradation),
@@ -91,13 +91,13 @@ def training_stream(
 
 
 class TrainingStream:
-    """What `training_stream` gives. Iterating takes up where the last iteration, or what `go_on` got, left off."""
+    """What `training_stream` gives. Iterating continues where the last iteration, or what `resume` got, left off."""
 
-    def __init__(self, source: _Worker, batch_size: int, num_workers: int) -> None:
+    def __init__(self, source: _SampleStream, batch_size: int, num_workers: int) -> None:
         self.batch_size, self.num_workers = batch_size, num_workers
         self._source = source
         streams = max(1, num_workers)
-        self._turn = 0
+        self._next_worker = 0  # whose batch comes next
         self._addresses: list[Address] = [START] * streams
         self._counts: list[dict[str, int]] = [{} for _ in range(streams)]
 
@@ -114,18 +114,18 @@ class TrainingStream:
     def state_dict(self) -> dict[str, Any]:
         """Where the stream is after the batches handed out so far (those prefetched do not count): plain numbers."""
         return {
-            "turn": self._turn,
+            "next_worker": self._next_worker,
             "addresses": [list(address) for address in self._addresses],
             "counts": [dict(counts) for counts in self._counts],
         }
 
-    def go_on(self, states: Sequence[dict[str, Any]]) -> str:
-        """Continue behind the batches that were handed out when each rank made its `state_dict`.
+    def resume(self, states: Sequence[dict[str, Any]]) -> str:
+        """Continue after the batches that were handed out when each rank made its `state_dict`.
 
         states  of all ranks, in their order
 
-        returns  "" where the samples follow as if nothing had been. Else why they do not: other numbers of ranks or
-                 workers are dealt other shards. Then a pass begins that none of them had come to, and the counts are
+        returns  "" where the samples follow as if nothing had happened. Else why they do not: other numbers of ranks or
+                 workers are dealt other shards. Then an epoch begins that none of them had reached, and the counts are
                  kept
         """
         workers = len(self._addresses)
@@ -133,29 +133,29 @@ class TrainingStream:
         addresses = [address for state in states for address in state["addresses"]]
         dealt, deal = (len(states), len(addresses) // len(states)), (ranks, workers)
         if dealt == deal:
-            self._turn = states[rank]["turn"]
+            self._next_worker = states[rank]["next_worker"]
             self._addresses = [tuple(address) for address in states[rank]["addresses"]]
             self._counts = [dict(counts) for counts in states[rank]["counts"]]
             return ""
-        first = 1 + max(turn for turn, _, _ in addresses)
-        self._turn, self._addresses = 0, [(first, 0, 0)] * workers
+        first = 1 + max(epoch for epoch, _, _ in addresses)
+        self._next_worker, self._addresses = 0, [(first, 0, 0)] * workers
         of_all = sum((Counter(counts) for state in states for counts in state["counts"]), Counter())
         self._counts = [dict(of_all) if rank == worker == 0 else {} for worker in range(workers)]
         return "shards were dealt to {} x {} ranks x workers and now are to {} x {}".format(*dealt, *deal)
 
     def __iter__(self) -> Iterator[Sample]:
-        source = self._source.placed(self._turn, self._addresses, self._counts)
+        source = self._source.placed(self._next_worker, self._addresses, self._counts)
         batches = load_batches(source, self.batch_size, self.num_workers, _collate_addressed)
         for batch, address, counts in batches:
-            # The workers are asked in turn, and worker 0 was given the stream whose turn it is.
-            self._addresses[self._turn] = address
-            self._counts[self._turn] = counts
-            self._turn = (self._turn + 1) % len(self._addresses)
+            # Round robin; the loader's worker 0 was given the stream that was next when the iteration began.
+            self._addresses[self._next_worker] = address
+            self._counts[self._next_worker] = counts
+            self._next_worker = (self._next_worker + 1) % len(self._addresses)
             yield batch
 
 
-class _Worker(IterableDataset):
-    """One process's endless stream of (sample, address behind it, counts so far)."""
+class _SampleStream(IterableDataset):
+    """One process's endless stream of (sample, address after it, counts so far)."""
 
     def __init__(
         self,
@@ -178,53 +178,62 @@ class _Worker(IterableDataset):
         self.seed, self.first_stream, self.streams = seed, first_stream, streams
         self.lr_dropout, self.augment = lr_dropout, augment
         self.cache_bytes = cache_bytes
-        self._cache: dict[tuple[str, int], Picture] = {}
+        self._cache: dict[tuple[str, int], DecodedSample] = {}
         self._cached = 0
         self._start: tuple[int, list[Address], list[dict[str, int]]] = (0, [START], [{}])
 
-    def placed(self, turn: int, addresses: list[Address], counts: list[dict[str, int]]) -> _Worker:
-        """The same data, to begin at these addresses, with the stream number `turn` first."""
-        self._start = (turn, list(addresses), list(counts))
+    def placed(self, next_worker: int, addresses: list[Address], counts: list[dict[str, int]]) -> _SampleStream:
+        """The same data, to begin at these addresses of each worker, with the worker number `next_worker` first."""
+        self._start = (next_worker, list(addresses), list(counts))
         return self
 
     def __iter__(self) -> Iterator[tuple[Sample, Address, dict[str, int]]]:
-        turn, addresses, counts = self._start
+        next_worker, addresses, counts = self._start
         info = get_worker_info()
-        worker = (turn + (info.id if info else 0)) % len(addresses)
+        worker = (next_worker + (info.id if info else 0)) % len(addresses)
         return self._stream(self.first_stream + worker, addresses[worker], Counter(counts[worker]))
 
     def _stream(self, stream: int, address: Address, counts: Counter[str]) -> Iterator[tuple[Sample, Address, dict]]:
-        first, start, done = address
-        barren: set[str] = set()  # shards read since the last pass with a usable picture
-        for turn in count(first):
-            usable_in_pass = start > 0 or done > 0  # of a pass begun in the middle we cannot say
-            shards = shards_of_pass(self.shards, self.seed, turn, stream, self.streams)
-            for n in range(start, len(shards)):
-                url = shards[n]
-                found, known = Counter(), Counter()  # broken and duplicate files of this shard
-                rng = numpy_rng(SAMPLE_ORDER, self.seed, stream, turn, n)
-                for i, (number, raw) in enumerate(shuffled(read_shard(url, found), rng)):
-                    if i < done:
-                        known = found.copy()  # was counted before the stream was left
-                        continue
-                    counts.update(found - known)
-                    known = found.copy()
-                    try:
-                        picture = self._decoded(url, number, raw, counts)
-                    except Unusable as reason:
-                        counts[str(reason)] += 1
-                        continue
-                    usable_in_pass = True
-                    sample = self._sample(picture, torch_generator(SAMPLE, self.seed, stream, turn, n, i))
-                    yield sample, (turn, n, i + 1), dict(counts)
-                counts.update(found - known)
+        first, first_shard, done = address
+        barren: set[str] = set()  # shards read since the last epoch with a usable picture
+        for epoch in count(first):
+            usable = first_shard > 0 or done > 0  # of an epoch begun in the middle we cannot say
+            shards = shards_of_epoch(self.shards, self.seed, epoch, stream, self.streams)
+            for n in range(first_shard, len(shards)):
+                for i, sample in self._shard_samples(shards[n], (stream, epoch, n), done, counts):
+                    usable = True
+                    yield sample, (epoch, n, i + 1), dict(counts)
                 done = 0
-            start = 0
-            barren = set() if usable_in_pass else barren | set(shards)
+            first_shard = 0
+            barren = set() if usable else barren | set(shards)
             if barren >= set(self.shards):  # all, not as many: chance may deal a stream the same ones again and again
                 raise nothing_usable(self.shards, counts, self.image_size)
 
-    def _decoded(self, url: str, number: int, raw: dict, counts: Counter[str]) -> Picture:
+    def _shard_samples(
+        self, url: str, place: tuple[int, int, int], done: int, counts: Counter[str]
+    ) -> Iterator[tuple[int, Sample]]:
+        """The usable samples of a shard with their numbers in the order of reading, from number `done` on.
+
+        place   (stream, epoch, n) of the shard, which its random numbers follow from
+        counts  what is skipped or converted is added; what `done` samples and the files between them had added is not
+        """
+        found, known = Counter(), Counter()  # broken and duplicate files of this shard
+        rng = numpy_rng(SAMPLE_ORDER, self.seed, *place)
+        for i, (number, raw) in enumerate(shuffled(read_shard(url, found), rng)):
+            if i < done:
+                known = found.copy()  # was counted before the stream was left
+                continue
+            counts.update(found - known)
+            known = found.copy()
+            try:
+                picture = self._decoded(url, number, raw, counts)
+            except Unusable as reason:
+                counts[str(reason)] += 1
+                continue
+            yield i, self._sample(picture, torch_generator(SAMPLE, self.seed, *place, i))
+        counts.update(found - known)
+
+    def _decoded(self, url: str, number: int, raw: dict, counts: Counter[str]) -> DecodedSample:
         if picture := self._cache.get((url, number)):
             return picture
         picture = decode(raw, self.image_size, counts)
@@ -233,7 +242,7 @@ class _Worker(IterableDataset):
             self._cached += picture.nbytes
         return picture
 
-    def _sample(self, picture: Picture, generator: torch.Generator) -> Sample:
+    def _sample(self, picture: DecodedSample, generator: torch.Generator) -> Sample:
         if picture.lr is None:
             target = unit(training_crop(picture.image, self.image_size, generator, self.augment))
             if self.mixture is None:

@@ -33,8 +33,8 @@ class Unusable(Exception):
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A decoded sample.
+class DecodedSample:
+    """A picture of a shard, with its pair if it has one.
 
     key    as in the shard
     image  (3,H,W) uint8
@@ -54,7 +54,7 @@ def read_shard(url: str, counts: Counter[str]) -> Iterator[dict]:
     """The samples of one tar: `__key__`, the name up to its first dot, and the undecoded bytes of each file by the rest
     of its name. Files of one sample stand side by side, as webdataset wants them.
 
-    A tar that cannot be opened, is damaged or breaks off counts as one "broken shard". What it holds before and behind
+    A tar that cannot be opened, is damaged or breaks off counts as one "broken shard". What it holds before and after
     the damage is used, but for the samples on either side of it, which may lack a file. Where nothing but the mark of
     its end is missing, the last sample is used.
     """
@@ -98,7 +98,7 @@ def read_shard(url: str, counts: Counter[str]) -> Iterator[dict]:
         yield sample
 
 
-def decode(sample: dict, min_side: int, counts: Counter[str]) -> Picture:
+def decode(sample: dict, min_side: int, counts: Counter[str]) -> DecodedSample:
     """Decode a sample of `read_shard`; conversions to 8-bit RGB are counted.
 
     Raises Unusable with the reason, one of: "no jpg or png", "undecodable", "too small",
@@ -110,11 +110,11 @@ def decode(sample: dict, min_side: int, counts: Counter[str]) -> Picture:
     image = _decode(data, min_side, counts)
     lr = _first(sample, LR_KEYS)
     if lr is None:
-        return Picture(sample["__key__"], image)
+        return DecodedSample(sample["__key__"], image)
     lr = _decode(lr, 1, counts)
     if image.shape[-2] != LR_FACTOR * lr.shape[-2] or image.shape[-1] != LR_FACTOR * lr.shape[-1]:
         raise Unusable("pair that does not match")
-    return Picture(sample["__key__"], image, lr)
+    return DecodedSample(sample["__key__"], image, lr)
 
 
 def nothing_usable(shards: list[str], counts: Counter[str], image_size: int) -> UnusableData:

@@ -9,7 +9,7 @@ from sat_sr.data.conditions import make_conditions
 from sat_sr.data.crops import center_crop, center_pair
 from sat_sr.data.degradation_law import Mixture, parse_degradation
 from sat_sr.data.order import VALIDATION, torch_generator
-from sat_sr.data.samples import Picture, Unusable, decode, read_shard
+from sat_sr.data.samples import DecodedSample, Unusable, decode, read_shard
 from sat_sr.data.shards import expand_shards
 from sat_sr.data.tensors import Sample, checked_size, unit
 from sat_sr.diffusion.resize import lr_conditions
@@ -57,7 +57,7 @@ def evenly(total: int, limit: int | None) -> list[int]:
     return [number * total // count for number in range(count)]
 
 
-def _sample(picture: Picture, size: int, mixture: Mixture, seed: int, number: int) -> Sample:
+def _sample(picture: DecodedSample, size: int, mixture: Mixture, seed: int, number: int) -> Sample:
     if picture.lr is None:
         target = unit(center_crop(picture.image, size))
         generator = torch_generator(VALIDATION, seed, 0, 0, 0, number)

@@ -56,13 +56,13 @@ class TrainingBatches:
         self._seed, self._rank, self._number = seed, rank, 0
         self._batches = None
 
-    def go_on(self, positions: list[dict]) -> str:
-        """Goes on behind the batches that were handed out when each rank's `position()` gave these, in their order.
+    def resume(self, positions: list[dict]) -> str:
+        """Continues after the batches that were handed out when each rank's `position()` gave these, in their order.
 
-        returns  "", or why the samples come in another order from here on, see `TrainingStream.go_on`
+        returns  "", or why the samples come in another order from here on, see `TrainingStream.resume`
         """
         self._number = positions[0]["batches"]  # the ranks are in step
-        return self._stream.go_on([position["stream"] for position in positions])
+        return self._stream.resume([position["stream"] for position in positions])
 
     def position(self) -> dict:
         """Plain numbers, for JSON."""

@@ -60,7 +60,7 @@ class Trainer:
         other_order = ""
         if checkpoint:
             state.load(self.engine, checkpoint, saved["world_size"])
-            other_order = self.batches.go_on(state.data_positions(checkpoint, saved["world_size"]))
+            other_order = self.batches.resume(state.data_positions(checkpoint, saved["world_size"]))
         self.validation, note = [], "no --valid-data: there will be no validation and no pictures"
         if settings.valid_data:
             self.validation, note = validation_batches(

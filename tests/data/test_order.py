@@ -7,38 +7,38 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from sat_sr.data.order import shards_of_pass, shuffled
+from sat_sr.data.order import shards_of_epoch, shuffled
 
 SHARDS = [f"{n}.tar" for n in range(50)]
 
 
 @pytest.mark.parametrize("streams", [1, 7, 48, 50])
-def test_a_pass_deals_every_shard_to_one_stream(streams):
-    passes = []
-    for turn in range(3):
-        hands = [shards_of_pass(SHARDS, 1, turn, stream, streams) for stream in range(streams)]
+def test_an_epoch_deals_every_shard_to_one_stream(streams):
+    epochs = []
+    for epoch in range(3):
+        hands = [shards_of_epoch(SHARDS, 1, epoch, stream, streams) for stream in range(streams)]
         assert sorted(shard for hand in hands for shard in hand) == sorted(SHARDS)
         assert {len(hand) for hand in hands} <= {50 // streams, -(-50 // streams)}
-        passes.append(hands)
-    assert passes[0] != passes[1] != passes[2]
-    assert passes[0] != [shards_of_pass(SHARDS, 2, 0, stream, streams) for stream in range(streams)]
+        epochs.append(hands)
+    assert epochs[0] != epochs[1] != epochs[2]
+    assert epochs[0] != [shards_of_epoch(SHARDS, 2, 0, stream, streams) for stream in range(streams)]
 
 
 def test_streams_take_turns_at_the_shard_more():
     read = Counter()
-    for turn in range(48):
+    for epoch in range(48):
         for stream in range(48):
-            read[stream] += len(shards_of_pass(SHARDS, 1, turn, stream, 48))
+            read[stream] += len(shards_of_epoch(SHARDS, 1, epoch, stream, 48))
     assert set(read.values()) == {50}
 
 
 def test_a_shard_that_is_named_three_times_comes_three_times():
-    hands = [shards_of_pass([*SHARDS, "x.tar", "x.tar", "x.tar"], 1, 0, stream, 4) for stream in range(4)]
+    hands = [shards_of_epoch([*SHARDS, "x.tar", "x.tar", "x.tar"], 1, 0, stream, 4) for stream in range(4)]
     assert Counter(shard for hand in hands for shard in hand)["x.tar"] == 3
 
 
 def test_more_streams_than_shards_read_all_of_them_in_orders_of_their_own():
-    hands = [shards_of_pass(SHARDS, 1, 0, stream, 51) for stream in range(51)]
+    hands = [shards_of_epoch(SHARDS, 1, 0, stream, 51) for stream in range(51)]
     assert all(sorted(hand) == sorted(SHARDS) for hand in hands)
     assert len(set(map(tuple, hands))) == 51
 

@@ -94,7 +94,7 @@ def test_a_batch_is_what_the_network_wants(good):
     torch.testing.assert_close(up, resize(lr, (48, 48)).clamp(-1, 1))
 
 
-def test_every_pass_sees_every_picture_once_in_an_order_of_its_own(good):
+def test_every_epoch_sees_every_picture_once_in_an_order_of_its_own(good):
     keys = [key for batch in take(stream(good, batch_size=5, degradation=None), 9) for key in batch["__key__"]]
     passes = [keys[start : start + 15] for start in (0, 15, 30)]
     assert all(sorted(one) == [f"p{n:02d}" for n in range(15)] for one in passes)
@@ -117,26 +117,26 @@ def test_streams_differ_by_seed_rank_and_worker_and_by_nothing_else(good):
 
 
 def test_ranks_and_workers_read_every_shard_once_before_any_comes_again(tmp_path):
-    """2 ranks of 2 workers, 8 shards of 3 pictures: 4 streams of 2 shards, 6 batches of one picture a pass."""
+    """2 ranks of 2 workers, 8 shards of 3 pictures: 4 streams of 2 shards, 6 batches of one picture per epoch."""
     for shard in range(8):
         write_tar(tmp_path / f"{shard}.tar", {f"p{shard}_{n}.png": encoded(picture(3 * shard + n)) for n in range(3)})
     ranks = [
         take(stream(f";{tmp_path}", batch_size=1, degradation=None, num_workers=2, rank=rank, world_size=2), 24)
         for rank in range(2)
     ]
-    for first in (0, 12):  # of a pass, of a rank
+    for first in (0, 12):  # of an epoch, of a rank
         read = [batch["__key__"][0] for batches in ranks for batch in batches[first : first + 12]]
         assert sorted(read) == sorted(f"p{shard}_{n}" for shard in range(8) for n in range(3))
 
 
 @pytest.mark.parametrize("ranks, workers", [(1, 0), (3, 0), (2, 2), (4, 1)])
-def test_other_numbers_of_ranks_or_workers_begin_a_pass_that_nobody_had_come_to(tmp_path, ranks, workers):
+def test_other_numbers_of_ranks_or_workers_begin_an_epoch_that_nobody_had_reached(tmp_path, ranks, workers):
     for shard in range(12):
         write_tar(tmp_path / f"{shard:02d}.tar", {f"p{shard}.png": encoded(picture(shard))})
     write_tar(tmp_path / "00.tar", {"p0.png": encoded(picture(0)), "small.png": encoded(picture(0, side=20))})
     options = {"batch_size": 1, "degradation": None}
     saved = []
-    for rank, batches in enumerate((15, 16)):  # six shards in a pass of each: into the third
+    for rank, batches in enumerate((15, 16)):  # six shards in an epoch of each: into the third
         part = stream(f";{tmp_path}", **options, rank=rank, world_size=2)
         take(part, batches)
         saved.append(json.loads(json.dumps(part.state_dict())))
@@ -145,16 +145,16 @@ def test_other_numbers_of_ranks_or_workers_begin_a_pass_that_nobody_had_come_to(
     parts = [stream(f";{tmp_path}", **options, rank=r, world_size=ranks, num_workers=workers) for r in range(ranks)]
     for part in parts:
         assert (
-            part.go_on(saved)
+            part.resume(saved)
             == f"shards were dealt to 2 x 1 ranks x workers and now are to {ranks} x {max(1, workers)}"
         )
         assert [address[0] for address in part.state_dict()["addresses"]] == [3] * max(1, workers)
     assert sum(part.counts["too small"] for part in parts) == there
     keys = [batch["__key__"][0] for part in parts for batch in take(part, 12 // ranks)]
-    assert sorted(keys) == sorted(f"p{shard}" for shard in range(12))  # a whole pass, each once
+    assert sorted(keys) == sorted(f"p{shard}" for shard in range(12))  # a whole epoch, each once
     states = [part.state_dict() for part in parts]
     again = stream(f";{tmp_path}", **options, rank=ranks - 1, world_size=ranks, num_workers=workers)
-    assert again.go_on(states) == ""
+    assert again.resume(states) == ""
     assert take(again, 1)[0]["__key__"] == take(parts[-1], 1)[0]["__key__"]
 
 
@@ -167,7 +167,7 @@ def test_a_resumed_stream_equals_the_uninterrupted_one(good, num_workers):
     for count in (3, 4, 5):  # 3 and 7 are inside a shard, and after 3 it is the second worker's turn
         part = stream(good, **options, cache_bytes=10**6 * (count % 2))
         if state is not None:
-            assert part.go_on([state_of_rank_0, json.loads(state)]) == ""
+            assert part.resume([state_of_rank_0, json.loads(state)]) == ""
         parts += take(part, count)
         state = json.dumps(part.state_dict())
     assert len(parts) == 12
@@ -179,7 +179,7 @@ def test_iterating_again_goes_on_where_the_last_iteration_stopped(good):
     assert all(equal(a, b) for a, b in zip(take(again, 2) + take(again, 3), take(whole, 5), strict=True))
 
 
-# What a pass over the fixture `mixed` counts.
+# What an epoch over the fixture `mixed` counts.
 MIXED = {
     "converted: grey": 1, "converted: CMYK": 1, "converted: 16-bit": 1, "converted: alpha": 1, "too small": 1,
     "undecodable": 2, "no jpg or png": 1, "pair that does not match": 1, "broken shard": 2,
@@ -217,14 +217,14 @@ def test_bad_files_are_skipped_or_converted_and_counted(mixed):
     source = stream(mixed, degradation=None, batch_size=1)
     batches = take(source, 6)
     assert sorted(batch["__key__"][0] for batch in batches) == ["cmyk", "deep", "glass", "good", "grey", "t0"]
-    next(iter(source))  # the next pass has begun: the first is counted to its end
+    next(iter(source))  # the next epoch has begun: the first is counted to its end
     assert set(source.counts) == set(MIXED)
     assert all(source.counts[reason] >= count for reason, count in MIXED.items())
     deep = next(batch for batch in batches if batch["__key__"] == ["deep"])["target"]
     torch.testing.assert_close(deep, torch.full_like(deep, round(40000 / 257) / 127.5 - 1))
 
 
-def test_counts_of_one_pass_are_exact(mixed):
+def test_counts_of_one_epoch_are_exact(mixed):
     counts = Counter()
     assert len(list(read_pictures(mixed, counts, min_side=48))) == 6
     assert counts == MIXED
@@ -240,7 +240,7 @@ def test_a_broken_shard_is_counted_once_however_often_its_reading_is_resumed(tmp
     for _ in range(3):
         part = stream(str(whole), batch_size=1)
         if state is not None:
-            part.go_on([state])
+            part.resume([state])
         take(part, 1)
         state = part.state_dict()
     assert part.counts == {"broken shard": 1}
@@ -259,7 +259,7 @@ def test_nothing_usable_is_an_error_and_no_hang(tmp_path, num_workers):
 
 
 def test_a_barren_shard_that_is_dealt_again_and_again_is_no_error(tmp_path):
-    """As many shards as ranks: each pass deals a rank one of the two, by chance, often the same for several passes."""
+    """As many shards as ranks: each epoch deals a rank one of the two, by chance, often the same for several epochs."""
     write_tar(tmp_path / "a.tar", {f"{n}.png": encoded(picture(n, side=20)) for n in range(2)})
     write_tar(tmp_path / "b.tar", {f"{n}.png": encoded(picture(n)) for n in range(2)})
     for rank in range(2):

@@ -111,7 +111,7 @@ def go_on(report, name, flags):
 def come_back(report, name, flags):
     """On as many ranks as at first, with the positions of the data of then."""
     trainer = build(name, *flags)
-    trainer.batches.go_on(state.data_positions(FOLDER / "positions" / name / "3", 2))
+    trainer.batches.resume(state.data_positions(FOLDER / "positions" / name / "3", 2))
     trainer.run()
     report[f"{name} back"] = summary(trainer, trainer.steps)
 

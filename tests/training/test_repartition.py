@@ -65,7 +65,7 @@ def test_what_went_through_three_ranks_trains_on_two_as_if_it_had_not(reports, n
 
 @pytest.mark.parametrize("name", ENGINES)
 @pytest.mark.parametrize("ranks", [1, 3])
-def test_the_run_goes_on_to_its_end_with_a_pass_that_nobody_had_begun(reports, ranks, name):
+def test_the_run_goes_on_to_its_end_with_an_epoch_that_nobody_had_begun(reports, ranks, name):
     furthest = max(turn for report in reports["begun"] for turn in report[f"{name} passes"])
     for report in reports[ranks]:
         assert report[f"{name} passes"] == [furthest + 1]
