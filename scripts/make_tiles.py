@@ -13,9 +13,7 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import sys
-import tempfile
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
@@ -41,6 +39,7 @@ def main() -> None:
 
     from tqdm import tqdm
 
+    from sat_sr.atomic_files import atomic_folder
     from sat_sr.data.pictures import find_pictures
     from sat_sr.data.processes import map_over
     from sat_sr.data.tiles import choose
@@ -53,10 +52,8 @@ def main() -> None:
     if len(names) < len(pictures):
         parser.error("two photographs have the same file name, tiles of both would have the same names: rename one")
 
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{args.out.name}-", dir=args.out.parent))
     try:
-        with map_over(args.jobs) as map_in_order:
+        with atomic_folder(args.out) as folder, map_over(args.jobs) as map_in_order:
             looked = map_in_order(look, names.items(), [args.tile] * len(names), [args.also_half] * len(names))
             looked = dict(zip(names, tqdm(looked, "looking", len(names), unit="photo", disable=None), strict=True))
             for name, tiles in looked.items():
@@ -68,19 +65,15 @@ def main() -> None:
             )
             if not chosen:
                 raise ValueError(f"no tile of {args.tile} px has a PSNR below {args.detailed} dB: raise --detailed")
-            work = [(path, [tile for tile in chosen if tile.photo == name], partial) for name, path in names.items()]
+            work = [(path, [tile for tile in chosen if tile.photo == name], folder) for name, path in names.items()]
             for _ in tqdm(map_in_order(cut, work), "cutting", len(work), unit="photo", disable=None):
                 pass
-        lines = [f"{tile.key}.png\t{tile.psnr:.2f}" for tile in chosen]
-        (partial / "tiles.tsv").write_text("\n".join(["name\tbicubic_psnr", *lines]) + "\n")
-        partial.chmod(0o755)
-        partial.replace(args.out)
+            lines = [f"{tile.key}.png\t{tile.psnr:.2f}" for tile in chosen]
+            (folder / "tiles.tsv").write_text("\n".join(["name\tbicubic_psnr", *lines]) + "\n")
     except (OSError, ValueError, BrokenProcessPool) as error:
         sys.exit(f"make_tiles.py: {error}")
     except KeyboardInterrupt:
         sys.exit("make_tiles.py: interrupted, nothing was written")
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     detailed = sum(tile.psnr < args.detailed for tile in chosen)
     halved = sum(tile.reduced == 2 for tile in chosen)
     photos = len({tile.photo for tile in chosen})

@@ -13,9 +13,12 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from sat_sr.atomic_files import atomic_file
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 720, 400, 56, 16, 28, 44
 SMOOTHING = 0.1  # share of a new value in the smoothed curve
@@ -31,8 +34,6 @@ def main() -> None:
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
     except OSError as error:
         parser.error(f"{log}: {error.strerror}; name the folder of a training run (--save)")
-    if not arguments.svg.parent.is_dir():
-        parser.error(f"{arguments.svg.parent}: there is no such folder for {arguments.svg.name}; make it first")
     curves, damaged = read(lines)
     if damaged:
         print(
@@ -40,9 +41,11 @@ def main() -> None:
         )
     if len(curves["train"]) < 2:
         parser.error(f"{log} has {len(curves['train'])} logged intervals: two are needed for a curve")
-    temporary = arguments.svg.with_name(f".{arguments.svg.name}.tmp")
-    temporary.write_text(draw(curves["train"], curves["valid"]), encoding="utf-8")
-    os.replace(temporary, arguments.svg)
+    try:
+        with atomic_file(arguments.svg) as temporary:
+            temporary.write_text(draw(curves["train"], curves["valid"]), encoding="utf-8")
+    except OSError as error:
+        parser.error(str(error))
 
 
 def read(lines: list[str]) -> tuple[dict[str, list[tuple[int, float]]], int]:

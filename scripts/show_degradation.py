@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
@@ -35,11 +34,12 @@ def write_sheet(args: argparse.Namespace) -> None:
     import torch.nn.functional as F
     from PIL import Image
 
+    from sat_sr.atomic_files import atomic_file
     from sat_sr.data.degradation import degrade
     from sat_sr.data.degradation_law import parse_degradation, sample_params
     from sat_sr.diffusion.resize import resize
 
-    if args.output.suffix.lower() not in Image.registered_extensions():
+    if (format := Image.registered_extensions().get(args.output.suffix.lower())) is None:
         raise ValueError(f"{args.output}: {args.output.suffix or 'no suffix'} is no picture format; use .png or .jpg")
     mixture = parse_degradation(args.degradation)
     generator = torch.Generator().manual_seed(args.seed)
@@ -56,12 +56,8 @@ def write_sheet(args: argparse.Namespace) -> None:
         )
         print(f"row {i + 1}: {path.name}: {describe(params[0])}")
     sheet = torch.cat([torch.cat(list(row), dim=-1) for row in rows], dim=-2)[:, :-MARGIN, :-MARGIN]
-    temporary = args.output.with_name(f".{os.getpid()}.{args.output.name}")
-    try:
-        Image.fromarray((sheet * 255).round().byte().permute(1, 2, 0).numpy()).save(temporary)
-        temporary.replace(args.output)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with atomic_file(args.output) as temporary:
+        Image.fromarray((sheet * 255).round().byte().permute(1, 2, 0).numpy()).save(temporary, format=format)
     print(f"{args.output}: original, degraded, bicubic")
 
 

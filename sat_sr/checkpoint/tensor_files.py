@@ -20,7 +20,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from sat_sr.replaced import replaced
+from sat_sr.atomic_files import atomic_file
 
 # What training checkpoints carry beside tensors and torch does not allow by itself: NumPy's random state, which SAT
 # saves under the names of NumPy 1 or 2, and objects whose content nobody needs here, read as inert namespaces.
@@ -153,7 +153,7 @@ def write_safetensors(
         }
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    with replaced(path) as temporary, open(temporary, "xb") as file:
+    with atomic_file(path) as temporary, open(temporary, "xb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
         for name, tensor in tensors.items():
             file.write(convert(name, tensor, dtype).detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
@@ -161,7 +161,7 @@ def write_safetensors(
 
 def write_pt(path: Path, content: Any) -> None:
     """torch.save, atomically."""
-    with replaced(path) as temporary:
+    with atomic_file(path) as temporary:
         torch.save(content, temporary)
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import torch
 
+from sat_sr.atomic_files import atomic_file
 from sat_sr.checkpoint.run_folder import LOG, TENSORBOARD
 from sat_sr.measure import peak_rss
-from sat_sr.replaced import replaced
 from sat_sr.training.tensorboard import EventFile
 
 PHASES = ("data", "forward", "backward", "step")
@@ -80,7 +80,7 @@ class RunLog:
         kept = [line for line in lines if _step_of(line) <= resume_step]
         if dropped := len(lines) - len(kept):
             say(f"{self._path}: {dropped} record(s) after step {resume_step} are dropped: those steps come again")
-        with replaced(self._path) as temporary:
+        with atomic_file(self._path) as temporary:
             temporary.write_text("".join(kept), encoding="utf-8")
         self._board = EventFile(folder / TENSORBOARD, first_step=resume_step + 1)
 

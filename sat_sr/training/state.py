@@ -23,6 +23,7 @@ import torch.distributed as dist
 from deepspeed import DeepSpeedEngine
 from deepspeed.utils import safe_get_full_optimizer_state
 
+from sat_sr.atomic_files import LEFTOVERS, atomic_file, sync
 from sat_sr.checkpoint import FORMAT
 from sat_sr.checkpoint.run_folder import CONFIG, EMA_WEIGHTS, LATEST, TRAINING, data_position, find_latest, steps
 from sat_sr.config import InfDiTConfig
@@ -138,7 +139,7 @@ def _save(
 def publish(folder: Path, temporary: Path, step: int) -> None:
     """Gives a complete checkpoint its name, then points `latest` at it."""
     for file in temporary.iterdir():
-        _sync(file)
+        sync(file)
     final = folder / str(step)
     if final.exists():  # a crash came between the two steps below; `latest` names an older one
         _remove(final)
@@ -225,15 +226,8 @@ def _could_not_write(error: Exception) -> bool:
 
 
 def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f"{_TEMPORARY}{path.name}")
-    temporary.write_text(text, encoding="utf-8")
-    _sync(temporary)
-    os.replace(temporary, path)
-
-
-def _sync(path: Path) -> None:
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())
+    with atomic_file(path, durable=True) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def _remove(checkpoint: Path) -> None:
@@ -249,10 +243,10 @@ def _remove_temporary(folder: Path) -> None:
     for path in folder.glob(f"{_TEMPORARY}*"):
         if path.name.startswith(_REMOVED):
             _delete(path)
-        elif path.is_dir():
-            shutil.rmtree(path)
         else:
-            path.unlink()
+            shutil.rmtree(path)
+    for path in folder.glob(LEFTOVERS):
+        path.unlink()
 
 
 def _delete(doomed: Path) -> None:

@@ -11,10 +11,10 @@ import torch
 import torch.distributed as dist
 from PIL import Image
 
+from sat_sr.atomic_files import atomic_file
 from sat_sr.config import LR_FACTOR
 from sat_sr.diffusion.edm import denoise, edm_loss, karras_sigmas
 from sat_sr.diffusion.samplers import dpmpp_2m
-from sat_sr.replaced import replaced
 from sat_sr.training.noise import mix_seed
 
 # From noise that hides the finest detail to noise that hides most of a picture. Training's default, ln sigma ~
@@ -113,5 +113,5 @@ def _sample(model, batch: dict, steps: int, generator: torch.Generator) -> tuple
 def write_picture(path: Path, picture: torch.Tensor) -> None:
     """(3, H, W) uint8 to a PNG."""
     path.parent.mkdir(exist_ok=True)
-    with replaced(path) as temporary:
+    with atomic_file(path) as temporary:
         Image.fromarray(np.ascontiguousarray(picture.permute(1, 2, 0).numpy())).save(temporary, format="PNG")

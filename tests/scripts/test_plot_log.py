@@ -58,6 +58,6 @@ def test_what_cannot_be_drawn_is_left_out_and_told(plot, bad):
 
 def test_a_folder_that_is_not_there_and_a_log_of_one_interval_are_named(plot):
     code, said, _ = plot(TRAIN, "gone/a.svg")
-    assert code == 2 and "gone: there is no such folder for a.svg; make it first" in said
+    assert code == 2 and "a.svg: there is no folder " in said and "gone; make it first" in said
     code, said, _ = plot(line("train", 20, 1.0))
     assert code == 2 and "has 1 logged intervals: two are needed" in said

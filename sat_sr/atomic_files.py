@@ -1,0 +1,55 @@
+"""Files and folders that appear under their names when they are complete, or not at all.
+
+Outputs of generation are written by `image_io.storage`, which also locks names and sweeps what a killed process left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+LEFTOVERS = ".*.tmp"  # pattern of the files that a killed process leaves in a folder
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path, *, durable: bool = False) -> Iterator[Path]:
+    """A temporary name beside `path`, to be written: renamed to `path` when the block ends well, else removed.
+
+    durable  whether its content is on the disk before the name is: a power cut leaves the old file or the new one
+
+    Raises FileNotFoundError when there is no folder for it.
+    """
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path}: there is no folder {path.parent}; make it first")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        if durable:
+            sync(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """A hidden folder beside `path`, to be filled: renamed to `path`, which may be an empty folder, when the block
+    ends well, else removed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.unfinished-", dir=path.parent))
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        temporary.replace(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file's content is on the disk."""
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
