@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import math
 import os
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,14 +14,23 @@ from sat_sr.cli.name_template import DEFAULT_TEMPLATE, check_template
 from sat_sr.cli.target import DEFAULT_SCALE, MAX_PASS, Target
 from sat_sr.config import InfDiTConfig
 from sat_sr.image_io.picture import DEFAULT_MAX_PIXELS, FORMAT_CHOICES, WRITE_FORMATS
-from sat_sr.inference.byte_sizes import parse_bytes
 from sat_sr.inference.choices import KERNELS, MODES, OFFLOADS
-from sat_sr.programs.release_flags import NETWORK, Settled, add_settled, flag, take_settled, with_dashes
+from sat_sr.programs.flag_values import between, integer, memory_size, picture_size, positive, scale_factor, seed
+from sat_sr.programs.release_flags import (
+    NETWORK,
+    Settled,
+    add_settled,
+    flag,
+    help_layout,
+    spelt,
+    take_settled,
+    with_dashes,
+)
 from sat_sr.sampling import COLOR_FIXES, MOST_DETAIL, SAMPLER_NAMES, SETTING_NAMES
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
-# What nobody means, and would take all memory only to be planned.
+# Limits that only typos exceed; planning beyond them would exhaust memory.
 MAX_SCALE, MAX_STEPS = 1e6, 10_000
 
 NAME_FIELDS = ("stem", "width", "height", "scale", "seed", "sampler", "steps")
@@ -88,31 +95,31 @@ def make_parser() -> _Parser:
         usage="%(prog)s [IMAGE|FOLDER|GLOB|LIST.txt|ARCHIVE.tar|-]... [flags]",
         description="Upscale pictures with Inf-DiT. Without pictures it asks for them. Exit code: 0 all done, 1 some "
         "pictures failed, 2 wrong use, 130 interrupted.",
-        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=27, width=79),
+        formatter_class=help_layout,
         allow_abbrev=False,
         add_help=False,
     )
     add = parser.add_argument_group("pictures").add_argument
-    add("inputs", nargs="*", metavar="IMAGE", help="files, folders, patterns, .txt lists (a path a line), tar "
-        "archives; - reads a list from standard input")  # fmt: skip
-    add("--recursive", action="store_true", help="folders with all that is below; the output keeps the structure")
+    add("inputs", nargs="*", metavar="IMAGE", help="files, folders, glob patterns, .txt lists (one path per line) or "
+        "tar archives; - reads a list from standard input")  # fmt: skip
+    add("--recursive", action="store_true", help="search folders recursively; the output keeps their structure")
     add("--input-type", choices=("cli", "txt", "datapath_dir", "datapath_webdataset"),
         help="cli: ask for paths; txt, ...: what --input-path names")  # fmt: skip
     add("--input-path", metavar="PATH", help="one more input (with --input-type txt by default input.txt)")
-    add("--lr-size", type=_at_least(0), default=0, metavar="N", help="first resize the shorter side to N px")
-    add("--crop-size", type=_at_least(0), default=0, metavar="N", help="then take the top left N x N px")
-    add("--round", type=_at_least(0), default=0, metavar="N", help="then crop centrally to multiples of N px (default: "
+    add("--lr-size", type=integer(0), default=0, metavar="N", help="first resize the shorter side to N px")
+    add("--crop-size", type=integer(0), default=0, metavar="N", help="then take the top left N x N px")
+    add("--round", type=integer(0), default=0, metavar="N", help="then crop centrally to multiples of N px (default: "
         "nothing is cropped)")  # fmt: skip
-    add("--max-pixels", type=_at_least(1), default=DEFAULT_MAX_PIXELS, metavar="N", help="largest input, width x "
-        "height (default %(default)s)")  # fmt: skip
+    add("--max-pixels", type=integer(1), default=DEFAULT_MAX_PIXELS, metavar="N", help="largest input, width x height "
+        "(default %(default)s)")  # fmt: skip
 
     add = parser.add_argument_group("size of the output (one of these)").add_argument
-    add("--infer-sr-scale", type=_scale, metavar="S", help=f"any number from 1 (default {DEFAULT_SCALE:g}); above "
-        f"{MAX_PASS:g} in several passes")  # fmt: skip
-    add("--size", type=_size, metavar="WxH", help="exactly this; does not keep the aspect ratio")
-    add("--width", type=_at_least(1), metavar="PX", help="the height follows, unless --height is given too")
-    add("--height", type=_at_least(1), metavar="PX")
-    add("--long-side", type=_at_least(1), metavar="PX")
+    add("--infer-sr-scale", type=scale_factor(MAX_SCALE), metavar="S", help=f"scale factor, 1 or more (default "
+        f"{DEFAULT_SCALE:g}); above {MAX_PASS:g} runs in several passes")  # fmt: skip
+    add("--size", type=picture_size, metavar="WxH", help="exactly this; does not keep the aspect ratio")
+    add("--width", type=integer(1), metavar="PX", help="the height follows, unless --height is given too")
+    add("--height", type=integer(1), metavar="PX", help="the width follows, unless --width is given too")
+    add("--long-side", type=integer(1), metavar="PX", help="the longer side; the other one follows")
 
     add = parser.add_argument_group("network").add_argument
     add("--network", metavar="FILE", help="weights: .pt, .safetensors or a training folder (default: the official "
@@ -122,65 +129,64 @@ def make_parser() -> _Parser:
     add("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1, mps (default %(default)s)")
     add("--dtype", choices=DTYPES, default="auto", help="of the network (default: bfloat16 on new GPUs, else float32)")
     add("--bf16", action="store_const", const="bfloat16", dest="dtype", help="the same as --dtype bfloat16")
-    add("--kernel", choices=("auto", *KERNELS), default="auto", help="of attention (default %(default)s)")
+    add("--kernel", choices=("auto", *KERNELS), default="auto", help="attention kernel (default %(default)s)")
 
-    add = parser.add_argument_group("sampling (default: what the weights ask for)").add_argument
+    add = parser.add_argument_group("sampling (defaults come from the weights)").add_argument
     add("--fast", action="store_true", help="the quick preset of the weights")
-    add("--sampler", choices=SAMPLER_NAMES)
-    add("--num-steps", type=_at_least(1, MAX_STEPS), metavar="N")
-    add("--sigma-max", type=_positive, metavar="X", help="first noise level")
-    add("--sigma-min", type=_positive, metavar="X", help="last noise level before 0")
-    add("--strength", type=_between(0, 1), metavar="0..1", help="less stays closer to the input (default 1)")
+    add("--sampler", choices=SAMPLER_NAMES, help="solver of the diffusion ODE")
+    add("--num-steps", type=integer(1, MAX_STEPS), metavar="N", help="steps of the sampler")
+    add("--sigma-max", type=positive, metavar="X", help="first noise level")
+    add("--sigma-min", type=positive, metavar="X", help="last noise level before 0")
+    add("--strength", type=between(0, 1), metavar="0..1", help="lower values stay closer to the input (default 1)")
     add("--init-noise", action=argparse.BooleanOptionalAction, help="start from the upsampled input plus noise (the "
         "default), or from noise alone")  # fmt: skip
-    add("--color-fix", choices=COLOR_FIXES, help="what is taken over from the input: colours in the end, or in "
-        "the network calls (backprojection) whatever it resolves")  # fmt: skip
-    add("--detail", type=_between(0, MOST_DETAIL), metavar="X", help="above 1 more is drawn than the network would, "
-        "below 1 less")  # fmt: skip
-    add("--grid-shift", type=_at_least(0), metavar="PX", help="move the grid of blocks on from network call to "
-        "network call, so that its lines do not show; 0: it stays")  # fmt: skip
-    add("--seed", type=_seed, metavar="N", help="the same number gives the same picture (default: a random one, told; "
-        "0 for several ranks)")  # fmt: skip
-    add("--from-picture", metavar="FILE", help="repeat the settings stored in an earlier output; flags outweigh them")
+    add("--color-fix", choices=COLOR_FIXES, help="what to take over from the input: colours, afterwards (mean, "
+        "wavelet), or all it resolves, in every network call (backprojection)")  # fmt: skip
+    add("--detail", type=between(0, MOST_DETAIL), metavar="X", help="amount of detail: 1 is the network's own, above 1 "
+        "more, below 1 less")  # fmt: skip
+    add("--grid-shift", type=integer(0), metavar="PX", help="pixels by which the block grid moves between network "
+        "calls, which hides block borders (0: fixed)")  # fmt: skip
+    add("--seed", type=seed(64), metavar="N", help="same seed, same picture (default: random and reported; 0 with "
+        "several ranks)")  # fmt: skip
+    add("--from-picture", metavar="FILE", help="reuse the settings stored in an earlier output; explicit flags "
+        "override them")  # fmt: skip
 
     add = parser.add_argument_group("memory").add_argument
-    add("--inference-type", choices=MODES, default="auto", help="the same picture in different memory: full (layer by "
-        "layer), ar2, ar (block by block; small blocks by 4096 tokens), auto (the fastest that fits)")  # fmt: skip
-    add("--block-batch", type=_at_least(1), metavar="N", help="ar2 computes up to N x N blocks at a time, "
-        "in groups of one size (default 4)")  # fmt: skip
-    add("--offload", choices=("auto", *OFFLOADS), default="auto", help="what a GPU leaves on the host: state (what "
-        "grows with the picture), all (the weights, too); auto: as little as fits")  # fmt: skip
+    add("--inference-type", choices=MODES, default="auto", help="order of computation; the picture is the same, memory "
+        "and speed differ: full (layer by layer), ar2, ar (block by block; small blocks by 4096 tokens), auto "
+        "(fastest that fits; default)")  # fmt: skip
+    add("--block-batch", type=integer(1), metavar="N", help="ar2: blocks per group, at most N x N (default 4)")
+    add("--offload", choices=("auto", *OFFLOADS), default="auto", help="what to keep on the host instead of the GPU: "
+        "state (what grows with the picture), all (the weights too), auto (as little as possible; "
+        "default)")  # fmt: skip
     add("--split-picture", action=argparse.BooleanOptionalAction, help="several ranks (torchrun) compute each picture "
         "together (the default for one picture), or share the list (the default for several)")  # fmt: skip
-    add(
-        "--compile",
-        action="store_true",
-        help="fuse the layers' small steps (torch.compile): starts later, meant for GPUs",
-    )
-    add("--memory", type=_memory, metavar="SIZE", help="what may be used, like 8GiB (default: most of what is free)")
-    add("--estimate", action="store_true", help="tell sizes, plan, memory and TFLOP, and end")
+    add("--compile", action="store_true", help="fuse the layers' small operations (torch.compile): slower to start, "
+        "meant for GPUs")  # fmt: skip
+    add("--memory", type=memory_size, metavar="SIZE", help="memory to use, like 8GiB (default: most of what is free)")
+    add("--estimate", action="store_true", help="print sizes, plan, memory and TFLOP, then exit")
 
     add = parser.add_argument_group("output").add_argument
     add("-o", "--output", metavar="FILE", help="the one output file; its suffix gives the format")
-    add("--out-dir", metavar="DIR", help="default: samples")
+    add("--out-dir", metavar="DIR", help="folder of the outputs (default: samples)")
     add("--format", choices=[*FORMAT_CHOICES, "keep"], help="default png; keep: that of the input")
-    add("--quality", type=_at_least(1), metavar="1..100", help="of JPEG and WebP (default 95)")
+    add("--quality", type=integer(1, 100), metavar="1..100", help="of JPEG and WebP (default 95)")
     add("--name", default=DEFAULT_TEMPLATE, metavar="TEMPLATE",
         help=f"default %(default)s; fields: {', '.join(NAME_FIELDS)}")  # fmt: skip
-    add("--skip-existing", action="store_true", help="leave out what is done: continues a run that was cut short")
+    add("--skip-existing", action="store_true", help="skip pictures already done: resumes an interrupted run")
     add("--overwrite", action="store_true", help="replace files that are there (default: a numbered name)")
     add("--no-metadata", action="store_true", help="store no settings in the outputs")
 
     add = parser.add_argument_group("messages").add_argument
     add("--quiet", action="store_true", help="errors only")
-    add("--json", action="store_true", help="one JSON object a picture on standard output, nothing else")
-    add("--version", action="version", version=f"sat-sr {__version__}")
-    add("-h", "--help", action="help", help="this text")
+    add("--json", action="store_true", help="one JSON object per picture on standard output, nothing else")
+    add("--version", action="version", version=f"sat-sr {__version__}", help="print the version")
+    add("-h", "--help", action="help", help="print this text")
 
     group = parser.add_argument_group(
-        "of the release",
-        "The architecture comes from the weights; these are compared with it, a difference is told: "
-        f"{_spelt(ARCHITECTURE)}. Accepted, without effect, told once: {_spelt(SETTLED)}.",
+        "obsolete",
+        "Flags of the original Inf-DiT. The architecture comes from the weights; a flag that disagrees is reported: "
+        f"{spelt(ARCHITECTURE)}. Accepted without effect: {spelt(SETTLED)}.",
     )
     for name in ARCHITECTURE:
         group.add_argument(flag(name), type=int, help=argparse.SUPPRESS)
@@ -188,13 +194,9 @@ def make_parser() -> _Parser:
     return parser
 
 
-def _spelt(names: Mapping[str, object] | tuple[str, ...]) -> str:
-    return ", ".join(flag(name)[2:] for name in names)
-
-
 def _flags_of(stored: Mapping[str, Any], given: argparse.Namespace) -> list[str]:
-    """Stored settings as flags, so that they are checked like flags. A size, or the preset, that is given outweighs the
-    stored one."""
+    """Stored settings as flags, so that they are checked like flags. A size, or the preset, that is given overrides
+    the stored one."""
     names = [name for name in REPEATED if not (given.fast and name in SETTING_NAMES)]
     if stored.get("inference_type") != "ar2":
         names.remove("block_batch")  # it is stored with every picture, but acts there only
@@ -207,7 +209,7 @@ def _flags_of(stored: Mapping[str, Any], given: argparse.Namespace) -> list[str]
     flags = []
     for name, value in values.items():
         if isinstance(value, bool):
-            flags.append(f"--{'' if value else 'no-'}{name.replace('_', '-')}")
+            flags.append(flag(name if value else f"no_{name}"))
         elif isinstance(value, int | float | str):
             flags.append(f"{flag(name)}={value if str(value).isprintable() else ascii(value)}")
     return flags
@@ -248,8 +250,6 @@ def _check(args: argparse.Namespace) -> None:
     if args.output and Path(args.output).suffix.lower() not in WRITE_FORMATS:
         raise ValueError(f"-o {args.output}: must be a name that ends in one of {', '.join(WRITE_FORMATS)}")
     check_template(args.name, NAME_FIELDS)
-    if args.quality is not None and args.quality > 100:
-        raise ValueError(f"--quality {args.quality}: must lie between 1 and 100")
     if args.sigma_min and args.sigma_max and args.sigma_min >= args.sigma_max:
         raise ValueError(f"--sigma-min {args.sigma_min:g}: must be below --sigma-max {args.sigma_max:g}")
     if args.block_batch and args.inference_type != "ar2":
@@ -266,67 +266,3 @@ def _check(args: argparse.Namespace) -> None:
         args.inputs.append(args.input_path)
     if args.estimate and not args.inputs:
         raise ValueError("--estimate: name the pictures")
-
-
-# --- values -----------------------------------------------------------------------------------------------------------
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number") from None
-
-
-def _scale(text: str) -> float:
-    value = _number(text)
-    if not 1 <= value <= MAX_SCALE:  # NaN, too
-        hint = ": to make a picture smaller, use an image editor" if 0 < value < 1 else ", like 4 or 2.5"
-        raise argparse.ArgumentTypeError(f"scale {text} must be a number of at least 1 and at most {MAX_SCALE:g}{hint}")
-    return value
-
-
-def _positive(text: str) -> float:
-    value = _number(text)
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} must be a number above 0")
-    return value
-
-
-def _between(least: float, most: float) -> Callable[[str], float]:
-    def number(text: str) -> float:
-        value = _number(text)
-        if not least <= value <= most:
-            raise argparse.ArgumentTypeError(f"{text} must lie between {least} and {most}")
-        return value
-
-    return number
-
-
-def _at_least(least: int, most: int | None = None) -> Callable[[str], int]:
-    def integer(text: str) -> int:
-        if not re.fullmatch(r"[+-]?\d{1,18}", text) or int(text) < least:
-            raise argparse.ArgumentTypeError(f"{text} must be an integer of at least {least}")
-        if most is not None and int(text) > most:
-            raise argparse.ArgumentTypeError(f"{text} must be an integer of at most {most}")
-        return int(text)
-
-    return integer
-
-
-def _seed(text: str) -> int:
-    if not re.fullmatch(r"\d{1,20}", text) or int(text) >= 2**64:
-        raise argparse.ArgumentTypeError(f"seed {text} must be an integer between 0 and 2**64 - 1")
-    return int(text)
-
-
-def _size(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"(\d{1,9})[xX×](\d{1,9})", text)
-    if not match or not int(match[1]) or not int(match[2]):
-        raise argparse.ArgumentTypeError(f"{text!r} must be WIDTHxHEIGHT, both at least 1, like 3840x2160")
-    return int(match[1]), int(match[2])
-
-
-def _memory(text: str) -> int:
-    try:
-        return parse_bytes(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None

@@ -34,6 +34,7 @@ from sat_sr.inference.planner import BUSY_TOKENS
 from sat_sr.inference.ranks import Ranks
 from sat_sr.inference.upscaler import Upscaler, default_settings
 from sat_sr.model.attention_kernels import choose_kernel
+from sat_sr.programs.release_flags import flag
 from sat_sr.sampling import SETTING_NAMES, SamplingSettings
 
 
@@ -101,7 +102,7 @@ class Worker:
         notes = list(self.checkpoint.notes)
         for name, given in self.args.given_architecture.items():
             if given != (actual := getattr(self.config, name)):
-                notes.append(f"--{name.replace('_', '-')} {given}: the weights have {actual}, which is used")
+                notes.append(f"{flag(name)} {given}: the weights have {actual}, which is used")
         if self.args.clip_model and not self.config.vector_dim:
             notes.append("--clip-model is not used: the network of these weights has no CLIP input")
         if self.device.type == "cpu" and self.dtype != torch.float32:

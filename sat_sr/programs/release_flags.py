@@ -6,7 +6,7 @@ Such a flag has one value that is true of this network: other values contradict 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 # Name -> the one value, and why there is no other.
 Settled = Mapping[str, tuple[object, str]]
@@ -46,6 +46,16 @@ def with_dashes(argument: str) -> str:
 def flag(name: str) -> str:
     """infer_sr_scale -> --infer-sr-scale"""
     return "--" + name.replace("_", "-")
+
+
+def spelt(names: Iterable[str]) -> str:
+    """For a sentence: num-layers, hidden-size, …"""
+    return ", ".join(flag(name)[2:] for name in names)
+
+
+def help_layout(prog: str) -> argparse.HelpFormatter:
+    """--help in 79 columns, however wide the terminal."""
+    return argparse.HelpFormatter(prog, max_help_position=27, width=79)
 
 
 def add_settled(group: argparse._ArgumentGroup, settled: Settled) -> None:

@@ -138,8 +138,8 @@ def _resolve_model(settings: argparse.Namespace) -> list[str]:
     shapes = {name: tuple(tensor.shape) for name, tensor in checkpoint.tensors.items()}
     if problem := mismatch(shapes, parameter_shapes(settings.model)):
         raise ValueError(
-            f"--load {settings.load} does not fit the model of the flags ({problem}): leave --preset and the size "
-            "flags away, then the file decides"
+            f"--load {settings.load} does not fit the model of the flags ({problem}): omit --preset and the size "
+            "flags; the file then decides"
         )
     if checkpoint.config.image_size != settings.model.image_size:
         notes.append(
