@@ -16,7 +16,7 @@ from sat_sr.cli.run import Run
 from sat_sr.image_io.picture import PictureError
 from sat_sr.programs import exit_codes
 from sat_sr.programs.allocator import keep_freed_memory
-from sat_sr.programs.launcher import Rank
+from sat_sr.programs.launcher import Process
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,19 +26,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_arguments(argv)
     keep_freed_memory()
     try:
-        rank = Rank.of(os.environ)
+        process = Process.of(os.environ)
     except ValueError as error:
         Console().error(str(error))
         return exit_codes.WRONG_USE
     console = Console(
-        quiet=args.quiet, json=args.json, prefix=f"[{rank.number}] " if rank.count > 1 else "", bars=rank.number == 0
+        quiet=args.quiet,
+        json=args.json,
+        prefix=f"[{process.rank}] " if process.world_size > 1 else "",
+        bars=process.rank == 0,
     )
     with _signals() as caught:
         try:
             stored = _stored_settings(args.from_picture) if args.from_picture else None
             if stored is not None:
                 args = parse_arguments(argv, stored)
-            return Run(args, console, rank, stored).run()
+            return Run(args, console, process, stored).run()
         except CannotRun as error:
             console.error(str(error))
             return exit_codes.WRONG_USE

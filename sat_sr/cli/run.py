@@ -25,7 +25,7 @@ from sat_sr.cli.outputs import Output, plan_outputs
 from sat_sr.image_io.picture import Picture, PictureError
 from sat_sr.image_io.storage import NameTaken, require_writable
 from sat_sr.programs import exit_codes
-from sat_sr.programs.launcher import Rank
+from sat_sr.programs.launcher import Process
 
 if TYPE_CHECKING:
     import torch
@@ -47,7 +47,7 @@ class Run:
 
     args: argparse.Namespace
     console: Console
-    rank: Rank
+    process: Process
     stored: Mapping[str, Any] | None = None
     together: bool = False
     done: int = 0
@@ -61,10 +61,12 @@ class Run:
             self.console.note(note)
         network = find_network(args.network)
         interactive = not args.inputs
-        if interactive and self.rank.count > 1:
-            raise CannotRun(f"{self.rank.count} ranks cannot be asked for pictures: name them, or a list")
-        if "-" in args.inputs and self.rank.count > 1:  # torchrun's would each read a part of it
-            raise CannotRun(f"{self.rank.count} ranks cannot share standard input: save the list as a .txt file")
+        if interactive and self.process.world_size > 1:
+            raise CannotRun(f"{self.process.world_size} ranks cannot be asked for pictures: name them, or a list")
+        if "-" in args.inputs and self.process.world_size > 1:  # torchrun's would each read a part of it
+            raise CannotRun(
+                f"{self.process.world_size} ranks cannot share standard input: save the list as a .txt file"
+            )
         entries = [] if interactive else expand_inputs(args.inputs, recursive=args.recursive, exclude=self._out_dir())
         if entries and all(entry.error for entry in entries):
             for entry in entries:
@@ -89,15 +91,17 @@ class Run:
         from sat_sr.cli.worker import Worker
         from sat_sr.inference.devices import share_cores
 
-        args, rank = self.args, self.rank
+        args, process = self.args, self.process
         seed = args.seed
         if seed is None:
-            seed = 0 if rank.count > 1 else secrets.randbelow(2**32)  # ranks that share a list do not meet
+            seed = 0 if process.world_size > 1 else secrets.randbelow(2**32)  # ranks that share a list do not meet
         try:
-            worker = Worker(args, network, seed=seed, local_rank=rank.local, local_ranks=rank.local_count)
+            worker = Worker(
+                args, network, seed=seed, local_rank=process.local_rank, local_ranks=process.local_world_size
+            )
         except (ValueError, OSError) as error:
             raise CannotRun(str(error)) from error
-        share_cores(rank.local_count)
+        share_cores(process.local_world_size)
         self.console.line(introduction(worker))
         for note in worker.notes():
             self.console.note(note)
@@ -111,11 +115,11 @@ class Run:
     def _split(self, entries: list[Entry]) -> bool:
         """Whether the ranks compute pictures together."""
         together = self.args.split_picture
-        if together and self.rank.count == 1:
+        if together and self.process.world_size == 1:
             self.console.note("--split-picture has no effect on one process: start several, by torchrun")
         if together is None:
             together = len(entries) == 1 and "MASTER_ADDR" in os.environ  # without, ranks do not find one another
-        return together and self.rank.count > 1
+        return together and self.process.world_size > 1
 
     def _join(self, worker: Worker, entries: list[Entry]) -> None:
         """Compute every picture together with the other ranks; the first one speaks and writes for all."""
@@ -130,13 +134,15 @@ class Run:
             "pictures": [entry.name for entry in entries],
         }
         try:
-            worker.ranks = join(settings, worker.device, self.rank.number, self.rank.count, on_wait=self.console.note)
+            worker.ranks = join(
+                settings, worker.device, self.process.rank, self.process.world_size, on_wait=self.console.note
+            )
         except (ValueError, OSError) as error:
-            if isinstance(error, RanksDiffer) and self.rank.number:  # all know it, the first one tells
+            if isinstance(error, RanksDiffer) and self.process.rank:  # all know it, the first one tells
                 raise SystemExit(exit_codes.FAILED) from error
             raise CannotRun(str(error)) from error
         self.together = True
-        self.console.quiet = self.console.quiet or self.rank.number > 0
+        self.console.quiet = self.console.quiet or self.process.rank > 0
 
     def _ask(self) -> Iterator[Entry]:
         """Pictures that the user names, one after the other, until Ctrl-D."""
@@ -157,7 +163,7 @@ class Run:
 
     def _mine(self, items: Sequence) -> Sequence:
         """This rank's share of a list: every rank makes the same list."""
-        return items if self.together else items[self.rank.number :: self.rank.count]
+        return items if self.together else items[self.process.rank :: self.process.world_size]
 
     def _plan(self, worker: Worker, entries: list[Entry]) -> list[Output]:
         args, settings = self.args, worker.settings
@@ -192,7 +198,7 @@ class Run:
         plan = self._plan(worker, entries)
         # Outputs of other ranks that this one finds in a searched folder are not in the lists of those.
         outputs = [*self._mine([output for output in plan if not output.left_out])]
-        if self.rank.number == 0:
+        if self.process.rank == 0:
             outputs += [output for output in plan if output.left_out]
         for folder in sorted({output.path.parent for output in outputs if not (output.error or output.skip)}):
             try:

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Rank:
-    """This process: number of count, and of local_count on this host; source is "torchrun", "Slurm" or "" (alone)."""
+class Process:
+    """This process among `world_size`, `local_world_size` of them on this host; source: "torchrun", "Slurm" or "single
+    process"."""
 
-    number: int = 0
-    count: int = 1
-    local: int = 0
-    local_count: int = 1
-    source: str = ""
+    rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0
+    local_world_size: int = 1
+    source: str = "single process"
 
     @classmethod
-    def of(cls, environment: Mapping[str, str]) -> Rank:
+    def of(cls, environment: Mapping[str, str]) -> Process:
         """From torchrun's variables, else from those of a Slurm step. ValueError when they cannot be."""
 
         def read(name: str, default: int, least: int = 0) -> int:
@@ -29,24 +30,37 @@ class Rank:
                 )
             return int(value)
 
-        if environment.get("WORLD_SIZE") and environment.get("RANK"):
+        if environment.get("WORLD_SIZE") or environment.get("RANK"):
             source, names = "torchrun", ("RANK", "WORLD_SIZE", "LOCAL_RANK")
-            local_count = read("LOCAL_WORLD_SIZE", 1, least=1)
-        elif environment.get("SLURM_PROCID") and environment.get("SLURM_NTASKS"):
-            # A batch script and an interactive shell have both variables, too, but run once: no step, or one of a task.
-            in_job = environment.get("SLURM_JOB_ID") or environment.get("SLURM_JOBID")
-            if in_job and not environment.get("SLURM_STEP_ID", "batch").isdecimal():
-                return cls()
+            local_world_size = read("LOCAL_WORLD_SIZE", 1, least=1)
+        elif _in_slurm_step(environment):
             tasks = "SLURM_STEP_NUM_TASKS" if environment.get("SLURM_STEP_NUM_TASKS") else "SLURM_NTASKS"
             source, names = "Slurm", ("SLURM_PROCID", tasks, "SLURM_LOCALID")
             on_nodes = environment.get("SLURM_STEP_TASKS_PER_NODE") or environment.get("SLURM_TASKS_PER_NODE") or "1"
-            local_count = _tasks_on_node(on_nodes, read("SLURM_NODEID", 0))
+            local_world_size = _tasks_on_node(on_nodes, read("SLURM_NODEID", 0))
         else:
             return cls()
-        number, count, local = read(names[0], 0), read(names[1], 1, least=1), read(names[2], 0)
-        if not number < count:
-            raise ValueError(f"{names[0]}={number} with {names[1]}={count}: must be below; unset both to run alone")
-        return cls(number, count, local, local_count, source)
+        require(environment, source, names[:2])
+        rank, world_size, local_rank = read(names[0], 0), read(names[1], 1, least=1), read(names[2], 0)
+        if not rank < world_size:
+            raise ValueError(f"{names[0]}={rank} with {names[1]}={world_size}: must be below; unset both to run alone")
+        return cls(rank, world_size, local_rank, local_world_size, source)
+
+
+def require(environment: Mapping[str, str], source: str, names: Sequence[str]) -> None:
+    """Raises ValueError where a launcher has not set all its variables."""
+    if missing := [name for name in names if not environment.get(name)]:
+        raise ValueError(
+            f"started by {source}, but {', '.join(missing)} is not set: start all ranks by one launcher, or unset its "
+            "other variables to run alone"
+        )
+
+
+def _in_slurm_step(environment: Mapping[str, str]) -> bool:
+    """A batch script and an interactive shell have a number, too, but run once: no step, or one of a single task."""
+    in_job = environment.get("SLURM_JOB_ID") or environment.get("SLURM_JOBID")
+    in_step = environment.get("SLURM_STEP_ID", "batch").isdecimal()
+    return bool(environment.get("SLURM_PROCID")) and (in_step or not in_job)
 
 
 def _tasks_on_node(tasks_per_node: str, node: int) -> int:

@@ -6,25 +6,21 @@ import os
 import shutil
 import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
-from sat_sr.programs.launcher import Rank
+from sat_sr.programs.launcher import Process, require
 
 BASE_PORT = 10000  # MASTER_PORT under Slurm: this plus the last four digits of the job id
-_TORCHRUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-_SLURM = ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NTASKS", "SLURM_NODELIST")
+# What must be set as well for ranks to meet.
+_MEETING = {"torchrun": ("LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"), "Slurm": ("SLURM_LOCALID", "SLURM_NODELIST")}
 
 
 @dataclass(frozen=True)
-class Ranks:
+class Ranks(Process):
     """This process among all of them, and where they meet."""
 
-    rank: int
-    local_rank: int
-    world_size: int
-    master_addr: str
-    master_port: int
-    source: str  # "torchrun", "Slurm" or "single process"
+    master_addr: str = "127.0.0.1"
+    master_port: int = 0
 
     def to_environment(self) -> dict[str, str]:
         """The variables that torch.distributed, DeepSpeed and SAT read."""
@@ -41,20 +37,16 @@ def find_ranks(environment: Mapping[str, str] | None = None) -> Ranks:
     """Reads the launcher's variables: torchrun's if there are any, else a Slurm step's (srun), else one process.
 
     Under Slurm MASTER_ADDR is the first host of SLURM_NODELIST and MASTER_PORT is BASE_PORT + the last four digits of
-    SLURM_JOBID, unless they are set. Raises ValueError when a launcher's variables are incomplete or no numbers.
+    SLURM_JOBID, unless they are set. Raises ValueError when a launcher's variables are incomplete or not numbers.
     """
     environment = os.environ if environment is None else environment
-    if environment.get("WORLD_SIZE") or environment.get("RANK"):
-        _require(environment, _TORCHRUN, "torchrun")
-    elif environment.get("SLURM_STEP_ID", "batch").isdecimal() and environment.get("SLURM_PROCID"):
-        _require(environment, _SLURM, "Slurm")
-    rank = Rank.of(environment)
+    process = Process.of(environment)
+    require(environment, process.source, _MEETING.get(process.source, ()))
     address, port = environment.get("MASTER_ADDR"), _port(environment)
-    if rank.source == "Slurm":
+    if process.source == "Slurm":
         job_id = environment.get("SLURM_JOB_ID", environment.get("SLURM_JOBID", "0"))
         address, port = address or first_host(environment["SLURM_NODELIST"]), port or BASE_PORT + int(job_id[-4:])
-    source = rank.source or "single process"
-    return Ranks(rank.number, rank.local, rank.count, address or "127.0.0.1", port or _free_port(), source)
+    return Ranks(**asdict(process), master_addr=address or "127.0.0.1", master_port=port or _free_port())
 
 
 def first_host(node_list: str) -> str:
@@ -66,12 +58,6 @@ def first_host(node_list: str) -> str:
     if shown.returncode or not hosts:
         raise ValueError(f"scontrol cannot read SLURM_NODELIST={node_list!r} ({shown.stderr.strip()}): set MASTER_ADDR")
     return hosts[0]
-
-
-def _require(environment: Mapping[str, str], names: tuple[str, ...], launcher: str) -> None:
-    missing = [name for name in names if not environment.get(name)]
-    if missing:
-        raise ValueError(f"started by {launcher}, but {', '.join(missing)} is not set: start all ranks by one launcher")
 
 
 def _port(environment: Mapping[str, str]) -> int | None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from sat_sr.cli import main
-from sat_sr.programs.launcher import Rank
+from sat_sr.programs.launcher import Process
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -64,6 +64,7 @@ def test_ranks_whose_outputs_lie_beside_the_pictures_do_each_picture_once(
     made = [f"{name}{number}.png" for name, number in (("m", "_sr_2"), ("n", "_sr"), ("o", "_sr"), ("p", "_sr"))]
     assert sorted(os.listdir("photos")) == sorted([*made, *(f"{name}.png" for name in "mnop"), "m_sr.png"])
     monkeypatch.delenv("RANK")
+    monkeypatch.delenv("WORLD_SIZE")
     records = list(map(json.loads, cli("photos", "--out-dir", "photos", "--skip-existing", "--json").out.splitlines()))
     done = {record["input"]: record["output"] for record in records if "output" in record}
     assert done == {f"photos/{name}.png": f"photos/{name}_sr.png" for name in "mnop"}, "what is an output has none"
@@ -154,8 +155,8 @@ def test_ranks_that_differ_end_all_and_the_first_one_tells(cli, picture, monkeyp
     ],
 )
 def test_which_rank_this_is(environment, expected):
-    rank = Rank.of(environment)
-    assert (rank.number, rank.count, rank.local, rank.local_count) == expected
+    process = Process.of(environment)
+    assert (process.rank, process.world_size, process.local_rank, process.local_world_size) == expected
 
 
 def test_ranks_that_share_a_list_have_one_seed(cli, picture, monkeypatch):
@@ -183,7 +184,12 @@ def test_ranks_share_no_standard_input(cli, picture, monkeypatch):
 
 @pytest.mark.parametrize(
     ("rank", "world", "local_world", "told"),
-    [("x", "2", "1", "RANK=x"), ("2", "2", "1", "RANK=2"), ("0", "2", "0", "LOCAL_WORLD_SIZE=0")],
+    [
+        ("x", "2", "1", "RANK=x"),
+        ("2", "2", "1", "RANK=2"),
+        ("0", "2", "0", "LOCAL_WORLD_SIZE=0"),
+        ("", "2", "1", "RANK is not set"),
+    ],
 )
 def test_ranks_that_cannot_be(cli, picture, monkeypatch, rank, world, local_world, told):
     for name, value in {"RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": local_world}.items():
