@@ -148,7 +148,7 @@ def load_model(
 
 
 def load_image_encoder(
-    checkpoint: Checkpoint,
+    model: Checkpoint | InfDiTConfig,
     clip_model: str | Path = DEFAULT_CLIP,
     *,
     device: torch.device | str = "cpu",
@@ -156,11 +156,14 @@ def load_image_encoder(
 ) -> CLIPImageEncoder | None:
     """The CLIP tower that the model is conditioned by: the checkpoint's own, else clip_model; None if it needs none.
 
+    model  a checkpoint, or the sizes of a network that has none yet
+
     Raises what `load_clip` raises, and ValueError when the tower's embedding does not fit the model.
     """
-    if not checkpoint.config.vector_dim:
+    checkpoint, config = (None, model) if isinstance(model, InfDiTConfig) else (model, model.config)
+    if not config.vector_dim:
         return None
-    if checkpoint.clip_tensors:
+    if checkpoint and checkpoint.clip_tensors:
         from sat_sr.model.clip import CLIPImageEncoder  # imports transformers, which takes seconds
 
         source = checkpoint.path
@@ -171,10 +174,11 @@ def load_image_encoder(
     else:
         source = clip_model
         encoder = load_clip(clip_model, device=device, dtype=dtype)
-    if encoder.embedding_dim != checkpoint.config.vector_dim:
+    if encoder.embedding_dim != config.vector_dim:
         raise ValueError(
             f"the CLIP tower of {source} makes embeddings of {encoder.embedding_dim} numbers, the model takes "
-            f"{checkpoint.config.vector_dim}: name the tower that it was trained with by --clip-model"
+            f"{config.vector_dim}: name the tower that it was trained with by --clip-model"
+            + ("" if checkpoint else ", or its width by --vector-dim")
         )
     return encoder
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from sat_sr.checkpoint import save_safetensors
+from sat_sr.checkpoint import DEFAULT_CLIP, load_image_encoder, save_safetensors
 from sat_sr.checkpoint.run_folder import PICTURES, find_latest
 from sat_sr.diffusion.edm import edm_loss
 from sat_sr.programs import exit_codes
@@ -25,7 +25,7 @@ from sat_sr.training.recipe import Recipe
 from sat_sr.training.resume import changes, decisive_settings, fixed_settings, require_same
 from sat_sr.training.tf32 import tf32
 from sat_sr.training.validation import SIGMAS, validate, write_picture
-from sat_sr.training.weights import clip_tower, starting_point
+from sat_sr.training.weights import starting_point
 
 
 class Trainer:
@@ -50,7 +50,10 @@ class Trainer:
         self.seed = saved.get("seed", settings.seed)  # a run keeps its seed: launchers draw --seed anew for each start
 
         start = starting_point(settings, checkpoint)
-        self.clip = clip_tower(settings.model, start, settings.clip_model, device)
+        # In float32, whatever the file has: as generation computes the embedding, too.
+        self.clip = load_image_encoder(
+            start or settings.model, settings.clip_model or DEFAULT_CLIP, device=device, dtype=torch.float32
+        )
         self.clip_weights = start.clip_tensors if start else None  # go along into what is saved
         self.batches = TrainingBatches(
             settings, self.seed, self.rank, self.world_size, recipe.micro_batch, device, self.clip

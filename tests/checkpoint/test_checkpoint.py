@@ -258,6 +258,9 @@ def test_the_checkpoints_own_tower_comes_first_and_must_fit(tmp_path, tower):
     save_safetensors(tmp_path / "wide.safetensors", make_weights(wide), wide)
     with pytest.raises(ValueError, match="embeddings of 24 numbers, the model takes 32"):
         load_image_encoder(load(tmp_path / "wide.safetensors"), folder)
+    assert load_image_encoder(CONFIG, folder).embedding_dim == 24  # of a network that is yet to be trained
+    with pytest.raises(ValueError, match=r"the model takes 32: .*--clip-model, or its width by --vector-dim"):
+        load_image_encoder(wide, folder)
 
     blind = InfDiTConfig(**(CONFIG.to_dict() | {"vector_dim": 0}))
     save_safetensors(tmp_path / "blind.safetensors", make_weights(blind), blind)
