@@ -11,51 +11,7 @@ import torch
 
 from sat_sr.atomic_files import atomic_file
 from sat_sr.checkpoint.run_folder import LOG, TENSORBOARD
-from sat_sr.measure import peak_rss
 from sat_sr.training.tensorboard import EventFile
-
-PHASES = ("data", "forward", "backward", "step")
-
-
-class PhaseTimer:
-    """Seconds spent in each of PHASES since the last `take`.
-
-    On CUDA by events, so that nothing waits for the device until the times are read; "data" is then the time that the
-    device stood still for it.
-    """
-
-    def __init__(self, use_cuda: bool) -> None:
-        self._use_cuda = use_cuda
-        self._marks: list[tuple[str, object]] = [("", self._now())]
-
-    def _now(self):
-        if not self._use_cuda:
-            return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)
-        event.record()
-        return event
-
-    def mark(self, phase: str) -> None:
-        """Ends `phase`; it began at the mark before."""
-        self._marks.append((phase, self._now()))
-
-    def take(self) -> dict[str, float]:
-        """Seconds by phase; starts again at the last mark."""
-        if self._use_cuda:
-            torch.cuda.synchronize()
-        seconds = dict.fromkeys(PHASES, 0.0)
-        for (_, begin), (phase, end) in zip(self._marks, self._marks[1:], strict=False):
-            if phase in seconds:
-                seconds[phase] += begin.elapsed_time(end) / 1000 if self._use_cuda else end - begin
-        del self._marks[:-1]
-        return seconds
-
-
-def peak_memory(use_cuda: bool) -> float:
-    """GiB: most that was allocated on the device, or the largest resident size of this process."""
-    if use_cuda:
-        return torch.cuda.max_memory_allocated() / 2**30
-    return peak_rss() / 2**30
 
 
 def say(message: str) -> None:

@@ -17,7 +17,8 @@ from sat_sr.training import state
 from sat_sr.training.batches import Batch, TrainingBatches, gather_counts, validation_batches
 from sat_sr.training.engine import build_engine, update
 from sat_sr.training.error_norm import ErrorNorm
-from sat_sr.training.logs import PHASES, PhaseTimer, RunLog, duration, peak_memory
+from sat_sr.training.interval import Interval
+from sat_sr.training.logs import RunLog, duration
 from sat_sr.training.noise import TrainingNoise
 from sat_sr.training.optimizer import learning_rate
 from sat_sr.training.preemption import Preemption
@@ -82,10 +83,9 @@ class Trainer:
             self.seed, self.rank, device, settings.p_mean, settings.p_std, settings.sigma_sampling == "stratified"
         )
         self.error_norm = ErrorNorm(settings.model.patch_size, settings.gradient_weight, settings.seam_weight)
-        self.timer = PhaseTimer(device.type == "cuda")
         self.data_counts = gather_counts(self.batches.counts)
         self.grad_norm = 0.0
-        self._start_interval()
+        self.interval = Interval(self.log, recipe.batch, settings.train_iters, device, self.step)
         if checkpoint:
             self.log.line(f"resuming {self.folder} at step {self.step}")
 
@@ -122,7 +122,7 @@ class Trainer:
         return exit_codes.DONE
 
     def _stopped(self) -> int:
-        self.log.line(f"stopped by a signal, saved at step {self.step}: run the same command again to go on")
+        self.log.line(f"stopped by a signal, saved at step {self.step}: run the same command again to resume")
         self.log.close()
         return exit_codes.SAVED
 
@@ -150,7 +150,7 @@ class Trainer:
         losses, keys = [], []
         for _ in range(self.recipe.accumulation):
             batch, batch_keys = self.batches.next()
-            self.timer.mark("data")
+            self.interval.timer.mark("data")
             with tf32(settings.tf32):
                 loss, applied = self._learn(batch)
             losses.append(loss)
@@ -159,8 +159,7 @@ class Trainer:
         loss = torch.stack(losses).mean()
         if applied:
             self.bad_steps = 0
-            self.interval_loss += loss
-            self.interval_steps += 1
+            self.interval.add(loss)
         else:
             self._count_bad_step(loss, keys)
 
@@ -175,13 +174,13 @@ class Trainer:
             norm=self.error_norm,
             **batch,
         ).mean()
-        self.timer.mark("forward")
+        self.interval.timer.mark("forward")
         # An infinite loss may have finite gradients: make them NaN, then DeepSpeed's check of the gradient norm, which
         # all ranks share, skips the update everywhere.
         engine.backward(loss * torch.where(loss.detach().isfinite(), 1.0, torch.nan))
-        self.timer.mark("backward")
+        self.interval.timer.mark("backward")
         applied, self.grad_norm = update(engine, self.recipe)
-        self.timer.mark("step")
+        self.interval.timer.mark("step")
         return loss.detach(), applied
 
     def _count_bad_step(self, loss: torch.Tensor, keys: list[str]) -> None:
@@ -206,49 +205,11 @@ class Trainer:
         dist.all_reduce(value, op=dist.ReduceOp.MAX)
         return bool(value)
 
-    def _start_interval(self) -> None:
-        self.interval_loss = torch.zeros((), device=self.device)
-        self.interval_steps = 0
-        self.interval_first = self.step
-        self.interval_start = time.perf_counter()
-        self.timer.mark("other")
-        self.timer.take()
-
-    def _leave_out(self, seconds: float) -> None:
-        """Of the times of this interval: the seconds until now that went into something else than training."""
-        self.interval_start += seconds
-        self.timer.mark("other")
-
     def _log_interval(self) -> None:
-        if not self.interval_steps:  # the same on all ranks
-            self.log.line(f"step {self.step}: no loss to show, all steps since the last line were skipped")
-            self._start_interval()
-            return
-        mean = self.interval_loss / self.interval_steps
-        dist.all_reduce(mean)
-        loss = mean.item() / self.world_size
-        steps = self.step - self.interval_first
-        phases = {name: seconds / steps for name, seconds in self.timer.take().items()}
-        seconds = (time.perf_counter() - self.interval_start) / steps
-        # Muon's for the matrices, then AdamW's for the rest; one where it is the same for all.
         lrs = dict.fromkeys(group["lr"] for group in self.engine.optimizer.param_groups)
-        rates, times = " ".join(f"{lr:.2e}" for lr in lrs), " ".join(f"{name} {phases[name]:.3f}" for name in PHASES)
-        memory = peak_memory(self.device.type == "cuda")
-        left = (self.settings.train_iters - self.step) * seconds
-        rate = self.recipe.batch / seconds
-        self.log.line(
-            f"step {self.step}/{self.settings.train_iters} | loss {loss:.4f} | grad norm {self.grad_norm:.3f} | "
-            f"lr {rates} | {rate:.2f} samples/s | {times} s | {memory:.2f} GiB | {duration(left)} left"
-        )
-        self.log.scalars(
-            "train",
-            self.step,
-            {"loss": loss, "grad_norm": self.grad_norm, "samples_per_second": rate, "memory_gib": memory}
-            | dict(zip(("lr", "lr_adamw"), lrs, strict=False))
-            | {f"seconds_{name}": phases[name] for name in PHASES},
-        )
+        self.interval.write(self.step, self.grad_norm, [*lrs])
         self._log_data()
-        self._start_interval()
+        self.interval.start(self.step)
 
     def _log_data(self) -> None:
         """Samples of all ranks that were skipped or converted, where there are more than at the last time."""
@@ -282,7 +243,7 @@ class Trainer:
         by_sigma = {f"loss_sigma_{sigma}": loss for sigma, loss in zip(SIGMAS, result.by_sigma, strict=True)}
         # Last: a step with this record is not validated again.
         self.log.scalars("valid", self.step, {"loss": result.loss, "psnr": result.psnr} | by_sigma)
-        self._leave_out(time.perf_counter() - start)
+        self.interval.leave_out(time.perf_counter() - start)
         return True
 
     def _save(self) -> None:
@@ -308,7 +269,7 @@ class Trainer:
         self.saved_step = self.step
         seconds = time.perf_counter() - start
         self.log.line(f"saved {self.folder / str(self.step)} in {duration(seconds)}")
-        self._leave_out(seconds)
+        self.interval.leave_out(seconds)
 
     def _write_ema(self, path: Path, tensors: dict[str, torch.Tensor]) -> None:
         save_safetensors(path, tensors, self.settings.model, {"step": str(self.step)}, self.clip_weights)

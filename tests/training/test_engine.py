@@ -76,7 +76,7 @@ def test_what_a_run_says(reports):
     assert re.search(r"^data so far: .*\d+ converted: grey", said, re.MULTILINE)
     assert records["data"][-1]["too small"] > 0 and records["data"][-1]["converted: grey"] > 0
     assert len(re.findall(r"^saved .*/told/[46] in \d+ s$", said, re.MULTILINE)) == 2
-    assert "stopped by a signal, saved at step 4: run the same command again to go on" in said
+    assert "stopped by a signal, saved at step 4: run the same command again to resume" in said
     assert re.search(r"^resuming .*/told at step 4$", said, re.MULTILINE)
     assert "differs from" not in said
     assert "\nvalidation: 2 crops, 1 converted: grey\n" in said
@@ -112,7 +112,7 @@ def test_a_checkpoint_that_is_due_is_saved_before_validation_which_no_signal_wai
         assert report["signal before"] == ["2", 0]
         assert [outcome[:2] for outcome in report["signal during"]] == [[75, "2"], [75, "2"]]
     given_up = "step 2 | validation given up, as a signal asks to stop"
-    stopped = "stopped by a signal, saved at step 2: run the same command again to go on"
+    stopped = "stopped by a signal, saved at step 2: run the same command again to resume"
     (_, _, unsaved), (_, _, saved) = reports[world_size][0]["signal during"]
     assert unsaved[0] == saved[1] == given_up and unsaved[2] == saved[2] == stopped
     assert all(line.startswith("saved ") and line.endswith("/2") for line in (unsaved[1], saved[0]))
