@@ -71,6 +71,14 @@ def require_overflow_check(optimizer: object) -> None:
         )
 
 
+def link_optimizer_state(engine: deepspeed.DeepSpeedEngine) -> None:
+    """With ZeRO: lets `safe_get_full_optimizer_state` and its like find the states of a parameter.
+
+    Normally the first update does so; a run that has just resumed has not made one.
+    """
+    engine.optimizer._lazy_init_hp_params_optimizer_state()
+
+
 def update(engine: deepspeed.DeepSpeedEngine, recipe: Recipe) -> tuple[bool, float]:
     """After a backward: the engine's step. Returns whether the weights were changed, and the gradients' norm.
 

@@ -15,6 +15,7 @@ from deepspeed import DeepSpeedEngine
 from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
 
 from sat_sr.checkpoint.run_folder import optimizer_states
+from sat_sr.training.engine import link_optimizer_state
 from sat_sr.training.optimizer import PER_WEIGHT
 
 
@@ -25,8 +26,7 @@ def load_repartitioned(engine: DeepSpeedEngine, checkpoint: Path, ranks: int) ->
     A rank reads what it keeps a part of, not all that was saved.
     """
     engine.load_checkpoint(str(checkpoint.parent), tag=checkpoint.name, load_optimizer_states=False)
-    zero = engine.optimizer
-    zero._lazy_init_hp_params_optimizer_state()  # normally done by the first update
+    link_optimizer_state(engine)
     slices = [_Slice(path) for path in optimizer_states(checkpoint, ranks)]
     for name, parameter in engine.module.named_parameters():
         if getattr(parameter, "_hp_mapping", None) is None:
@@ -34,9 +34,10 @@ def load_repartitioned(engine: DeepSpeedEngine, checkpoint: Path, ranks: int) ->
         safe_set_full_fp32_param(parameter, _whole(slices, name, None).to(parameter.device))
         for key in PER_WEIGHT:
             safe_set_full_optimizer_state(parameter, _whole(slices, name, key).to(parameter.device), key)
-    for at, group in enumerate(zero.optimizer.param_groups):
+    optimizer = engine.optimizer.optimizer  # ZeRO's, of slices
+    for at, group in enumerate(optimizer.param_groups):
         (flat,) = group["params"]
-        zero.optimizer.state[flat]["step"].copy_(slices[0].states[at]["step"])
+        optimizer.state[flat]["step"].copy_(slices[0].states[at]["step"])
 
 
 class _Slice:

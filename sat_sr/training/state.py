@@ -27,6 +27,7 @@ from sat_sr.atomic_files import LEFTOVERS, atomic_file, sync
 from sat_sr.checkpoint import FORMAT
 from sat_sr.checkpoint.run_folder import CONFIG, EMA_WEIGHTS, LATEST, TRAINING, data_position, find_latest, steps
 from sat_sr.config import InfDiTConfig
+from sat_sr.training.engine import link_optimizer_state
 from sat_sr.training.logs import warn
 from sat_sr.training.repartition import load_repartitioned
 from sat_sr.training.run_lock import lock_folder
@@ -194,8 +195,7 @@ def gather_ema(engine: DeepSpeedEngine) -> Iterator[tuple[str, torch.Tensor]]:
     """
     partitioned = engine.zero_optimization()
     if partitioned:
-        # Normally done by the first update; a run that has just resumed has not made one.
-        engine.optimizer._lazy_init_hp_params_optimizer_state()
+        link_optimizer_state(engine)
     for name, parameter in engine.module.named_parameters():
         if not parameter.requires_grad:
             yield name, parameter.detach().float()
