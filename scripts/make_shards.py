@@ -135,6 +135,7 @@ def pack(entry: tuple[str, Path], *, min_side: int, tile: int | None, quality: i
     from PIL import Image
 
     from sat_sr.data.pictures import orientation, to_rgb
+    from sat_sr.data.tile_grid import tile_starts
     from sat_sr.image_io.decoding_errors import DECODING_ERRORS
 
     key, path = entry
@@ -157,18 +158,10 @@ def pack(entry: tuple[str, Path], *, min_side: int, tile: int | None, quality: i
         reason = converted or ("rotated by EXIF" if not upright else "not JPEG")
         return Packed({key: encode(rgb, quality)}, reason)
     files = {}
-    for row in range(rgb.height // tile):
-        for column in range(rgb.width // tile):
-            x = spread(column, rgb.width, tile)
-            y = spread(row, rgb.height, tile)
+    for y in tile_starts(rgb.height, tile):
+        for x in tile_starts(rgb.width, tile):
             files[f"{key}_x{x:05d}_y{y:05d}"] = encode(rgb.crop((x, y, x + tile, y + tile)), quality)
     return Packed(files, converted)
-
-
-def spread(index: int, length: int, tile: int) -> int:
-    """Where the index-th of as many tiles as fit begins: the first at 0, the last at the end, or one in the middle."""
-    count = length // tile
-    return (length - tile) // 2 if count == 1 else (length - tile) * index // (count - 1)
 
 
 def encode(image, quality: int) -> bytes:

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from sat_sr.config import LR_FACTOR
+from sat_sr.data.tile_grid import tile_starts
 from sat_sr.diffusion.resize import resize
 
 CLEAN_JPEG = 80  # pictures of a lower JPEG quality are halved: what compression added would be learnt as detail
@@ -59,21 +60,15 @@ def detail_map(image: Image.Image) -> np.ndarray:
 
 def grid(image: Image.Image, size: int, *, photo: str = "", reduced: int = 1) -> list[Tile]:
     """As many disjoint tiles as fit, spread evenly over the image, each with its PSNR."""
-    columns, rows = image.width // size, image.height // size
-    if not columns or not rows:
+    if min(image.size) < size:
         return []
     error = detail_map(image.crop((0, 0, image.width // LR_FACTOR * LR_FACTOR, image.height // LR_FACTOR * LR_FACTOR)))
     tiles = []
-    for row in range(rows):
-        for column in range(columns):
-            x, y = _spread(column, columns, error.shape[1], size), _spread(row, rows, error.shape[0], size)
+    for y in tile_starts(error.shape[0], size):
+        for x in tile_starts(error.shape[1], size):
             mse = float(error[y : y + size, x : x + size].mean(dtype=np.float64))
             tiles.append(Tile(photo, reduced, x, y, size, -10 * float(np.log10(max(mse, 1e-10)))))
     return tiles
-
-
-def _spread(index: int, count: int, length: int, size: int) -> int:
-    return round((length - size) * (index + 0.5) / count) if count == 1 else (length - size) * index // (count - 1)
 
 
 def halve(image: Image.Image) -> Image.Image:
