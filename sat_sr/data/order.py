@@ -1,4 +1,4 @@
-"""In which order a stream reads: which shards in which epoch, and the samples of a shard. Functions of seeds alone."""
+"""What is read in which order: shards of an epoch, samples of a shard, some of many. Functions of seeds alone."""
 
 from __future__ import annotations
 
@@ -54,6 +54,12 @@ def shuffled(samples: Iterable[dict], rng: np.random.Generator) -> Iterator[tupl
             yield draw()
     while window:
         yield draw()
+
+
+def evenly(total: int, limit: int | None) -> list[int]:
+    """At most `limit` of the numbers below `total`, at equal distances; None: all."""
+    count = total if limit is None else min(limit, total)
+    return [number * total // count for number in range(count)]
 
 
 def numpy_rng(purpose: int, *numbers: int) -> np.random.Generator:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from sat_sr.data.conditions import make_conditions
 from sat_sr.data.crops import center_crop, center_pair
 from sat_sr.data.degradation_law import Mixture, parse_degradation
-from sat_sr.data.order import VALIDATION, torch_generator
+from sat_sr.data.order import VALIDATION, evenly, torch_generator
 from sat_sr.data.samples import DecodedSample, Unusable, decode, read_shard
 from sat_sr.data.shards import expand_shards
 from sat_sr.data.tensors import Sample, checked_size, unit
@@ -49,12 +49,6 @@ def validation_samples(
             continue
         samples.append(_sample(picture, size, mixture, seed, number_at[at]))
     return samples, counts + of_shards if rank == 0 else counts
-
-
-def evenly(total: int, limit: int | None) -> list[int]:
-    """At most `limit` of the numbers below `total`, at equal distances; None: all."""
-    count = total if limit is None else min(limit, total)
-    return [number * total // count for number in range(count)]
 
 
 def _sample(picture: DecodedSample, size: int, mixture: Mixture, seed: int, number: int) -> Sample:

@@ -14,6 +14,7 @@ from PIL import Image
 from sat_sr.config import LR_FACTOR
 from sat_sr.data.degradation import degrade
 from sat_sr.data.degradation_law import parse_degradation, sample_params
+from sat_sr.data.order import evenly
 from sat_sr.data.pictures import find_pictures, to_rgb
 from sat_sr.evaluation.metrics import LEAST_SIDE, downscale
 from sat_sr.image_io.decoding_errors import DECODING_ERRORS
@@ -131,8 +132,7 @@ class Pairs:
 
 def spread(names: list[str], count: int) -> list[str]:
     """`count` names, or all if there are fewer, at equal distances over the list."""
-    count = min(count, len(names))
-    return [names[i * len(names) // count] for i in range(count)]
+    return [names[at] for at in evenly(len(names), count)]
 
 
 def _spread_first(names: list[str], count: int | None) -> list[str]:

@@ -11,8 +11,9 @@ import torch
 from PIL import Image
 from tars import write_tar
 
+from sat_sr.data.order import evenly
 from sat_sr.data.tensors import collate
-from sat_sr.data.validation_set import evenly, validation_samples
+from sat_sr.data.validation_set import validation_samples
 
 
 def png(seed: int, side: int = 48) -> bytes:
