@@ -136,14 +136,13 @@ def evaluate(args: argparse.Namespace, settings: list[dict]) -> int:
     from sat_sr.evaluation.report import LEGEND, bar_table, mean_table, picture_table, write_report
     from sat_sr.evaluation.runner import Evaluation, Network, name_networks
     from sat_sr.image_io.storage import require_writable
+    from sat_sr.inference.devices import resolve_device
 
     names, left_out = choose_metrics(args.metrics.replace(",", " ").split() if args.metrics else None)
     bars = parse_bars(args.bar, names)
     if args.sheet_pictures < 1:
         raise ValueError(f"--sheet-pictures {args.sheet_pictures}: at least 1, or --no-sheets")
-    device, dtype = args.device, args.dtype
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    device, dtype = str(resolve_device(args.device)), args.dtype
     folder = Path(args.out)
     require_writable(folder)
 
