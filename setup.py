@@ -58,7 +58,10 @@ setup(
         "wandb>=0.19",
         "triton>=3.0; platform_system == 'Linux'",
         "transformers>=4.50",  # the CLIP image tower
+        "huggingface_hub>=0.26",  # where that is fetched from
         "webdataset>=1.0.2",
+        "braceexpand>=0.1.7",  # names of shards like {000..099}.tar
+        "pydantic>=2",  # the errors that DeepSpeed raises for its configuration
         "pillow>=11.3",
         "numpy>=1.26",
         "einops>=0.8",
