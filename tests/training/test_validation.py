@@ -1,11 +1,13 @@
-"""What validation looks at, with a network that does nothing."""
+"""What validation measures and shows, with a network that does nothing."""
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 from sat_sr.training import validation
+from sat_sr.training.noise import mix_seed
 
 
 class Nothing:
@@ -22,6 +24,11 @@ def batch(*levels: float) -> dict[str, torch.Tensor]:
     return {"target": target, "lr": target[..., ::4, ::4].contiguous(), "lr_upsampled": target}
 
 
+@pytest.fixture(autouse=True)
+def alone(monkeypatch):
+    monkeypatch.setattr(validation.dist, "all_reduce", lambda numbers, op=None: None)
+
+
 @pytest.mark.parametrize(
     ("batches", "shown"),
     [
@@ -31,8 +38,7 @@ def batch(*levels: float) -> dict[str, torch.Tensor]:
         ([], []),
     ],
 )
-def test_four_pictures_are_shown_however_small_the_micro_batches(monkeypatch, batches, shown):
-    monkeypatch.setattr(validation.dist, "all_reduce", lambda numbers, op=None: None)  # alone
+def test_four_pictures_are_shown_however_small_the_micro_batches(batches, shown):
     result = validation.validate(
         Nothing(), [batch(*levels) for levels in batches], steps=2, seed=0, device=torch.device("cpu")
     )
@@ -42,3 +48,25 @@ def test_four_pictures_are_shown_however_small_the_micro_batches(monkeypatch, ba
     assert result.grid.shape == (3, 16 * len(shown), 4 * 16)
     targets = result.grid[0, ::16, -1]  # the last of four columns, a row a picture
     assert targets.tolist() == [round((level + 1) * 127.5) for level in shown]
+
+
+def test_the_loss_at_each_level_is_that_of_the_formula_and_the_psnr_that_of_the_samples_shown():
+    targets = [torch.rand(count, 3, 16, 16, generator=torch.Generator().manual_seed(count)) * 2 - 1 for count in (2, 1)]
+    batches = [{"target": y, "lr": y[..., ::4, ::4].contiguous(), "lr_upsampled": y} for y in targets]
+    result = validation.validate(Nothing(), batches, steps=2, seed=7, device=torch.device("cpu"))
+
+    wanted = []
+    for sigma in validation.SIGMAS:
+        losses = []
+        for number, target in enumerate(targets):
+            generator = torch.Generator().manual_seed(mix_seed("validation", 7, number))
+            y, n = target.double().numpy(), torch.randn(target.shape, generator=generator).double().numpy()
+            c_skip, weight = 0.5**2 / (sigma**2 + 0.5**2), (sigma**2 + 0.5**2) / (sigma * 0.5) ** 2  # EDM, Table 1
+            losses += [*(weight * (c_skip * (y + sigma * n) - y) ** 2).mean(axis=(1, 2, 3))]
+        wanted.append(np.mean(losses))
+    assert result.by_sigma == pytest.approx(wanted, rel=1e-5)
+    assert result.loss == pytest.approx(np.mean(wanted), rel=1e-5)
+
+    _, _, sample, target = np.split(result.grid.double().numpy(), 4, axis=-1)
+    errors = ((sample - target) ** 2).reshape(3, 3, 16, 16).mean(axis=(0, 2, 3))  # of three rows
+    assert result.psnr == pytest.approx(np.mean(10 * np.log10(255**2 / errors)), abs=0.05)  # it is shown in 8 bits
