@@ -9,6 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+# Functions of sat_sr.data.degradation.
 STEPS = {
     "blur": "_blur",
     "resize": "_resize",
@@ -24,7 +25,7 @@ def main() -> None:
     parser.add_argument("picture", nargs="?", help="picture to degrade (default: synthetic texture)")
     parser.add_argument("--degradation", default="strong", help="preset or mixture (default: %(default)s)")
     parser.add_argument("--size", type=int, default=512, help="side of the pictures in pixels (default: %(default)s)")
-    parser.add_argument("--batch", type=int, default=1, help="pictures a call (default: %(default)s)")
+    parser.add_argument("--batch", type=int, default=1, help="pictures per call (default: %(default)s)")
     parser.add_argument("--samples", type=int, default=200, help="timed calls (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: %(default)s)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
@@ -68,7 +69,7 @@ def main() -> None:
 
     print(
         f"{args.degradation}, {args.batch} × {args.size}×{args.size}, {args.device}, {args.threads} thread(s), "
-        f"{args.samples} calls, milliseconds a call"
+        f"{args.samples} calls, milliseconds per call"
     )
     for name, times in (("wall clock", wall), ("CPU time", cpu)):
         print(
@@ -94,16 +95,16 @@ def load_batch(picture: str | None, size: int):
 
 
 def print_steps(stats, calls: int, total: float) -> None:
-    """Cumulative time of each step's function, in milliseconds a call and per cent of the whole."""
-    spent = {}
-    for (file, _, function), (_, _, _, cumulative, _) in stats.stats.items():
-        if Path(file).name == "degradation.py":
-            spent[function] = 1e3 * cumulative / calls
-    rows = [(label, spent.get(function, 0.0)) for label, function in STEPS.items()]
+    """Cumulative time of each step's function, in milliseconds per call and per cent of the whole."""
+    from sat_sr.data import degradation
+
+    spent = {place[:2]: 1e3 * cumulative / calls for place, (_, _, _, cumulative, _) in stats.stats.items()}
+    codes = {label: getattr(degradation, function).__code__ for label, function in STEPS.items()}
+    rows = [(label, spent.get((code.co_filename, code.co_firstlineno), 0.0)) for label, code in codes.items()]
     rows.append(("other", total - sum(time for _, time in rows)))
     print(f"\n  {'step':<16}{'ms':>8}{'%':>7}")
     for label, time in rows:
-        print(f"  {label:<16}{time:8.1f}{100 * time / total:7.1f}")
+        print(f"  {label:<16}{time:8.2f}{100 * time / total:7.1f}")
 
 
 if __name__ == "__main__":
