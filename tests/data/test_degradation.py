@@ -202,7 +202,8 @@ def params_without_noise(jpeg_last: bool) -> DegradationParams:
 
 
 def reference_without_noise(image: torch.Tensor, p: DegradationParams) -> np.ndarray:
-    """The pipeline in plain steps on (h,w,3) arrays, without a look at the code under test."""
+    """The pipeline in plain steps on (h,w,3) arrays. Of the code under test it has the kernels, which test_kernels.py
+    compares with their formulas."""
 
     def blur(x, parameters):
         kernel = kernel_from_parameters(**parameters).numpy()
