@@ -23,8 +23,8 @@ class InfDiTConfig:
     num_layers            transformer layers
     hidden_size           C, width of a token
     num_attention_heads   h; the head dim d = C/h must be a multiple of 4 (two rotary halves of pairs)
-    patch_size            p, pixels a side of a token
-    image_block_size      b, pixels a side of a block: the unit of attention and of inference
+    patch_size            p, pixels per side of a token
+    image_block_size      b, pixels per side of a block: the unit of attention and of inference
     image_size            side of the training crops; positions repeat after 8·image_size pixels
     vector_dim            V, width of the CLIP image embedding; 0: the model has no CLIP input
 
@@ -53,7 +53,7 @@ class InfDiTConfig:
             )
         # A block must hold whole tokens and whole features of the LR condition (1/4 canvas, stride 2).
         self._require_multiple("image_block_size", self.patch_size, "patch_size")
-        self._require_multiple("image_block_size", LR_FACTOR * LR_PATCH, "pixels an LR feature")
+        self._require_multiple("image_block_size", LR_FACTOR * LR_PATCH, "pixels per LR feature")
         self._require_multiple("image_size", self.patch_size, "patch_size")
 
     def _require_multiple(self, name: str, of: int, what: str) -> None:
@@ -129,7 +129,7 @@ def lr_size(canvas: tuple[int, int]) -> tuple[int, int]:
 PRESETS = {
     # The published model: 753,762,928 parameters without the CLIP tower.
     "official": InfDiTConfig(),
-    # For laptops: small blocks, no CLIP; 2,789,296 parameters, a 512×512 canvas costs 0.08 TFLOP a network call.
+    # For laptops: small blocks, no CLIP; 2,789,296 parameters, a 512×512 canvas costs 0.08 TFLOP per network call.
     "mini": InfDiTConfig(
         num_layers=4, hidden_size=192, num_attention_heads=6, image_block_size=32, image_size=128, vector_dim=0
     ),

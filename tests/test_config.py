@@ -22,7 +22,7 @@ from sat_sr.config import PRESETS, InfDiTConfig
         ({"hidden_size": 8}, r"hidden_size=8: must be a multiple of 16 \(num_attention_heads\); the nearest is 16$"),
         ({"hidden_size": 96}, "hidden_size=96 over num_attention_heads=16 gives heads of 6: must be a multiple of 4"),
         ({"patch_size": 3}, r"image_block_size=128: must be a multiple of 3 \(patch_size\); the nearest is 126 or 129"),
-        ({"image_block_size": 4}, r"=4: must be a multiple of 8 \(pixels an LR feature\); the nearest is 8$"),
+        ({"image_block_size": 4}, r"=4: must be a multiple of 8 \(pixels per LR feature\); the nearest is 8$"),
         ({"image_block_size": 20}, r"image_block_size=20: must be a multiple of 8 .*; the nearest is 16 or 24"),
         ({"image_size": 510}, r"image_size=510: must be a multiple of 4 \(patch_size\); the nearest is 508 or 512"),
     ],

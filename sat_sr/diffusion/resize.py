@@ -31,7 +31,7 @@ def lr_condition(image: torch.Tensor, canvas: tuple[int, int]) -> torch.Tensor:
 
 
 def lr_conditions(image: torch.Tensor, canvas: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
-    """The two conditions made from the input, which tell the network what to draw.
+    """The two conditions of the network, made from the input.
 
     image    (B, 3, h, w) in [-1, 1], any size
     canvas   (H, W) pixels, multiples of 4

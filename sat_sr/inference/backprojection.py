@@ -3,7 +3,7 @@
 A denoised picture D, reduced to the size of the input y, should be y. What is missing is enlarged and added:
 D + U(y - A D), with A the reduction and U the enlargement (back-projection, Irani and Peleg 1991). As this is done in
 the calls and not only at the end, the sampler stays with pictures that reduce to the input, and the network invents
-only what lies in the null space of A (DDNM, arXiv 2212.00490).
+only what is in the null space of A (DDNM, arXiv 2212.00490).
 """
 
 from __future__ import annotations

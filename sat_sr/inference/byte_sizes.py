@@ -10,7 +10,7 @@ def parse_bytes(text: str) -> int:
     match = re.fullmatch(r"\s*(\d{1,18}(?:\.\d+)?)\s*([kmgt]?)i?b?\s*", text, re.IGNORECASE)
     count = int(float(match[1]) * 1024 ** " kmgt".index(match[2].lower() or " ")) if match else 0
     if count < 1:
-        raise ValueError(f"{text!r} is no amount of memory: write it like 8GiB, 500MiB, 1.5G or a number of bytes")
+        raise ValueError(f"{text!r} is not an amount of memory: write it like 8GiB, 500MiB, 1.5G or a number of bytes")
     return count
 
 

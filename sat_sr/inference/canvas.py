@@ -109,7 +109,7 @@ def reflect_to(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 def _resize_by(image: torch.Tensor, scales: list[float], size: list[int] | tuple[int, int]) -> torch.Tensor:
     """The top left `size` of a bicubic resize at exactly these scales; image must reach at least two pixels farther.
 
-    `F.interpolate` takes scales or a size; the operation behind it takes both, and makes no more than is wanted.
+    `F.interpolate` takes scales or a size; the operation that it calls takes both, and makes no more than is wanted.
     """
     return torch.ops.aten._upsample_bicubic2d_aa(_not_of(image, size), list(size), False, *scales)
 

@@ -50,7 +50,7 @@ class Denoiser:
     clip_embedding  (B, V), when the model has a CLIP input
     on_progress     called with (work done, work of one call) after each piece of a call
     neighbours      the processes that compute the other parts
-    compiled        run what lies between the matrix products compiled (torch.compile), in groups of full size: graphs
+    compiled        run what is between the matrix products compiled (torch.compile), in groups of full size: graphs
                     for all canvases; smaller groups at the end of a band run uncompiled
     offsets         pixels, less than a block: where the picture begins on the grid, down and right, in each call in
                     turn (`placement`); the canvas has as large a margin as the largest
@@ -269,7 +269,7 @@ class Denoiser:
         else:
             self.plan = replace(failed.fallbacks[0], fallbacks=failed.fallbacks[1:])
             logger.warning(
-                "out of memory at network call %d (%s): goes on with %s instead of %s",
+                "out of memory at network call %d (%s): continues with %s instead of %s",
                 self.calls, reason, self.plan, failed,
             )  # fmt: skip
             return

@@ -3,8 +3,8 @@
 Walking a band from left to right, a group needs the line of blocks above it (from the band before) and the column to
 its left (from the group before):
 
-      line:  . . L L L L L        L   kept in `line`, one block a position along the band
-      side:    S|g g|             S   kept in `side`, one block a position across the band
+      line:  . . L L L L L        L   kept in `line`, one block per position along the band
+      side:    S|g g|             S   kept in `side`, one block per position across the band
                S|g g|             g   the group
 
 The last block of `line` that the group's column has passed is still wanted as the *corner* of the next group, so a

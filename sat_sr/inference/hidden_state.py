@@ -35,7 +35,7 @@ class HostHiddenState:
 
     schedule, block  as in `HiddenState`
     transfer         makes the host's memory and the copies
-    device, dtype    of what `load` returns: it lies in one of three buffers as large as the largest group
+    device, dtype    of what `load` returns, one of three buffers as large as the largest group
 
     Groups must be loaded in the order of the walk, again and again: the next one is fetched ahead.
     """

@@ -2,7 +2,7 @@
 
 device peak = weights + kept + group + workspace
     weights     parameters x bytes
-    kept        K and V of the frontier: 2 x (line + thickness) x L x C a layer, in all layers (block-major) or in one
+    kept        K and V of the frontier: 2 x (line + thickness) x L x C per layer, in all layers (block-major) or in one
                 (layer-major; three where processes share the picture), and layer-major the hidden state: I x J x L x C
     group       the halo workspace 2 x (i+1) x (j+1) x L x C and the activations of one group in its widest layer
     workspace   of the libraries, on CUDA

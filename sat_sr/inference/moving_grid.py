@@ -28,7 +28,7 @@ from sat_sr.diffusion.samplers import Denoise
 from sat_sr.inference.canvas_part import WHOLE_CANVAS, CanvasPart
 from sat_sr.inference.placement import Placement
 
-TILE = 512  # pixels a side that are reduced at a time
+TILE = 512  # pixels per side that are reduced at a time
 _REACH = 4  # LR pixels around a window: two that the kernels reach beyond it, two whose kernels the window's edge cuts
 
 

@@ -38,6 +38,6 @@ def position_noise(
 
 
 def _overlap(wanted: range, tile: int) -> tuple[slice, slice]:
-    """Where a tile lies in the part that is wanted, and which part of the tile that is."""
+    """Where a tile is in the part that is wanted, and which part of the tile that is."""
     first, end = max(wanted.start, tile * TILE), min(wanted.stop, (tile + 1) * TILE)
     return slice(first - wanted.start, end - wanted.start), slice(first - tile * TILE, end - tile * TILE)

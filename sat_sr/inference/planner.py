@@ -24,7 +24,7 @@ from sat_sr.model.counts import flops, parameter_count
 
 # Tokens that keep a device busy: larger groups gain nothing. Large blocks are taken one by one on a CPU, and by `ar`.
 BUSY_TOKENS = {"cuda": 16384, "mps": 4096, "cpu": 4096}
-# A GPU's arithmetic over its link to the host, FLOP a byte: 500 TFLOP/s against 25 GB/s.
+# A GPU's arithmetic over its link to the host, FLOP per byte: 500 TFLOP/s against 25 GB/s.
 FLOPS_PER_BYTE = 20_000
 # Copies beside the computation are not free: they share the memory, and the first and last of a call are waited for.
 OFFLOAD_SLOWDOWN = {"none": 1.0, "state": 1.1, "all": 1.15}
@@ -76,7 +76,7 @@ def make_plan(
     """Choose the schedule of a canvas: the fastest that fits.
 
     canvas       (H, W) pixels, multiples of the block side
-    mode         "full", "ar" (a block at a time, of small blocks a square of 4096 tokens), "ar2" (up to
+    mode         "full", "ar" (one block at a time, or a square of 4096 tokens where blocks are small), "ar2" (up to
                  block_batch² blocks), "auto" (whatever fits)
     offload      what lives on the host: "none", "state", "all", or "auto" (as little as fits)
     budget       bytes of device memory that may be used, weights included; None: no limit
@@ -178,7 +178,9 @@ def _check(mode: str, block_batch: int, offload: str, without_memory: str | None
     if offload not in ("auto", *OFFLOADS):
         raise ValueError(f"unknown offload {offload!r}: choose one of auto, {', '.join(OFFLOADS)}")
     if offload in ("state", "all") and without_memory:
-        raise ValueError(f"offload {offload!r}: device {without_memory} has no memory of its own, use auto or none")
+        raise ValueError(
+            f"offload {offload} needs a CUDA device: {without_memory} shares the host's memory; use auto or none"
+        )
 
 
 def _what_is_missing(

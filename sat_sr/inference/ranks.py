@@ -7,12 +7,12 @@ rank. A rank needs from the one before only its lowest line of keys and values, 
     rank 1              | layer 1 | layer 2 | layer 3 | ...
     rank 2                        | layer 1 | layer 2 | ...
 
-Layer-major, a rank is one layer behind the one before. Nothing in a sampler looks at the whole picture, so rank 0 goes
-on to the next network call without waiting for the others: the pipeline fills once a picture, not once a call.
-Block-major hands over the lines of all layers when a call is done: a rank is one call behind, and again nobody waits
-for a whole picture. The orders may be mixed: what is sent is the same. The exceptions are back-projection, which
-compares the whole picture with the input in every call, and a grid that moves, where ranks compute some pixels of each
-other's parts: there they wait for one another.
+Layer-major, a rank is one layer later than the one before. Nothing in a sampler looks at the whole picture, so rank 0
+starts the next network call without waiting for the others: the pipeline fills once per picture, not once per call.
+Block-major sends the lines of all layers when a call is done: a rank is one call later, and again nobody waits for a
+whole picture. The orders may be mixed: what is sent is the same. The exceptions are back-projection, which compares the
+whole picture with the input in every call, and a grid that moves, where ranks compute some pixels of each other's
+parts: there they wait for one another.
 
     ranks = join(settings, device, rank, world)                             # rendezvous.py: before the model is built
     plan = make_plan(..., part=ranks.part(grid))

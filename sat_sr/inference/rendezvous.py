@@ -102,13 +102,13 @@ def _in_background(meet: Callable[[], Gathered], waiting: Callable[[], None]) ->
             errors.append(error)
 
     thread = threading.Thread(target=target, daemon=True)
-    start, told = time.monotonic(), False
+    start, reported = time.monotonic(), False
     thread.start()
     while thread.is_alive():
         thread.join(_TURN)
         passed = time.monotonic() - start
-        if passed > _PATIENCE and not told:
-            told = True
+        if passed > _PATIENCE and not reported:
+            reported = True
             waiting()
         # A little later than torch.distributed, which says more when it gives up by itself.
         if passed > RENDEZVOUS_TIMEOUT.total_seconds() + _PATIENCE:

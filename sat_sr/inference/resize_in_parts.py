@@ -77,7 +77,7 @@ def resize_part(
     part           (B, c, rows, columns) of the picture
     whole          (h, w) of the picture
     size           (H, W) of the resized picture
-    rows, columns  where the part lies
+    rows, columns  of the part
     returns        (B, c, H, W): `resize` of the picture with zeros around the part, in strips
     """
 

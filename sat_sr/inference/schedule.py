@@ -102,7 +102,7 @@ class Schedule:
 
     @property
     def end(self) -> tuple[int, int]:
-        """Block row and column behind the part's last."""
+        """Block row and column after the part's last."""
         return (self.grid[0], self.part.stop) if self.by_columns else (self.part.stop, self.grid[1])
 
     @property

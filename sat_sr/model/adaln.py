@@ -30,7 +30,7 @@ class GroupContext:
     rotary    positions of the group's tokens, as `rope.rotary` gives them
     lr        (B, 3, y, x) LR condition of the group and the ring of blocks around it (`group_lr`); used by layer 0 only
     kernel    name in KERNELS
-    compiled  run what lies between the matrix products compiled, one graph a shape of group
+    compiled  run what is between the matrix products compiled, one graph per shape of group
     """
 
     rotary: torch.Tensor

@@ -11,7 +11,7 @@ returns         (B, i, j, h, L, d)
 sdpa   the reference: the keys of the neighbours side by side, one stock attention. Everywhere, with gradients.
 merge  attention on each distinct neighbour alone, merged by log-sum-exp; nothing is copied four times. Inference.
 flash  the same over the flash-attn package.
-flex   FlexAttention: one fused call, the relation bias in the score, blocks that are no neighbours masked out. CUDA.
+flex   FlexAttention: one fused call, the relation bias in the score, pairs that are not neighbours masked out. CUDA.
 cudnn  `merge` over cuDNN's attention. CUDA.
 
 At the picture's border a neighbour stands for several relations: every kernel computes it once.
@@ -60,7 +60,7 @@ def sdpa(q: torch.Tensor, extended: Extended, relation_embed: torch.Tensor, fuse
 
 
 def _strip(q: torch.Tensor, extended: Extended, relation_embed: torch.Tensor) -> torch.Tensor:
-    """Blocks that all lie on the same edges: the keys of their distinct neighbours side by side, one stock attention.
+    """Blocks that are all on the same edges: the keys of their distinct neighbours side by side, one stock attention.
 
     Inside the picture e_r is added to the keys. On its edge the relations R that share a neighbour give it one weight,
     Σ_R exp(q·(k + e_r)/sqrt(d)) = exp(q·k/sqrt(d) + b_R) with b_R = log Σ_R exp(q·e_r/sqrt(d)). In the corner block the
@@ -164,7 +164,7 @@ def _joined(bias: torch.Tensor, relations: list[int]) -> torch.Tensor:
 
 
 def distinct_neighbours(border: Border) -> dict[tuple[int, int], list[int]]:
-    """Distinct neighbours of blocks that all lie on the same edges: position in the extended grid -> its relations."""
+    """Distinct neighbours of blocks that are all on the same edges: position in the extended grid -> its relations."""
     found: dict[tuple[int, int], list[int]] = {}
     for relation, (row, col) in enumerate(RELATIONS.values()):
         at = (1 if border.top else row, 1 if border.left else col)

@@ -69,7 +69,7 @@ def relation_bias(q: torch.Tensor, relation_embed: torch.Tensor) -> torch.Tensor
     relation_embed  (4, h, d), in the order of RELATIONS
     returns         (B, i, j, h, L, 4), at least float32, scaled by 1/sqrt(d)
     """
-    # As one product a head over the tokens as they lie in memory: `matmul` would copy q first.
+    # As one product per head over the tokens as they are in memory: `matmul` would copy q first.
     tokens = q.transpose(3, 4).flatten(0, 3).transpose(0, 1)
     bias = torch.bmm(tokens, relation_embed.permute(1, 2, 0))
     bias = bias.unflatten(1, (*q.shape[:3], q.shape[4])).permute(1, 2, 3, 0, 4, 5)

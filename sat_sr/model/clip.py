@@ -94,7 +94,7 @@ class CLIPImageEncoder(nn.Module):
     def from_openclip(cls, weights: Mapping[str, Tensor], *, head_width: int = 64) -> CLIPImageEncoder:
         """The tower with OpenCLIP's weights; all sizes follow from the shapes, but the width of an attention head.
 
-        weights     OpenCLIP names (`visual.…`), also behind the prefix that Inf-DiT checkpoints give them; what is left
+        weights     OpenCLIP names (`visual.…`), also after the prefix that Inf-DiT checkpoints give them; what is left
                     of a text tower is ignored. The tensors are taken over as they are, without a copy where possible.
         head_width  64 in every ViT-B and ViT-L
 
@@ -118,7 +118,7 @@ class CLIPImageEncoder(nn.Module):
         wanted = {name: tuple(tensor.shape) for name, tensor in tower.state_dict().items()}
         found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
         if problem := mismatch(found, wanted):
-            raise ValueError(f"the weights are no CLIP image tower ({problem})")
+            raise ValueError(f"the weights are not a CLIP image tower ({problem})")
         tower.load_state_dict(weights, assign=True)
         # The one buffer that no file holds.
         embeddings = tower.vision_model.embeddings
@@ -158,7 +158,7 @@ def _infer_config(weights: Mapping[str, Tensor], head_width: int) -> CLIPVisionC
     )
     absent = [name for name in needed if name not in weights]
     if absent:
-        raise ValueError(f"the weights are no CLIP image tower with a projection: {', '.join(absent)} missing")
+        raise ValueError(f"the weights are not a CLIP image tower with a projection: {', '.join(absent)} missing")
     conv, positions, fc1, projection = (weights[name] for name in needed)
     width, _, patch, _ = conv.shape
     if head_width < 1 or width % head_width:

@@ -1,7 +1,7 @@
 """Block attention by FlexAttention (arXiv 2412.05496): one fused call over all blocks of a group.
 
 The blocks of the group are one sequence, those with the halo another. The relation bias is added in the score, and a
-block mask leaves out the pairs of blocks that are no neighbours. A kernel as in `attention_kernels`, for CUDA.
+block mask leaves out the pairs of blocks that are not neighbours. A kernel as in `attention_kernels`, for CUDA.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ FLEX_TILE = 128
 
 
 def flex(q: torch.Tensor, extended: Extended, relation_embed: torch.Tensor, fuse: Fuse = unfused) -> torch.Tensor:
-    """All blocks of the group as one sequence, FlexAttention skipping the pairs of blocks that are no neighbours."""
+    """All blocks of the group as one sequence, FlexAttention skipping the pairs of blocks that are not neighbours."""
     B, i, j, h, L, _ = q.shape
     k, v, border = extended
     bias = _bias_of_distinct(relation_bias(q, relation_embed), border)
@@ -65,7 +65,7 @@ def _bias_of_distinct(bias: torch.Tensor, border: Border) -> torch.Tensor:
 def _neighbour_mask(group: tuple[int, int], tokens: int, border: Border, device: torch.device):
     """FlexAttention's block mask: which tiles of a group's (query, key) pairs belong to neighbours.
 
-    A tile lies in one block of the picture, so it counts as a whole or not at all. Made tile by tile: from pair to pair
+    A tile is in one block of the picture, so it counts as a whole or not at all. Made tile by tile: from pair to pair
     it would take gigabytes.
     """
     from torch.nn.attention.flex_attention import BlockMask

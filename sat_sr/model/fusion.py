@@ -1,4 +1,4 @@
-"""Fuses what lies between the matrix products: norms, rotations, the merging of attention's parts.
+"""Fuses what is between the matrix products: norms, rotations, the merging of attention's parts.
 
 On a GPU these steps are bound by memory, and unfused each takes the hidden state through it several times. The products
 stay outside: cuBLAS computes them either way, and the GELU after them at once, which a compiled graph would take

@@ -20,7 +20,7 @@ from sat_sr.config import (
 
 # Rotary tables (period, period, d): the release stores them, but they follow from the configuration.
 ROPE_TABLES = ("mixins.adaln_layer.rope.freqs_cos", "mixins.adaln_layer.rope.freqs_sin")
-# The release keeps the CLIP tower in the same state dict, in OpenCLIP's names behind this prefix.
+# The release keeps the CLIP tower in the same state dict, in OpenCLIP's names after this prefix.
 CLIP_PREFIX = "image_encoder.model."
 
 # The five names that give away all sizes but image_size.
@@ -78,7 +78,7 @@ def parameter_shapes(config: InfDiTConfig) -> dict[str, Shape]:
 
 
 def infer_config(shapes: Mapping[str, Shape], *, default_image_size: int = 512) -> InfDiTConfig:
-    """The configuration behind a state dict, from its shapes alone.
+    """The configuration of a state dict, from its shapes alone.
 
     shapes              name -> shape of the network, rotary tables included where the file has them
     default_image_size  pixels, used without them: nothing else in a state dict depends on image_size

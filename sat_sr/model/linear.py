@@ -1,4 +1,4 @@
-"""The network's Linears, alone or with the GELU behind them.
+"""The network's Linears, alone or with the GELU after them.
 
 On a CPU PyTorch's Linear writes the bias all over the output before it adds the product, and GELU takes the output
 from memory once more. oneDNN, which PyTorch has on board, does both to what it has just computed, still in the cache.

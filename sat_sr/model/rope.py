@@ -29,7 +29,7 @@ def rotary(rows: torch.Tensor, cols: torch.Tensor, head_dim: int, period: int) -
     rows     (i, n) position ids of the token rows of each block row
     cols     (j, n) likewise of the columns
     period   ids are taken modulo this
-    returns  (i, j, L, 1, d/2) complex64, L = n² tokens a block, row-major, the 1 for the heads
+    returns  (i, j, L, 1, d/2) complex64, L = n² tokens per block, row-major, the 1 for the heads
     """
     half = head_dim // 2
     i, n = rows.shape

@@ -88,7 +88,7 @@ def test_a_contradicted_flag_of_the_release_is_told():
         ("--num-steps 2.5", "2.5 must be an integer"),
         ("--num-steps 1000000000", "1000000000 must be an integer of at most 10000"),
         ("--memory 0", "write it like 8GiB"),
-        ("--memory 0.3", "argument --memory: '0.3' is no amount of memory: write it like 8GiB"),
+        ("--memory 0.3", "argument --memory: '0.3' is not an amount of memory: write it like 8GiB"),
         ("--seed -1", "seed -1 must be an integer between 0 and 2**64 - 1"),
         ("--seed 18446744073709551616", "must be an integer between 0 and 2**64 - 1"),
         ("--strength 1.5", "1.5 must lie between 0 and 1"),

@@ -62,7 +62,7 @@ def test_sampling_flags_change_the_picture(cli, picture, flag, other, pixels):
         (["--device", "meta"], "device 'meta' is not used: use --device auto, cpu, cuda or mps"),
         (["--device", "cuda:7"], "device 'cuda:7' is not available"),
         (["--kernel", "flash"], "kernel 'flash' needs"),
-        (["--offload", "all"], "offload 'all': device cpu has no memory of its own"),
+        (["--offload", "all"], "offload all needs a CUDA device: cpu shares the host's memory"),
         (["--max-pixels", "10"], "6x5 px, 30 pixels where 10 are allowed"),
         (["--memory", "1KiB"], "1.0 KiB may be used"),
     ],

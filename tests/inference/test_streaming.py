@@ -300,5 +300,5 @@ def test_offload_is_chosen_as_memory_gets_short():
         plan(gib // 4, mode="ar2", block_batch=8)
     with pytest.raises(ValueError, match="unknown offload 'disk': choose one of auto, none, state, all"):
         plan(None, offload="disk")
-    with pytest.raises(ValueError, match="device cpu has no memory of its own"):
+    with pytest.raises(ValueError, match="needs a CUDA device: cpu shares the host's memory"):
         make_plan(config, canvas, offload="state")
