@@ -8,8 +8,7 @@ device peak = weights + kept + group + workspace
     workspace   of the libraries, on CUDA
 host peak   = canvases + what is offloaded; canvases: the picture, its conditions, the sampler's state, all float32
 
-All results are bytes. What the functions take: batch, pictures computed together; itemsize, bytes of a number in the
-network's type; offload, what lives on the host (`planner`). docs/memory.md derives the terms.
+All results are bytes. `offload` is what lives on the host (`planner`). docs/memory.md derives the terms.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ import sys
 from sat_sr.config import LR_FACTOR, InfDiTConfig
 from sat_sr.inference.frontier import kept_lines
 from sat_sr.inference.schedule import Schedule
+from sat_sr.inference.workload import Workload
 from sat_sr.model.attention_kernels import MARK
 from sat_sr.model.counts import layer_parameter_count, parameter_count
 
@@ -38,74 +38,66 @@ def weight_bytes(config: InfDiTConfig, itemsize: int, offload: str) -> int:
     return parameters * itemsize
 
 
-def hidden_bytes(config: InfDiTConfig, schedule: Schedule, batch: int, itemsize: int) -> int:
+def hidden_bytes(work: Workload, schedule: Schedule) -> int:
     """The hidden state that layer-major keeps."""
-    return schedule.blocks * _block_bytes(config, batch, itemsize) if schedule.order == "layer" else 0
+    return schedule.blocks * work.block_bytes if schedule.order == "layer" else 0
 
 
-def frontier_bytes(config: InfDiTConfig, schedule: Schedule, batch: int, itemsize: int) -> int:
+def frontier_bytes(work: Workload, schedule: Schedule) -> int:
     """K and V that wait for later groups, and in a part of a picture for the next part."""
-    lines = kept_lines(schedule, config.num_layers)
-    return 2 * (schedule.line + schedule.thickness) * _block_bytes(config, batch, itemsize) * lines
+    lines = kept_lines(schedule, work.config.num_layers)
+    return 2 * (schedule.line + schedule.thickness) * work.block_bytes * lines
 
 
-def kept_bytes(config: InfDiTConfig, schedule: Schedule, batch: int, itemsize: int, offload: str) -> tuple[int, int]:
+def kept_bytes(work: Workload, schedule: Schedule, offload: str) -> tuple[int, int]:
     """What is kept during a call, on the device and on the host."""
-    hidden = hidden_bytes(config, schedule, batch, itemsize)
-    frontier = frontier_bytes(config, schedule, batch, itemsize)
+    hidden, frontier = hidden_bytes(work, schedule), frontier_bytes(work, schedule)
     if offload == "none":
         return hidden + frontier, 0
-    (i, j), block = schedule.group, _block_bytes(config, batch, itemsize)
+    i, j = schedule.group
     if schedule.order == "layer":
-        return 3 * i * j * block + frontier, hidden
-    return 3 * 2 * (i + j + 1) * block, frontier
+        return 3 * i * j * work.block_bytes + frontier, hidden
+    return 3 * 2 * (i + j + 1) * work.block_bytes, frontier
 
 
-def traffic_bytes(config: InfDiTConfig, schedule: Schedule, batch: int, itemsize: int, offload: str) -> int:
+def traffic_bytes(work: Workload, schedule: Schedule, offload: str) -> int:
     """What moves from the host to the device in a network call; about as much moves back at the same time."""
     if offload == "none":
         return 0
-    (i, j), layers = schedule.group, config.num_layers
+    (i, j), layers = schedule.group, work.config.num_layers
     if schedule.order == "layer":
-        moved = layers * hidden_bytes(config, schedule, batch, itemsize)
+        moved = layers * hidden_bytes(work, schedule)
     else:
-        moved = layers * schedule.num_groups * 2 * (i + j + 1) * _block_bytes(config, batch, itemsize)
+        moved = layers * schedule.num_groups * 2 * (i + j + 1) * work.block_bytes
     if offload == "all":
         passes = schedule.num_groups if schedule.order == "block" else 1
-        moved += passes * layers * layer_parameter_count(config) * itemsize
+        moved += passes * layers * layer_parameter_count(work.config) * work.itemsize
     return moved
 
 
-def _block_bytes(config: InfDiTConfig, batch: int, itemsize: int) -> int:
-    """Hidden state, or keys, or values, of one block of the grid."""
-    return batch * config.tokens_per_block * config.hidden_size * itemsize
-
-
-def group_bytes(config: InfDiTConfig, schedule: Schedule, batch: int, itemsize: int, kernel: str) -> int:
+def group_bytes(work: Workload, schedule: Schedule) -> int:
     """Halo workspace and activations of one group, at the widest moment of a network call: docs/memory.md, "A group".
-
-    kernel  name of the attention kernel: "sdpa", or another, which attends to neighbours one by one
 
     `unit` is the hidden state of the group, `features` what its LR condition gives, `cut` what a row of blocks sees.
     """
+    config, batch, block = work.config, work.batch, work.block_bytes
     i, j = schedule.group
-    block = _block_bytes(config, batch, itemsize)
     unit = i * j * block
     pixels = batch * i * j * config.image_block_size**2
     feature = block * config.lr_features_per_side**2 // config.tokens_per_block
     features = (i + 2) * (j + 2) * feature
     # The windows of K, and the three rows of blocks that they or those of V are views of; a batch copies those of V.
     cut = (9 * j * (1 + (batch > 1)) + 3 * (j + 2)) * feature
-    exact = itemsize == 4
+    exact = work.itemsize == 4
 
     # qkv, q, then a copy of k and the normalised one; in half precision one row of blocks is rotated in float32.
     project = 6 * unit if exact else max(6 * unit, 5 * unit + 3 * j * block)
-    if kernel == "sdpa":
+    if work.kernel == "sdpa":
         # K and V of four neighbours of the blocks inside the picture, or of two, and all in wider heads, of a strip on
         # its edge. Some rows and columns of a group are inside: all but the first in the first group, all in others.
         inside = rows, cols = [max(n - 1, min(n, of - n)) for n, of in zip((i, j), schedule.grid, strict=True)]
         attend = 2 * unit + int(max(8 * rows * cols, 6 * (1 + MARK / config.head_dim) * max(inside), 2)) * block
-    else:
+    else:  # the others attend to neighbours one by one
         attend = 2 * unit + 4 * j * block  # the outputs of four neighbours of a row
     cross = 2 * unit + max(3 * features, 2 * features + unit + max(cut, unit))
     mlp = 5 * unit  # 4C inside, and the input or the output

@@ -19,6 +19,7 @@ from sat_sr.inference.byte_sizes import format_bytes
 from sat_sr.inference.choices import BLOCK_BATCH, MODES, OFFLOADS
 from sat_sr.inference.memory import WORKSPACE, canvas_bytes, group_bytes, kept_bytes, traffic_bytes, weight_bytes
 from sat_sr.inference.schedule import Order, Schedule
+from sat_sr.inference.workload import Workload
 from sat_sr.model.attention_kernels import LARGE_BLOCK
 from sat_sr.model.counts import flops, parameter_count
 
@@ -94,11 +95,10 @@ def make_plan(
         raise ValueError(f"device {device}: there are plans for {', '.join(BUSY_TOKENS)}")
     own_memory = kind == "cuda"
     _check(mode, block_batch, offload, device if not own_memory else None)
-    grid = (canvas[0] // config.image_block_size, canvas[1] // config.image_block_size)
+    work = Workload(config, canvas, batch, device, dtype, kernel, sampler)
 
     def plan(order: Order, group: tuple[int, int], offload: str, part: range | None) -> Plan:
-        schedule = Schedule(grid, group, order, part)
-        return _planned(config, canvas, schedule, offload, device, dtype, batch=batch, kernel=kernel, sampler=sampler)
+        return _planned(work, Schedule(work.grid, group, order, part), offload)
 
     orders: tuple[Order, ...] = {"auto": ("layer", "block"), "full": ("layer",)}.get(mode, ("block",))
     largest = block_batch if mode == "ar2" else busy_side(config, batch, "cpu" if mode == "ar" else device)
@@ -106,9 +106,9 @@ def make_plan(
     groups = [(side, side) for side in range(1, largest + 1)]
     decides = deciding or part
     plans = [plan(order, group, place, decides) for order in orders for group in groups for place in offloads]
-    plans.sort(key=_cost(config, batch, dtype.itemsize))
+    plans.sort(key=_cost(work))
     # `ar2` asks for its group: smaller ones are for emergencies only.
-    wanted = Schedule(grid, (largest, largest), "block", decides)
+    wanted = Schedule(work.grid, (largest, largest), "block", decides)
     candidates = [p for p in plans if p.schedule == wanted] if mode == "ar2" else plans
 
     on_device = [p for p in candidates if budget is None or p.device_bytes <= budget]
@@ -132,38 +132,26 @@ def busy_side(config: InfDiTConfig, batch: int, device: str) -> int:
     return max(1, math.isqrt(BUSY_TOKENS[kind] // (config.tokens_per_block * batch)))
 
 
-def _planned(
-    config: InfDiTConfig,
-    canvas: tuple[int, int],
-    schedule: Schedule,
-    offload: str,
-    device: str,
-    dtype: torch.dtype,
-    *,
-    batch: int,
-    kernel: str,
-    sampler: str,
-) -> Plan:
+def _planned(work: Workload, schedule: Schedule, offload: str) -> Plan:
     """A schedule with what it takes, on the device and on the host."""
-    itemsize = dtype.itemsize
-    kept, kept_on_host = kept_bytes(config, schedule, batch, itemsize, offload)
-    weights = weight_bytes(config, itemsize, offload)
-    group = group_bytes(config, schedule, batch, itemsize, kernel)
-    on_device = weights + kept + group + WORKSPACE.get(torch.device(device).type, 0)
+    kept, kept_on_host = kept_bytes(work, schedule, offload)
+    weights = weight_bytes(work.config, work.itemsize, offload)
+    workspace = WORKSPACE.get(torch.device(work.device).type, 0)
+    on_device = weights + kept + group_bytes(work, schedule) + workspace
     share = schedule.blocks / math.prod(schedule.grid)
-    canvases = canvas_bytes(canvas, batch, sampler, share, gathers=schedule.part.start == 0)
-    on_host = canvases + kept_on_host + (parameter_count(config) * itemsize - weights)
-    return Plan(schedule, kernel, device, offload, on_device, on_host)
+    canvases = canvas_bytes(work.canvas, work.batch, work.sampler, share, gathers=schedule.part.start == 0)
+    on_host = canvases + kept_on_host + (parameter_count(work.config) * work.itemsize - weights)
+    return Plan(schedule, work.kernel, work.device, offload, on_device, on_host)
 
 
-def _cost(config: InfDiTConfig, batch: int, itemsize: int) -> Callable[[Plan], tuple[float, int, int, int]]:
+def _cost(work: Workload) -> Callable[[Plan], tuple[float, int, int, int]]:
     """Fastest first; of equally fast ones that with less on the host, then with less to copy, then the smaller."""
 
     def cost(plan: Plan) -> tuple[float, int, int, int]:
         schedule = plan.schedule
-        work = batch * schedule.blocks * flops(config, (1, 1)) * (1 + 1 / math.prod(schedule.group))
-        moved = traffic_bytes(config, schedule, batch, itemsize, plan.offload)
-        time = max(work * OFFLOAD_SLOWDOWN[plan.offload], moved * FLOPS_PER_BYTE)
+        operations = work.batch * schedule.blocks * flops(work.config, (1, 1)) * (1 + 1 / math.prod(schedule.group))
+        moved = traffic_bytes(work, schedule, plan.offload)
+        time = max(operations * OFFLOAD_SLOWDOWN[plan.offload], moved * FLOPS_PER_BYTE)
         return time, OFFLOADS.index(plan.offload), moved, plan.device_bytes
 
     return cost
