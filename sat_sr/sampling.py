@@ -92,7 +92,7 @@ class SamplingSettings:
         return network_calls(self.sampler, len(self.sigmas()) - 1)
 
     def grid_offsets(self, block: int) -> list[int]:
-        """Those of all network calls, as `grid_offsets` gives them, for a model with blocks of `block` pixels per side.
+        """The offset of each network call (the function `grid_offsets`), for blocks of `block` pixels per side.
 
         Raises ValueError when the grid moves by a block or more from call to call.
         """

@@ -93,7 +93,7 @@ class Denoiser:
         self.on_progress, self.neighbours, self.compiled = on_progress, neighbours, compiled
         self.calls = 0
         self._lr = lr  # of the call that runs, on its grid
-        self._given: torch.Tensor | None = None  # by `set_condition`
+        self._next_lr: torch.Tensor | None = None  # of the next call, by `set_condition`
         self._ready = False
         self._transfer = self._weights = self._frontiers = self._hidden = None
 
@@ -108,7 +108,7 @@ class Denoiser:
         None where the offset is a multiple of LR_FACTOR: there it is the input's. `moving_grid` has the reason.
         """
         assert lr is None or lr.shape == self.lr.shape, f"{tuple(lr.shape)} given, {tuple(self.lr.shape)} wanted"
-        self._given = lr
+        self._next_lr = lr
 
     @torch.no_grad()  # not inference_mode: samplers change what it returns in place
     def __call__(self, x: torch.Tensor, sigma: float) -> torch.Tensor:
@@ -198,8 +198,8 @@ class Denoiser:
     def _conditions(self, offset: int, placement: Placement) -> Callable[[Group], torch.Tensor]:
         """The conditions of a call (`moving_grid`): keeps the LR condition, returns the enlarged one group by group."""
         if offset % LR_FACTOR:
-            assert self._given is not None, f"a call at offset {offset} needs `set_condition` before"
-            self._lr = self._given
+            assert self._next_lr is not None, f"a call at offset {offset} needs `set_condition` before"
+            self._lr = self._next_lr
             return lambda group: enlarged(self._lr, *self._pixels(group, origin=(0, 0)))
         moved = Placement(offset // LR_FACTOR, offset // LR_FACTOR)
         self._lr = moved.read(self.lr, *(slice(0, side) for side in self.lr.shape[-2:]))
