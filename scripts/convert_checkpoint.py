@@ -95,7 +95,7 @@ def parse_args() -> argparse.Namespace:
         try:
             args.sampler_defaults = json.loads(args.sampler_defaults)
         except json.JSONDecodeError as error:
-            parser.error(f"--sampler-defaults is no JSON: {error}")
+            parser.error(f"--sampler-defaults is not JSON: {error}")
     return args
 
 

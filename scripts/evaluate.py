@@ -7,7 +7,7 @@
 
 Bicubic and Lanczos interpolation stand beside it. Written to --out: report.md, report.json, sheet.png, worst/ (the
 three worst pictures by several figures, enlarged), pictures/ (all outputs), records.jsonl (results as they come: the
-same command goes on where it was interrupted).
+same command continues where it was interrupted).
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"evaluate.py: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"\nInterrupted. What is done is in {args.out}; the same command goes on from there.", file=sys.stderr)
+        print(f"\nInterrupted. What is done is in {args.out}; the same command continues from there.", file=sys.stderr)
         return 130
 
 
@@ -185,7 +185,7 @@ def remarks(pairs, left_out: str):
         yield f"skipped {name}: {reason}"
     if pairs.ignored:
         some = [path.name for path in pairs.ignored[:3]] + ["…"] * (len(pairs.ignored) > 3)
-        yield f"ignored {len(pairs.ignored)} files that are no pictures by their names: {', '.join(some)}"
+        yield f"ignored {len(pairs.ignored)} files that are not pictures by their names: {', '.join(some)}"
     if pairs.cropped:
         yield f"cut {len(pairs.cropped)} pictures, right and below, to {pairs.scale:g} times a whole number of pixels"
     if left_out:

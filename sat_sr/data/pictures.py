@@ -65,7 +65,7 @@ def to_rgb(image: Image.Image) -> tuple[Image.Image, str | None]:
     """
     deep, tiff = _has_deep_colour(image), image.format == "TIFF"
     image.load()
-    info, turn = image.info, _TURNS.get(orientation(image))  # not earlier: a PNG's EXIF may stand behind its pixels
+    info, turn = image.info, _TURNS.get(orientation(image))  # not earlier: a PNG's EXIF may come after its pixels
     if turn is not None and not tiff:  # Pillow turns TIFF itself
         image = image.transpose(turn)
     if image.mode == "RGB" and "transparency" not in info:

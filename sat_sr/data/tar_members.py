@@ -1,5 +1,5 @@
 """The files in a tar that may be damaged. tarfile takes a header that it cannot read for the end of the archive and
-says nothing; here the reading goes on at the next header, and whoever reads is told what lies between."""
+says nothing; here the reading continues at the next header, and what lies between is reported."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from typing import BinaryIO
 
 
 class Break(Enum):
-    """What stands between two files, or behind the last one, instead of the next file's header."""
+    """What stands between two files, or after the last one, instead of the next file's header."""
 
     DAMAGE = "files are missing, or a part of one"
-    NEXT_ARCHIVE = "the end of an archive, and something behind it: tars joined by cat"
+    NEXT_ARCHIVE = "the end of an archive, and something after it: tars joined by cat"
     NO_END = "nothing, where the end of the archive should be: it may have been cut off between two files"
 
 
 def read_members(stream: BinaryIO) -> Iterator[tuple[str, bytes] | Break]:
     """(name, content) of every regular file of a tar, compressed or not, and a Break wherever it is not whole.
 
-    A header's checksum tells whether it is one, so the content behind a damaged header is not taken for headers. What
+    A header's checksum tells whether it is one, so the content after a damaged header is not taken for headers. What
     the tar says of a file's size is believed, as it is under that checksum.
 
     Raises what tarfile and the decompressors raise where nothing can be read any further.
@@ -32,7 +32,7 @@ def read_members(stream: BinaryIO) -> Iterator[tuple[str, bytes] | Break]:
             try:
                 member = tar.next()
             except Exception:
-                if tar.zeros >= 2 and not tar.unreadable:  # what comes behind the end takes nothing from before it
+                if tar.zeros >= 2 and not tar.unreadable:  # what comes after the end takes nothing from before it
                     yield Break.NEXT_ARCHIVE
                 raise
             if member is None:
@@ -52,7 +52,7 @@ class _Tar(tarfile.TarFile):
     """Counts the blocks since the last file that stood where a header was wanted.
 
     zeros       of zeros only
-    unreadable  others that are no header
+    unreadable  others that are not a header
     rest        less than a block, at the end of the stream
     """
 
@@ -65,11 +65,11 @@ class _Tar(tarfile.TarFile):
                 return super().next()
             except tarfile.ReadError:
                 at = self.fileobj.tell()
-                if 0 < at < self.offset:  # it ends in the padding behind a file, which has been read
+                if 0 < at < self.offset:  # it ends in the padding after a file, which has been read
                     return None
                 if at == self.offset:
                     raise
-                self.offset = at  # a long name's header, and no header of the file behind it
+                self.offset = at  # a long name's header, and no header of the file after it
 
     def take_gap(self) -> Break | None:
         zeros, unreadable = self.zeros, self.unreadable

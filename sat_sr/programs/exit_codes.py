@@ -1,4 +1,4 @@
-"""What both programs end with: README.md and docs/training.md tell it."""
+"""Exit codes of both programs, documented in README.md and docs/training.md."""
 
 from __future__ import annotations
 

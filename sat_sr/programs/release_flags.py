@@ -36,7 +36,7 @@ NETWORK: Settled = {
 
 
 def with_dashes(argument: str) -> str:
-    """--infer_sr_scale=2 -> --infer-sr-scale=2; what is no flag stays as it is."""
+    """--infer_sr_scale=2 -> --infer-sr-scale=2; what is not a flag stays as it is."""
     if not argument.startswith("--"):
         return argument
     name, equals, value = argument.partition("=")

@@ -1,1 +1,1 @@
-"""The training of the network: a DeepSpeed run that can be interrupted and goes on exactly. Its program is main.py."""
+"""The training of the network: a DeepSpeed run that can be interrupted and resumes exactly. Its program is main.py."""

@@ -36,7 +36,7 @@ DTYPE = Rule(lambda value: value in ("fp32", "fp16", "bf16"), '"fp32", "fp16" or
 TEXT = Rule(lambda value: value is None or isinstance(value, str), "a text")
 ANYTHING = Rule(lambda value: True, "")  # here; looked at below, in recipe.py, or by DeepSpeed itself
 NO_SPARSE = Rule(lambda value: value is False, "false: the network has no sparse gradients")
-NOT_UNIVERSAL = Rule(lambda value: value is False, "false: a run on other ranks goes on without that")
+NOT_UNIVERSAL = Rule(lambda value: value is False, "false: a run resumes on other ranks without that")
 SHARED_FOLDER = Rule(lambda value: value is False, "false: a run's checkpoints lie in the --save folder of all nodes")
 
 # "auto" is for programs that fill it in, and fits none of these.
@@ -108,7 +108,7 @@ def read_deepspeed_config(path: str | Path) -> dict:
     except OSError as error:
         raise ValueError(f"--deepspeed-config {path}: cannot be read ({error.strerror})") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"--deepspeed-config {path}: no valid JSON: {error}") from None
+        raise ValueError(f"--deepspeed-config {path}: not valid JSON: {error}") from None
     if not isinstance(values, dict):
         raise ValueError(f"--deepspeed-config {path}: must hold one JSON object, not {type(values).__name__}")
     _check(values, KEYS, str(path))

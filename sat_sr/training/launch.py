@@ -118,14 +118,14 @@ def _out_of_memory() -> str:
 def _resolve_model(settings: argparse.Namespace) -> list[str]:
     """Sets `settings.model` from --load where no flag says anything about sizes; else checks that both agree.
 
-    A run that goes on needs no --load: it is set to None, and the file may be gone.
+    A run that resumes needs no --load: it is set to None, and the file may be gone.
     Returns what the user should know. Raises ValueError when the weights do not fit the flags.
     """
     if not settings.load:
         return []
     folder = Path(settings.save or "", settings.experiment_name or "")
     if settings.save and (checkpoint := find_latest(folder)):
-        note = f"--load {settings.load} is not read: {folder} goes on from its last checkpoint"
+        note = f"--load {settings.load} is not read: {folder} resumes from its last checkpoint"
         settings.load = None
         if settings.model is None:
             settings.model = load(checkpoint).config
@@ -164,7 +164,7 @@ def _use_cuda(device: str, ranks: Ranks) -> bool:
     if ranks.local_rank >= torch.cuda.device_count():
         raise ValueError(
             f"local rank {ranks.local_rank} has no GPU of its own, this host has {torch.cuda.device_count()}: start as "
-            "many ranks a host as it has GPUs"
+            "many ranks per host as it has GPUs"
         )
     return True
 
@@ -212,6 +212,6 @@ def _introduce(settings: argparse.Namespace, recipe: Recipe, ranks: Ranks, use_c
         width = 2 if recipe.precision == "bf16" else 4
         shared = ranks.world_size if recipe.zero_stage else 1
         gib = total * (2 * width + 16 / shared) / 2**30
-        say(f"weights, gradients and optimizer state take {gib:.2f} GiB a rank; activations come on top")
+        say(f"weights, gradients and optimizer state take {gib:.2f} GiB per rank; activations come on top")
         shown = {name: value for name, value in vars(settings).items() if name not in ("notes", "model")}
         print(json.dumps({"model": settings.model.to_dict(), **shown, "deepspeed": recipe.engine}, indent=2))

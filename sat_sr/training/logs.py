@@ -1,4 +1,4 @@
-"""What a run tells: one line to read, one JSON line to plot, the same for TensorBoard. Rank 0 writes."""
+"""What a run reports: one line to read, one JSON line to plot, the same for TensorBoard. Rank 0 writes."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ def _divide_batch(settings: argparse.Namespace, values: dict, world_size: int) -
     given = _first(settings.gradient_accumulation_steps, values.get("gradient_accumulation_steps"))
     total = _first(settings.train_batch_size, values.get("train_batch_size"))
     if settings.train_batch_size is not None and settings.gradient_accumulation_steps is None:
-        given = None  # the flag outweighs the JSON's accumulation
+        given = None  # the flag overrides the JSON's accumulation
     if total is None:
         return micro, given or 1
     if total % (micro * world_size) or (given and total != micro * given * world_size):

@@ -1,4 +1,4 @@
-"""What a run that goes on keeps, what it may change on the way, and what is said of that."""
+"""What a resumed run keeps, what it may change, and what is said of that."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def decisive_settings(settings: argparse.Namespace, recipe: Recipe, shards: list
     """What decides the result and may change on the way, by name; JSON values."""
     shared = {
         "ranks": recipe.world_size,
-        "samples a step": recipe.batch,
+        "samples per step": recipe.batch,
         "micro batch": recipe.micro_batch,
         "accumulation": recipe.accumulation,
         "lr": recipe.lr,

@@ -17,7 +17,7 @@ def lock_folder(folder: Path) -> TextIO:
 
     A POSIX record lock: data workers that outlive a killed trainer for a moment do not hold it, and NFS knows it.
 
-    Raises ValueError, naming the owner, when another process has it. File systems without locks are told of once.
+    Raises ValueError, naming the owner, when another process has it. File systems without locks are reported once.
     """
     file = open(folder / LOCK, "a+", encoding="utf-8")  # noqa: SIM115  # stays open
     try:

@@ -152,7 +152,7 @@ def remove_old(folder: Path, keep_last: int) -> None:
     """Removes all but the newest `keep_last` checkpoints (0: none is removed) up to the one that `latest` names.
 
     Later ones are of a run that was taken back by hand: they are not counted, and replaced when this one gets there.
-    One that cannot be removed is told of once, and tried again with the next checkpoint.
+    One that cannot be removed is reported once, and tried again with the next checkpoint.
     """
     latest = find_latest(folder)
     counted = [step for step in steps(folder) if latest and step <= int(latest.name)]
@@ -160,7 +160,7 @@ def remove_old(folder: Path, keep_last: int) -> None:
         try:
             _remove(folder / str(step))
         except OSError as error:
-            _tell_left_over(folder / str(step), error.strerror)
+            _report_left_over(folder / str(step), error.strerror)
 
 
 def load(engine: DeepSpeedEngine, checkpoint: Path, ranks: int) -> None:
@@ -221,7 +221,7 @@ def ema_weights(engine: DeepSpeedEngine) -> Iterator[None]:
 
 
 def _could_not_write(error: Exception) -> bool:
-    """PyTorch's writer, in C++, has a RuntimeError for a full disk; others are no matter of the disk."""
+    """PyTorch's writer, in C++, has a RuntimeError for a full disk; others have nothing to do with the disk."""
     return isinstance(error, OSError) or any(sign in str(error) for sign in ("PytorchStreamWriter", "inline_container"))
 
 
@@ -250,13 +250,13 @@ def _remove_temporary(folder: Path) -> None:
 
 
 def _delete(doomed: Path) -> None:
-    """NFS removes no folder with a file that somebody has open: that is no reason to end a run."""
+    """NFS removes no folder with a file that somebody has open, which should not end a run."""
     try:
         shutil.rmtree(doomed)
     except OSError as error:
-        _tell_left_over(doomed, error.strerror)
+        _report_left_over(doomed, error.strerror)
 
 
 @cache
-def _tell_left_over(path: Path, reason: str) -> None:
+def _report_left_over(path: Path, reason: str) -> None:
     warn(f"{path}, an old checkpoint, cannot be removed ({reason}): tried again with each checkpoint to come")

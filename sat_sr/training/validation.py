@@ -31,7 +31,7 @@ class ValidationResult:
     loss: float
     by_sigma: list[float]
     psnr: float
-    grid: torch.Tensor | None  # (3, BH, 4W) uint8, of this rank; a row a picture: LR, bicubic, sample, target
+    grid: torch.Tensor | None  # (3, BH, 4W) uint8, of this rank; one row per picture: LR, bicubic, sample, target
 
 
 @torch.no_grad()

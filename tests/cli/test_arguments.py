@@ -133,7 +133,7 @@ def test_memory_has_units(text, count):
     assert parse_arguments([f"--memory={text}"]).memory == count
 
 
-def test_settings_of_a_picture_are_checked_like_flags_and_outweighed_by_them(capsys):
+def test_settings_of_a_picture_are_checked_like_flags_and_overridden_by_them(capsys):
     stored = {"seed": 7, "sampler": "euler", "num_steps": 3, "init_noise": False, "scale": 2.5, "network": "../evil"}
     args = parse_arguments(["--seed", "9"], stored)
     assert (args.seed, args.sampler, args.num_steps, args.init_noise) == (9, "euler", 3, False)

@@ -83,7 +83,7 @@ def test_the_sheet_shows_original_degraded_and_bicubic(run, photos, tmp_path):
     [
         (["--size", "128"], "has 70x64 pixels: choose --size 64 or less"),
         (["--degradation", "harsh"], "known are strong, mild, clean"),
-        (["-o", "sheet.gone"], ".gone is no picture format"),
+        (["-o", "sheet.gone"], ".gone is not a picture format"),
     ],
 )
 def test_what_cannot_be_shown_is_one_sentence(run, photos, tmp_path, monkeypatch, arguments, words):

@@ -204,7 +204,7 @@ def test_an_interrupted_evaluation_goes_on(script, upscaler, images, network, tm
     arguments = (script, images, tmp_path / "out", *options)
     upscaler.fails_at = 3
     assert run(*arguments) == 130
-    assert "goes on from there" in capsys.readouterr().err
+    assert "continues from there" in capsys.readouterr().err
     upscaler.fails_at = None
     assert run(*arguments) == 0
     assert len(upscaler.calls) == 4  # 2 pictures × 2 settings, none twice

@@ -111,7 +111,7 @@ def test_without_data_or_folder_nothing_starts_but_a_dry_run(capsys):
     assert parse_arguments(["--dry-run"]).dry_run
 
 
-def test_flags_outweigh_the_json_and_the_cpu_gets_fp32():
+def test_flags_override_the_json_and_the_cpu_gets_fp32():
     recipe = recipe_of("--lr", "0.01", "--clip-grad", "2", "--micro-batch-size", "3", "--zero-stage", "2", world_size=2)
     assert (recipe.lr, recipe.clip_grad, recipe.batch, recipe.zero_stage, recipe.precision) == (0.01, 2.0, 6, 2, "fp32")
     engine = recipe.engine
@@ -146,7 +146,7 @@ def test_a_global_batch_sets_the_accumulation_or_does_not_divide():
         ('{"gradient_accumulation_steps": 0}', "gradient_accumulation_steps is 0: must be a whole number from 1 on"),
         ('{"gradient_clipping": -1}', "gradient_clipping is -1: must be a number from 0 on"),
         ('{"zero_optimization": {"offload_optimizer": {"device": "cpu"}}}', "state stays on the device.*remove"),
-        ('{"bf16": {"enabled": true},}', "no valid JSON: .*line 1"),
+        ('{"bf16": {"enabled": true},}', "not valid JSON: .*line 1"),
         ('{"zero_optimization": 1}', "zero_optimization must be an object"),
         ('{"zero_optimization": {"reduce_bucket_size": "big"}}', "reduce_bucket_size is 'big': must be a whole number"),
         ('{"zero_optimization": {"overlap_comm": "yess"}}', "overlap_comm is 'yess': must be true or false"),
@@ -324,7 +324,7 @@ def test_a_run_that_goes_on_does_not_open_what_it_was_started_from(monkeypatch, 
     (weights.parent / "training.json").write_text("{}")  # of a complete checkpoint
     said, settings = dry_run(monkeypatch, capsys, *flags, "--experiment-name", "mine")
     assert said.count("moved.pt") == 1
-    assert f"--load moved.pt is not read: {tmp_path / 'runs' / 'mine'} goes on from its last checkpoint" in said
+    assert f"--load moved.pt is not read: {tmp_path / 'runs' / 'mine'} resumes from its last checkpoint" in said
     assert settings["model"] == config.to_dict() and settings["load"] is None
     (tmp_path / "runs" / "mine" / "latest").write_text("7")  # until now it was the newest one that was found
     assert dry_run(monkeypatch, capsys, *flags, "--experiment-name", "mine") == (said, settings)

@@ -1,4 +1,4 @@
-"""On a GPU: the program trains, saves, validates, and goes on from the middle to where it would have come anyway."""
+"""On a GPU: the program trains, saves, validates, and resumes from the middle to where it would have come anyway."""
 
 from __future__ import annotations
 

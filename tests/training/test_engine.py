@@ -81,7 +81,7 @@ def test_what_a_run_says(reports):
     assert "differs from" not in said
     assert "\nvalidation: 2 crops, 1 converted: grey\n" in said
     assert "validation: 3 crops (4 asked for), 1 converted: grey, 1 too small" in report["more validation"]
-    differing = "samples a step 2 (was 4), micro batch 1 (was 2), --p-mean 0.5 (was -1.0)"
+    differing = "samples per step 2 (was 4), micro batch 1 (was 2), --p-mean 0.5 (was -1.0)"
     assert f"differs from step 6 on: {differing}\n" in report["changed"]
     assert report["pictures"] == ["00000003.png", "00000006.png"]
 
@@ -99,7 +99,7 @@ def test_the_logged_loss_is_of_all_steps_and_the_time_of_training_alone(reports)
     (mean,) = report["logged mean"]
     assert len(losses) == 6 and len(set(losses)) == 6
     assert mean["step"] == 6 and mean["loss"] == pytest.approx(sum(losses) / 6, rel=1e-6)
-    seconds = 6 * 4 / mean["samples_per_second"]  # of 2 x 2 samples a step
+    seconds = 6 * 4 / mean["samples_per_second"]  # of 2 x 2 samples per step
     assert seconds < report["seconds with two validations"] - 2
     phases = sum(mean[f"seconds_{phase}"] for phase in ("data", "forward", "backward", "step"))
     assert 6 * phases == pytest.approx(seconds, abs=0.2)

@@ -121,7 +121,7 @@ def test_the_hyperparameters_are_the_official_ones(launch):
 
 
 @pytest.mark.parametrize("line", DOCUMENTED)
-def test_flags_behind_outweigh_those_inside_and_the_documented_ones_are_understood(launch, line):
+def test_flags_after_it_override_those_inside_and_the_documented_ones_are_understood(launch, line):
     added = line.split()
     settings = parse_arguments(launch(added)[2:])
     for flag, value in zip(added[::2], added[1::2], strict=True):

@@ -75,6 +75,6 @@ def test_the_run_goes_on_to_its_end_with_an_epoch_that_nobody_had_begun(reports,
 @pytest.mark.parametrize("ranks", [1, 3])
 def test_what_is_different_is_told(reports, ranks):
     said = reports["said"][ranks]
-    assert f"differs from step 3 on: ranks {ranks} (was 2), samples a step {2 * ranks} (was 4)" in said
+    assert f"differs from step 3 on: ranks {ranks} (was 2), samples per step {2 * ranks} (was 4)" in said
     dealt = f"shards were dealt to 2 x 1 ranks x workers and now are to {ranks} x 1"
     assert f"samples are read in another order from step 3 on: {dealt}" in said

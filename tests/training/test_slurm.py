@@ -135,5 +135,5 @@ def test_killed_resubmitted_preempted_and_requeued_it_trains_as_if_undisturbed(s
     third = submit("disturbed", nodes=1, steps=STEPS + 10)  # as if a node were lost, or all were taken
     wait("the end on one node", lambda: job_state(third) == "COMPLETED", third)
     output = (tmp_path / "disturbed.txt").read_text()
-    assert "ranks 1 (was 2), samples a step 1 (was 2)" in output
+    assert "ranks 1 (was 2), samples per step 1 (was 2)" in output
     assert list(records(tmp_path / "disturbed")) == list(range(1, STEPS + 11))
