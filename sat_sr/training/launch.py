@@ -52,6 +52,8 @@ def launch(settings: argparse.Namespace, preemption: Preemption) -> int:
         if ranks.rank == 0:  # the others would only say the same
             _check_data(settings)
             _introduce(settings, recipe, ranks, use_cuda)
+            if settings.dry_run:
+                _print_settings(settings, recipe, ranks)
         if settings.dry_run:
             return 0
         code = _train(settings, recipe, ranks, use_cuda, preemption)
@@ -188,16 +190,14 @@ def _check_data(settings: argparse.Namespace) -> None:
 
 
 def _introduce(settings: argparse.Namespace, recipe: Recipe, ranks: Ranks, use_cuda: bool) -> None:
-    """What will run; with --dry-run, in full."""
+    """What will run, in a few lines."""
     for note in settings.notes:
         say(note)
     if recipe.precision == "fp32" and recipe.asked_bf16:
         say("the DeepSpeed JSON enables bf16, the CPU is faster in fp32: fp32 is used; --precision bf16 insists")
-    shapes = parameter_shapes(settings.model)
-    total = sum(math.prod(shape) for shape in shapes.values())
     say(
         f"{ranks.world_size} rank(s) from {ranks.source}, {'CUDA' if use_cuda else 'CPU'}, {recipe.precision}, ZeRO "
-        f"stage {recipe.zero_stage} | model of {total:,} parameters"
+        f"stage {recipe.zero_stage} | model of {_count_parameters(settings):,} parameters"
     )
     rates = f"{settings.optimizer} lr {recipe.lr:g}"
     if settings.optimizer == "muon":
@@ -207,11 +207,18 @@ def _introduce(settings: argparse.Namespace, recipe: Recipe, ranks: Ranks, use_c
         f" | {rates}, weight decay {recipe.weight_decay:g}, clipping {recipe.clip_grad:g}"
         f" | {settings.train_iters} steps"
     )
-    if settings.dry_run:
-        # Network and gradients in its precision on every rank; float32 weights, moments and EMA shared by the ranks.
-        width = 2 if recipe.precision == "bf16" else 4
-        shared = ranks.world_size if recipe.zero_stage else 1
-        gib = total * (2 * width + 16 / shared) / 2**30
-        say(f"weights, gradients and optimizer state take {gib:.2f} GiB per rank; activations come on top")
-        shown = {name: value for name, value in vars(settings).items() if name not in ("notes", "model")}
-        print(json.dumps({"model": settings.model.to_dict(), **shown, "deepspeed": recipe.engine}, indent=2))
+
+
+def _print_settings(settings: argparse.Namespace, recipe: Recipe, ranks: Ranks) -> None:
+    """For --dry-run: how much memory is needed at least, and all that was settled, as JSON."""
+    # Network and gradients in its precision on every rank; float32 weights, moments and EMA shared by the ranks.
+    width = 2 if recipe.precision == "bf16" else 4
+    shared = ranks.world_size if recipe.zero_stage else 1
+    gib = _count_parameters(settings) * (2 * width + 16 / shared) / 2**30
+    say(f"weights, gradients and optimizer state take {gib:.2f} GiB per rank; activations come on top")
+    shown = {name: value for name, value in vars(settings).items() if name not in ("notes", "model")}
+    print(json.dumps({"model": settings.model.to_dict(), **shown, "deepspeed": recipe.engine}, indent=2))
+
+
+def _count_parameters(settings: argparse.Namespace) -> int:
+    return sum(math.prod(shape) for shape in parameter_shapes(settings.model).values())
