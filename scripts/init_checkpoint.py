@@ -18,6 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from sat_sr.config import PRESETS, InfDiTConfig
+from sat_sr.programs.release_flags import flag
 
 SIZES = [field.name for field in dataclasses.fields(InfDiTConfig)]
 
@@ -47,7 +48,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("output", metavar="OUT", type=Path, help="file to write, ending in .pt or .safetensors")
     parser.add_argument("--preset", choices=PRESETS, default="official", help="(default: %(default)s)")
     for name in SIZES:
-        parser.add_argument(f"--{name.replace('_', '-')}", type=int, metavar="N", help="(default: the preset's)")
+        parser.add_argument(flag(name), type=int, metavar="N", help="(default: the preset's)")
     parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
     parser.add_argument("--dtype", choices=("bf16", "fp32"), default="fp32", help="(default: %(default)s)")
     args = parser.parse_args()
