@@ -157,7 +157,7 @@ def test_a_global_batch_sets_the_accumulation_or_does_not_divide():
         ('{"flops_profiler": {"enabledd": true}}', "flops_profiler: unknown key 'enabledd'; is enabled meant"),
         (
             '{"checkpoint": {"load_universal": true}}',
-            "load_universal is True: must be false: a run on other ranks goes",
+            "load_universal is True: must be false: a run resumes on other ranks",
         ),
         (
             '{"checkpoint": {"use_node_local_storage": true}}',
