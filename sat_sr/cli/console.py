@@ -33,11 +33,13 @@ class Console:
     json    objects on standard output
     prefix  before every line, to tell ranks apart
     bars    whether this process may draw bars
+    Attribute lost: something could not be printed, for a reason other than that nobody reads on (`| head`).
     """
 
     def __init__(self, *, quiet: bool = False, json: bool = False, prefix: str = "", bars: bool = True) -> None:
         self.quiet, self.json, self.prefix = quiet, json, prefix
         self.bars = bars and not (quiet or json)
+        self.lost = False
         self._said: set[str] = set()
         self._list: ListBar | None = None
 
@@ -55,10 +57,14 @@ class Console:
     def error(self, text: str) -> None:
         self._print(f"error: {text}", sys.stderr)
 
+    def error_about(self, name: str, reason: str) -> None:
+        """With the picture's name, unless the reason has it."""
+        self.error(reason if name in reason else f"{name}: {reason}")
+
     def record(self, values: dict[str, Any]) -> None:
         """One object a picture, with --json."""
         if self.json:
-            with _reader_may_leave(sys.stdout):
+            with self._may_be_lost(sys.stdout):
                 print(json.dumps(values), flush=True)
 
     def ask(self, prompt: str) -> str:
@@ -82,9 +88,23 @@ class Console:
         return words
 
     def _print(self, text: str, stream: TextIO) -> None:
-        with _reader_may_leave(stream):
+        with self._may_be_lost(stream):
             tqdm.write(_printable(self.prefix + text, stream), file=stream)
             stream.flush()
+
+    @contextlib.contextmanager
+    def _may_be_lost(self, stream: TextIO) -> Iterator[None]:
+        """A stream that ends, by `| head` or a full disk, ends the reporting and not the work."""
+        try:
+            yield
+        except OSError as error:
+            with open(os.devnull, "wb") as nowhere:
+                os.dup2(nowhere.fileno(), stream.fileno())
+            if isinstance(error, BrokenPipeError):
+                return
+            self.lost = True
+            if stream is sys.stdout:
+                self.error(f"standard output cannot be written ({error.strerror}): the work goes on without it")
 
     @contextlib.contextmanager
     def list_progress(self, pictures: int, costs: Iterable[float]) -> Iterator[Callable[[], None]]:
@@ -145,13 +165,3 @@ def _printable(text: str, stream: TextIO) -> str:
     """Names of files may hold what the stream's encoding has not, and what a terminal would obey."""
     encoding = stream.encoding or "utf-8"
     return text.translate(_CONTROLS).encode(encoding, "backslashreplace").decode(encoding)
-
-
-@contextlib.contextmanager
-def _reader_may_leave(stream: TextIO) -> Iterator[None]:
-    """`| head` ends the listening and not the work."""
-    try:
-        yield
-    except BrokenPipeError:
-        with open(os.devnull, "wb") as nowhere:
-            os.dup2(nowhere.fileno(), stream.fileno())

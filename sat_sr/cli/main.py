@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import signal
 import sys
@@ -13,6 +14,7 @@ from sat_sr.cli.arguments import parse_arguments
 from sat_sr.cli.console import Console
 from sat_sr.cli.errors import CannotRun
 from sat_sr.cli.run import Run
+from sat_sr.cli.sharing import Sharing
 from sat_sr.image_io.picture import PictureError
 from sat_sr.programs import exit_codes
 from sat_sr.programs.allocator import keep_freed_memory
@@ -41,20 +43,24 @@ def main(argv: Sequence[str] | None = None) -> int:
             stored = _stored_settings(args.from_picture) if args.from_picture else None
             if stored is not None:
                 args = parse_arguments(argv, stored)
-            return Run(args, console, process, stored).run()
+            return Run(args, console, Sharing(process), stored).run()
         except CannotRun as error:
             console.error(str(error))
             return exit_codes.WRONG_USE
         except KeyboardInterrupt:
-            console.error("interrupted: finished pictures are kept; the same command with --skip-existing goes on")
+            again = "; the same command with --skip-existing continues" if args.inputs else ""
+            console.error(f"interrupted: finished pictures are kept{again}")
             return exit_codes.of_signal(caught[0] if caught else signal.SIGINT)
 
 
 def _open_streams() -> None:
-    """`>&-` closes what is printed to. The next file that is opened, a picture, would take its place."""
+    """Standard streams that can be used: `>&-` closes what is printed to, and the next file that is opened, a picture,
+    would take its place; names that are typed need not be in the terminal's encoding."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 (as long as the program)
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")
 
 
 def _stored_settings(name: str) -> Mapping[str, Any]:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import os
 import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,10 +23,11 @@ from sat_sr.cli.find_network import find_network
 from sat_sr.cli.free_names import next_free, source_in
 from sat_sr.cli.inputs import expand_inputs
 from sat_sr.cli.outputs import Output, plan_outputs
+from sat_sr.cli.results import Results
+from sat_sr.cli.sharing import Sharing
 from sat_sr.image_io.picture import Picture, PictureError
 from sat_sr.image_io.storage import NameTaken, require_writable
 from sat_sr.programs import exit_codes
-from sat_sr.programs.launcher import Process
 
 if TYPE_CHECKING:
     import torch
@@ -34,64 +36,79 @@ if TYPE_CHECKING:
 
 PROMPT = "Please input low resolution image path (Ctrl-D quit): "
 DEFAULT_OUT_DIR = "samples"
-MIB = 1 << 20
 
 
 @dataclass
 class Run:
     """One call of the program.
 
+    sharing   this process among the ranks
     stored    settings that --from-picture repeats, for what they say about the weights
-    together  whether the ranks compute each picture together; otherwise they share the list
     """
 
     args: argparse.Namespace
     console: Console
-    process: Process
+    sharing: Sharing
     stored: Mapping[str, Any] | None = None
-    together: bool = False
-    done: int = 0
-    skipped: int = 0
-    failed: list[str] = field(default_factory=list)
-    made: list[Path] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.results = Results(self.console, self.sharing)
 
     def run(self) -> int:
-        args = self.args
-        for note in args.notes:
+        for note in self.args.notes:
             self.console.note(note)
-        network = find_network(args.network)
-        interactive = not args.inputs
-        if interactive and self.process.world_size > 1:
-            raise CannotRun(f"{self.process.world_size} ranks cannot be asked for pictures: name them, or a list")
-        if "-" in args.inputs and self.process.world_size > 1:  # torchrun's would each read a part of it
-            raise CannotRun(
-                f"{self.process.world_size} ranks cannot share standard input: save the list as a .txt file"
-            )
-        entries = [] if interactive else expand_inputs(args.inputs, recursive=args.recursive, exclude=self._out_dir())
-        if entries and all(entry.error for entry in entries):
-            for entry in entries:
-                self._fail(entry, entry.error or "")
-            return self._summary()
-        worker = self._start(network)
-        if interactive:
-            for entry in self._ask():
-                self._do_all(worker, [entry])
-            return self._summary()
-        if args.estimate:
-            for output in self._mine(self._plan(worker, entries)):
-                self._do(worker, output, self._estimate)
+        network = find_network(self.args.network)
+        if self.args.inputs:
+            self._do_list(network)
         else:
-            if self._split(entries):
-                self._join(worker, entries)
-            self._do_all(worker, entries)
-        return self._summary()
+            self._do_what_is_asked_for(network)
+        self.results.summary()
+        failed = bool(self.results.failed or self.console.lost)
+        self.sharing.finish(failed, self.console.note)
+        return exit_codes.FAILED if failed else exit_codes.DONE
+
+    def _do_list(self, network: Path) -> None:
+        args, ranks = self.args, self.sharing.process.world_size
+        if "-" in args.inputs and ranks > 1:  # torchrun's would each read a part of it
+            raise CannotRun(f"{ranks} ranks cannot share standard input: save the list as a .txt file")
+        entries = expand_inputs(args.inputs, recursive=args.recursive, exclude=self._out_dir())
+        if all(entry.error for entry in entries):
+            for entry in self.sharing.mine(entries):
+                self.results.fail(entry, entry.error or "")
+            return
+        worker = self._start(network)
+        plan = self._plan(worker, entries)
+        if args.estimate:
+            for output in self.sharing.mine(plan):
+                self._do(worker, output, self._estimate)
+            return
+        if self._split(entries):
+            self._join(worker, plan)
+        self._do_all(worker, plan)
+
+    def _do_what_is_asked_for(self, network: Path) -> None:
+        """Pictures that the user names, one after the other, until Ctrl-D."""
+        if (ranks := self.sharing.process.world_size) > 1:
+            raise CannotRun(f"{ranks} ranks cannot be asked for pictures: name them, or a list")
+        worker = self._start(network)
+        while True:
+            try:
+                typed = self.console.ask_paths(PROMPT)
+            except EOFError:
+                self.console.line("")
+                return
+            entries = expand_inputs(typed, recursive=self.args.recursive, exclude=self._out_dir())
+            for entry in entries:
+                if entry.error:  # a slip of the hand is no failure
+                    self.console.error(entry.error)
+            self._do_all(worker, self._plan(worker, [entry for entry in entries if not entry.error]))
 
     def _start(self, network: Path) -> Worker:
         from sat_sr.cli.describe import introduction
         from sat_sr.cli.worker import Worker
         from sat_sr.inference.devices import share_cores
 
-        args, process = self.args, self.process
+        args, process = self.args, self.sharing.process
         seed = args.seed
         if seed is None:
             seed = 0 if process.world_size > 1 else secrets.randbelow(2**32)  # ranks that share a list do not meet
@@ -115,55 +132,34 @@ class Run:
     def _split(self, entries: list[Entry]) -> bool:
         """Whether the ranks compute pictures together."""
         together = self.args.split_picture
-        if together and self.process.world_size == 1:
+        ranks = self.sharing.process.world_size
+        if together and ranks == 1:
             self.console.note("--split-picture has no effect on one process: start several, by torchrun")
         if together is None:
             together = len(entries) == 1 and "MASTER_ADDR" in os.environ  # without, ranks do not find one another
-        return together and self.process.world_size > 1
+        return together and ranks > 1
 
-    def _join(self, worker: Worker, entries: list[Entry]) -> None:
-        """Compute every picture together with the other ranks; the first one speaks and writes for all."""
+    def _join(self, worker: Worker, plan: list[Output]) -> None:
+        """Compute every picture together with the other ranks."""
         from sat_sr.cli.work import dtype_name
-        from sat_sr.inference.rendezvous import RanksDiffer, join
 
         settings = {
             **vars(self.args),
             "device": worker.device.type,
             "dtype": dtype_name(worker.dtype),
             "weights": worker.checkpoint_hash,
-            "pictures": [entry.name for entry in entries],
+            # Where ranks see different files, one would wait for what another leaves out.
+            "pictures": [
+                f"{output.entry.name}: {output.error or ('skipped' if output.skip else 'to do')}" for output in plan
+            ],
         }
-        try:
-            worker.ranks = join(
-                settings, worker.device, self.process.rank, self.process.world_size, on_wait=self.console.note
-            )
-        except (ValueError, OSError) as error:
-            if isinstance(error, RanksDiffer) and self.process.rank:  # all know it, the first one tells
-                raise SystemExit(exit_codes.FAILED) from error
-            raise CannotRun(str(error)) from error
-        self.together = True
-        self.console.quiet = self.console.quiet or self.process.rank > 0
-
-    def _ask(self) -> Iterator[Entry]:
-        """Pictures that the user names, one after the other, until Ctrl-D."""
-        while True:
-            try:
-                typed = self.console.ask_paths(PROMPT)
-            except EOFError:
-                self.console.line("")
-                return
-            for entry in expand_inputs(typed, recursive=self.args.recursive, exclude=self._out_dir()):
-                if entry.error:
-                    self.console.error(entry.error)
-                else:
-                    yield entry
+        self.sharing.join(settings, worker.device, self.console.note)
+        worker.ranks = self.sharing.ranks
+        if not self.sharing.reports:
+            self.console.quiet, self.console.json = True, False
 
     def _out_dir(self) -> str:
         return self.args.out_dir or DEFAULT_OUT_DIR
-
-    def _mine(self, items: Sequence) -> Sequence:
-        """This rank's share of a list: every rank makes the same list."""
-        return items if self.together else items[self.process.rank :: self.process.world_size]
 
     def _plan(self, worker: Worker, entries: list[Entry]) -> list[Output]:
         args, settings = self.args, worker.settings
@@ -179,7 +175,7 @@ class Run:
                 fields_of=worker.name_fields,
                 existing=existing or ("error" if args.output else "number"),
                 stored_in=self._stored_in,
-                taken=self.made,
+                taken=self.results.made,
             )
         except ValueError as error:
             raise CannotRun(str(error)) from error
@@ -194,11 +190,10 @@ class Run:
         except PictureError:
             return None
 
-    def _do_all(self, worker: Worker, entries: list[Entry]) -> None:
-        plan = self._plan(worker, entries)
+    def _do_all(self, worker: Worker, plan: list[Output]) -> None:
         # Outputs of other ranks that this one finds in a searched folder are not in the lists of those.
-        outputs = [*self._mine([output for output in plan if not output.left_out])]
-        if self.process.rank == 0:
+        outputs = [*self.sharing.mine([output for output in plan if not output.left_out])]
+        if self.sharing.process.rank == 0:
             outputs += [output for output in plan if output.left_out]
         for folder in sorted({output.path.parent for output in outputs if not (output.error or output.skip)}):
             try:
@@ -217,7 +212,7 @@ class Run:
             if note:
                 console.note(note)
         if output.error:
-            self._fail(entry, output.error)
+            self.results.fail(entry, output.error)
         elif output.skip:
             self._skip(worker, output)
         else:
@@ -225,44 +220,31 @@ class Run:
                 act(worker, output)
 
     def _skip(self, worker: Worker, output: Output) -> None:
-        self.skipped += 1
-        name = output.entry.name
-        if output.left_out:  # the note tells
-            self.console.record({"status": "skipped", "input": name, "reason": output.note})
-            return
-        self.console.line(f"{name}: skipped, {output.path} is done")
-        self.console.record({"status": "skipped", "input": name, "output": str(output.path)})
-        if output.stored and (different := worker.different_in(output.stored)):
-            self.console.note(f"it is done with {', '.join(different)}: --overwrite makes it anew", name)
+        self.results.skip(output, worker.different_in(output.stored) if output.stored else [])
 
     def _upscale(self, worker: Worker, output: Output) -> None:
         from sat_sr.cli.describe import describe, record
         from sat_sr.measure import measured
 
         entry, console = output.entry, self.console
-        picture, work, notes = worker.prepare(entry.read(self.args.max_pixels), output.path)
-        origin = entry.origin()
+        report = functools.partial(console.error_about, entry.name)
+        picture, origin = self.sharing.agree(lambda: (entry.read(self.args.max_pixels), entry.origin()), report)
+        picture, work, notes = self.sharing.agree(lambda: worker.prepare(picture, output.path), report)
         console.line(describe(worker, entry.name, work))
         for note in notes:
             console.note(note, entry.name)
         worker.load()
-        with measured(worker.device) as cost:
-            with console.picture_progress(entry.name) as progress:
-                rgb = worker.upscale(picture, work, progress)
+        # From here on ranks that compute the picture together wait for one another.
+        with self._failures(entry, of_all=False):
             try:
-                path = self._write(worker, output, rgb, picture, origin, notes) if rgb is not None else None
+                with measured(worker.device) as cost:
+                    with console.picture_progress(entry.name) as progress:
+                        rgb = worker.upscale(picture, work, progress)
+                    path = None if rgb is None else self._write(worker, output, rgb, picture, origin, notes)
             except NameTaken:  # --skip-existing, and another process has done it since
                 self._skip(worker, output)
-                return
-        self.done += 1
-        if path is None:  # the first rank has it, and tells
-            return
-        self.made.append(path)
-        console.line(f"{entry.name} -> {path} ({cost.seconds:.1f} s, peak {cost.peak_mib:.0f} MiB)")
-        console.record(
-            {"status": "done", "input": entry.name, "output": str(path), **record(worker, work), "notes": notes,
-             "seconds": round(cost.seconds, 3), "peak_memory_bytes": int(cost.peak_mib * MIB)}
-        )  # fmt: skip
+            else:
+                self.results.written(output, path, record(worker, work), notes, cost)
 
     def _write(
         self, worker: Worker, output: Output, rgb: torch.Tensor, picture: Picture, origin: Mapping, notes: list[str]
@@ -287,40 +269,26 @@ class Run:
         from sat_sr.cli.describe import describe, describe_cost, record
         from sat_sr.image_io import check_output_size
 
-        name = output.entry.name
         work = worker.plan(output.entry.size(self.args.max_pixels))
         check_output_size(output.path, work.target)
-        self.done += 1
-        self.console.line(f"{describe(worker, name, work)} | {describe_cost(work)}")
-        self.console.record({"status": "estimate", "input": name, **record(worker, work)})
+        line = f"{describe(worker, output.entry.name, work)} | {describe_cost(work)}"
+        self.results.estimated(output, line, record(worker, work))
 
     @contextlib.contextmanager
-    def _failures(self, entry: Entry) -> Iterator[None]:
-        """What can go wrong with a picture is told and does not stop the others; what is our mistake does."""
+    def _failures(self, entry: Entry, *, of_all: bool = True) -> Iterator[None]:
+        """What can go wrong with a picture is reported and does not stop the others; what is our mistake does.
+
+        of_all  as in `Results.fail`
+        """
         from sat_sr.inference.out_of_memory import is_out_of_memory
 
         try:
             yield
         except (ValueError, OSError, MemoryError, FloatingPointError) as error:
-            self._fail(entry, str(error) or "there is not enough memory: ask for a smaller size")
+            self.results.fail(entry, str(error) or "there is not enough memory: ask for a smaller size", of_all=of_all)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
             reason = str(error).partition("\n")[0]
-            self._fail(entry, f"there is not enough memory ({reason}): give --memory, or ask for a smaller size")
-
-    def _fail(self, entry: Entry, reason: str) -> None:
-        self.failed.append(entry.name)
-        self.console.error(reason if entry.name in reason else f"{entry.name}: {reason}")
-        self.console.record({"status": "failed", "input": entry.name, "error": reason})
-        if self.together:  # the others would wait for this one
-            raise SystemExit(exit_codes.FAILED)
-
-    def _summary(self) -> int:
-        total = self.done + self.skipped + len(self.failed)
-        if total > 1:
-            counts = {"done": self.done, "skipped": self.skipped, "failed": len(self.failed)}
-            self.console.line(", ".join(f"{count} {what}" for what, count in counts.items() if count))
-        if self.failed and total > 1:
-            self.console.error(f"{len(self.failed)} of {total} failed: {', '.join(self.failed)}")
-        return exit_codes.FAILED if self.failed else exit_codes.DONE
+            way_out = "give --memory, or ask for a smaller size"
+            self.results.fail(entry, f"there is not enough memory ({reason}): {way_out}", of_all=of_all)

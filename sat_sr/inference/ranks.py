@@ -132,6 +132,14 @@ class Ranks:
         host, device = numbers.tolist()
         return Budget(host, None if device == nothing else device)
 
+    def first_with(self, here: bool) -> int | None:
+        """The lowest of the ranks for which `here` is true, in all of them; None if there is none."""
+        number = torch.tensor(self.rank if here else self.world)
+        if self.world > 1:
+            with _connected():
+                dist.all_reduce(number, dist.ReduceOp.MIN)
+        return int(number) if number < self.world else None
+
     def broadcast(self, picture: torch.Tensor | None, size: tuple[int, int], batch: int = 1) -> torch.Tensor:
         """Give all ranks a picture (B, 3, *size) float32 on the host that only rank 0 has."""
         if picture is None:
