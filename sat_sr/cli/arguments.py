@@ -240,6 +240,8 @@ def _check(args: argparse.Namespace) -> None:
 
     conflict("output", "out_dir", "-o names the file, --out-dir only the folder")
     conflict("output", "format", "the suffix of -o gives the format")
+    if args.output and args.name != DEFAULT_TEMPLATE:
+        raise ValueError("-o and --name exclude one another: -o is the whole name")
     conflict("skip_existing", "overwrite", "give one of them")
     conflict("quiet", "json", "--json alone prints nothing else either")
     for name in ("output", "out_dir", "network", "clip_model", "from_picture", "input_path"):

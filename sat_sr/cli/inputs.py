@@ -7,6 +7,7 @@ others are still done and the error is told with them. No torch in here.
 from __future__ import annotations
 
 import codecs
+import errno
 import glob
 import os
 import re
@@ -63,15 +64,20 @@ def _from_path(text: str, recursive: bool, excluded: str | None) -> Iterator[Ent
     path = Path(text)
     if not text or "\0" in text:
         yield _problem(path, f"{text!r} is no path: leave it out")
-    elif path.is_dir():
+        return
+    try:
+        mode = _mode(path)
+    except OSError as error:
+        yield _problem(path, f"{text} cannot be opened ({error.strerror}): check it or leave it out")
+        return
+    if mode is not None and stat.S_ISDIR(mode):
         yield from _from_folder(path, recursive, excluded)
-    elif path.exists():
-        if path.suffix.lower() == ".tar" and path.is_file():
-            yield from _from_tar(path)
-        elif text.lower().endswith(_COMPRESSED_TAR):
-            yield _problem(path, f"{text} is a compressed archive: unpack it and give the folder")
-        else:
-            yield _file(path)
+    elif mode is not None and stat.S_ISREG(mode) and path.suffix.lower() == ".tar":
+        yield from _from_tar(path)
+    elif mode is not None and text.lower().endswith(_COMPRESSED_TAR):
+        yield _problem(path, f"{text} is a compressed archive: unpack it and give the folder")
+    elif mode is not None:
+        yield _file(path)
     elif path.is_symlink():
         yield _problem(path, f"{text} is a link to {os.readlink(path)}, which is not there: mend it or leave it out")
     elif glob.has_magic(text):
@@ -83,6 +89,16 @@ def _from_path(text: str, recursive: bool, excluded: str | None) -> Iterator[Ent
             yield _problem(path, f"{found}: check the pattern")
     else:
         yield _problem(path, f"{text} is not there: check the path")
+
+
+def _mode(path: Path) -> int | None:
+    """What kind of file it is (`os.stat`), None if it is not there. OSError if that cannot be known."""
+    try:
+        return os.stat(path).st_mode
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            return None
+        raise
 
 
 def _file(path: Path, *, explicit: bool = True, folder: PurePosixPath = HERE) -> Entry:
@@ -115,10 +131,10 @@ def _from_folder(folder: Path, recursive: bool, excluded: str | None) -> Iterato
         for path in sorted(Path(current, name) for name in files):
             if _is_picture(path):
                 count += 1
-                if path.exists():
+                if os.path.exists(path):
                     yield _file(path, explicit=False, folder=place)
                 else:
-                    yield from _from_path(str(path), False, None)  # a link to nothing
+                    yield from _from_path(str(path), False, None)  # a link to nothing, or to what may not be seen
     for problem in problems:
         count += 1
         message = f"folder {problem.filename} cannot be read ({problem.strerror}): check its permissions"
@@ -130,26 +146,48 @@ def _from_folder(folder: Path, recursive: bool, excluded: str | None) -> Iterato
 
 def _from_tar(archive: Path) -> Iterator[Entry]:
     """Pictures of an uncompressed (WebDataset) tar, in its order. A member's folder is kept in the output."""
-    count = 0
+    count, files = 0, {}
     try:
         with tarfile.open(archive, "r:") as tar:
             for info in tar:
-                path = PurePosixPath(info.name)
-                if not info.isreg() or info.issparse() or not _is_picture(path):
+                if info.isreg() and not info.issparse():
+                    files[info.name] = info
+                if not _is_picture(PurePosixPath(info.name)):
                     continue
-                count += 1
-                member = Member(info.name, info.offset_data, info.size)
-                entry = Entry(archive, path.stem, folder=path.parent, member=member, explicit=False)
-                if path.is_absolute() or ".." in path.parts:
-                    entry = replace(entry, folder=PurePosixPath(), error=(
-                        f"{entry.name} names a place outside the archive: leave it out or pack it anew"
-                    ))  # fmt: skip
-                yield entry
+                if info.issym() or info.islnk():
+                    count += 1
+                    yield _linked_member(archive, info, files)
+                elif info.name in files:
+                    count += 1
+                    yield _member(archive, info.name, info)
     except (tarfile.TarError, OSError, ValueError) as error:
         yield _problem(archive, f"{archive} is no whole tar archive ({error}): unpack it and give the folder")
         return
     if not count:
         yield _problem(archive, f"{archive} holds no picture: name another archive")
+
+
+def _member(archive: Path, name: str, data: tarfile.TarInfo) -> Entry:
+    """The picture `name`, whose bytes are those of `data`."""
+    path = PurePosixPath(name)
+    member = Member(name, data.offset_data, data.size)
+    entry = Entry(archive, path.stem, folder=path.parent, member=member, explicit=False)
+    if path.is_absolute() or ".." in path.parts:
+        error = f"{entry.name} names a place outside the archive: leave it out or pack it anew"
+        return replace(entry, folder=HERE, error=error)
+    return entry
+
+
+def _linked_member(archive: Path, link: tarfile.TarInfo, files: dict[str, tarfile.TarInfo]) -> Entry:
+    """A picture that is a link to one of the files before it."""
+    target = link.linkname
+    if link.issym():
+        target = os.path.normpath(os.path.join(os.path.dirname(link.name), target))
+    if target in files:
+        return _member(archive, link.name, files[target])
+    return _problem(
+        archive, f"{archive}:{link.name} is a link to {target}, which the archive does not hold before it: pack it anew"
+    )
 
 
 # --- lists ------------------------------------------------------------------------------------------------------------
@@ -182,7 +220,8 @@ def _from_lines(data: bytes, path: Path, name: str, recursive: bool, excluded: s
     count = 0
     lines = re.split(rb"\r\n|\r|\n", data.removeprefix(codecs.BOM_UTF8))  # and not at those of str.splitlines
     for number, line in enumerate(lines, start=1):
-        text = line.decode("utf-8", "surrogateescape").strip()  # names of files need not be UTF-8
+        whole = line.decode("utf-8", "surrogateescape")  # names of files need not be UTF-8
+        text = whole if _found(whole, path.parent) else whole.strip()
         if text and not text.startswith("#"):
             count += 1
             foreign = _NOT_UTF8.search(text)

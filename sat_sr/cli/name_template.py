@@ -44,6 +44,9 @@ def check_template(template: str, fields: Sequence[str]) -> bool:
 def fill_template(template: str, fields: Mapping[str, object]) -> str:
     """The name. ValueError if these values do not fit its formats."""
     try:
-        return template.format(**fields)
+        name = template.format(**fields)
     except (ValueError, OverflowError, MemoryError) as error:
         raise ValueError(f"the name {template!r} cannot be made ({error}): simplify its formats") from error
+    if set(name) & {"/", "\\", "\0"}:  # of a format: {stem:/>9}
+        raise ValueError(f"the name {template!r} makes {name!r}, which is no file name: simplify its formats")
+    return name

@@ -104,6 +104,7 @@ def test_a_contradicted_flag_of_the_release_is_told():
         ("--output=", "--output: the name is empty"),
         ("--from-picture=", "--from-picture: the name is empty"),
         ("-o a.png --out-dir b", "--output and --out-dir exclude one another"),
+        ("-o a.png --name {stem}", "-o and --name exclude one another"),
         ("-o a.png --format png", "--output and --format exclude one another"),
         ("--skip-existing --overwrite", "exclude one another"),
         ("--quiet --json", "exclude one another"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import subprocess
@@ -193,15 +194,22 @@ def test_tar_members_are_entries(folder):
             info = tarfile.TarInfo(name)
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
-        link = tarfile.TarInfo("link.png")
-        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
-        tar.addfile(link)
-    first, second, evil, absolute = expand_inputs(["shard.tar"])
+        hard, symbolic = tarfile.LNKTYPE, tarfile.SYMTYPE
+        for name, kind, target in (
+            ("same.png", hard, "000.png"), ("x/sym.png", symbolic, "../000.png"), ("out.png", symbolic, "/etc/passwd"),
+        ):  # fmt: skip
+            link = tarfile.TarInfo(name)
+            link.type, link.linkname = kind, target
+            tar.addfile(link)
+    first, second, evil, absolute, same, linked, outside = expand_inputs(["shard.tar"])
     assert (first.stem, second.stem, second.folder) == ("000", "001", PurePosixPath("x"))
     assert first.open().read() == Path("b.png").read_bytes() and second.open().read() == Path("a.JPG").read_bytes()
     assert first.read().size == first.size() == (8, 8) and second.size() == (9, 8)
     assert first.read().name == first.name == "shard.tar:000.png" and first.read().path is None
     assert "outside the archive" in evil.error and "outside the archive" in absolute.error
+    assert (same.stem, linked.stem, linked.folder) == ("same", "sym", PurePosixPath("x"))
+    assert same.open().read() == linked.open().read() == Path("b.png").read_bytes()
+    assert "out.png is a link to /etc/passwd, which the archive does not hold" in outside.error
 
     Path("cut.tar").write_bytes(Path("shard.tar").read_bytes()[:700])
     Path("text.tar").write_text("no archive" * 100)
@@ -245,6 +253,31 @@ def test_what_is_wrong_has_its_sentence_and_the_others_are_done(folder):
         assert word in error and ": " in error and "\n" not in error
     with pytest.raises(PictureError, match="not there"):
         entries[0].read()
+
+
+def test_a_path_that_cannot_be_looked_at_has_its_sentence_in_a_folder_a_list_and_a_pattern(folder, monkeypatch):
+    stat = os.stat
+
+    def refused(path, *args, **kwargs):
+        if str(path).startswith("private/"):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return stat(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, "stat", refused)
+    Path("list.txt").write_text("b.png\nprivate/a.png\n")
+    long, *entries = expand_inputs(["x" * 300 + ".png", "private/*.png", "list.txt"])
+    assert long.error.endswith("cannot be opened (File name too long): check it or leave it out")
+    assert [entry.error for entry in entries] == [
+        "private/*.png cannot be opened (Permission denied): check it or leave it out",
+        None,
+        "list list.txt, line 2: private/a.png cannot be opened (Permission denied): check it or leave it out",
+    ]
+
+
+def test_blanks_around_a_line_belong_to_the_name_where_such_a_file_is_there(folder):
+    Path(" b.png ").write_bytes(Path("b.png").read_bytes())
+    Path("list.txt").write_text(" b.png \n  b.png\n")
+    assert [str(entry.source) for entry in expand_inputs(["list.txt"])] == [" b.png ", "b.png"]
 
 
 def test_names_that_are_no_text_can_be_told(folder):

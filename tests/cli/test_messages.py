@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
 
+import pytest
 from PIL import Image
 
 from sat_sr.cli.console import Console
@@ -18,8 +20,14 @@ def test_json_is_one_object_a_picture_and_nothing_else(cli, picture):
     assert (done["mode"], done["num_steps"], done["output"]) == ("auto", 2, "samples/a_sr.png")
     assert done["seconds"] > 0 and done["peak_memory_bytes"] > 1 << 26
     assert failed["status"] == "failed" and "not there" in failed["error"]
-    (skipped,) = map(json.loads, cli("a.png", "--json", "--skip-existing").out.splitlines())
-    assert skipped == {"status": "skipped", "input": "a.png", "output": "samples/a_sr.png"}
+    (skipped,) = map(json.loads, cli("a.png", "--json", "--skip-existing", "--num-steps", "3").out.splitlines())
+    expected = {
+        "status": "skipped",
+        "input": "a.png",
+        "output": "samples/a_sr.png",
+        "different": ["num_steps 2 (now 3)"],
+    }
+    assert skipped == expected
 
 
 def test_json_has_the_notes_of_reading_and_writing(cli):
@@ -29,6 +37,27 @@ def test_json_has_the_notes_of_reading_and_writing(cli):
     (done,) = map(json.loads, cli("a.png", "--json", "--format", "jpg").out.splitlines())
     replaced = "the picture's own EXIF comment is replaced by the settings"
     assert done["notes"] == ["palette colours: written as full RGB", replaced]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+@pytest.mark.parametrize("flags", [[], ["--json"]], ids=str)
+def test_a_full_disk_under_standard_output_ends_the_reporting_and_not_the_work(cli, picture, monkeypatch, flags):
+    paths = [picture("a.png"), picture("b.png")]
+    with open("/dev/full", "w") as full, monkeypatch.context() as patch:
+        patch.setattr("sys.stdout", full)
+        outcome = cli(*paths, *flags)
+    assert outcome.code == 1 and sorted(os.listdir("samples")) == ["a_sr.png", "b_sr.png"]
+    told = "error: standard output cannot be written (No space left on device): the work goes on without it"
+    assert outcome.err.splitlines() == [told]
+
+
+def test_a_typed_name_need_not_be_in_the_encoding_of_the_terminal(cli, picture, monkeypatch):
+    name = os.fsdecode(b"caf\xe9.png")
+    os.rename(picture("a.png"), name)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9.png\n" + b"x" * 300 + b"\n"), "utf-8"))
+    outcome = cli()
+    assert outcome.code == 0 and os.listdir("samples") == [os.fsdecode(b"caf\xe9_sr.png")]
+    assert "File name too long" in outcome.err
 
 
 def test_quiet_says_nothing_but_errors(cli, picture):

@@ -6,12 +6,14 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from sat_sr.cli import main
+from sat_sr.cli.sharing import Sharing
 from sat_sr.programs.launcher import Process
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -93,6 +95,7 @@ def test_ranks_share_the_list(cli, picture, monkeypatch):
 
 def test_ranks_compute_one_picture_together(cli, picture, network, pixels):
     path = picture("a.png", (20, 30))
+    Path("bad.png").write_text("no picture")
     flags = ["--network", network, "--seed", "1", "--device", "cpu"]
     code = (  # forked from one process that has imported everything: that takes longer than all the rest
         "import os, socket, sys, torch, sat_sr.cli.main, sat_sr.inference.denoiser\n"
@@ -108,13 +111,40 @@ def test_ranks_compute_one_picture_together(cli, picture, network, pixels):
         "sys.exit(sum(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children))"
     )
     result = subprocess.run(
-        [sys.executable, "-c", code, *map(str, [path, *flags, "-o", "together.png"])],
+        [sys.executable, "-c", code, *map(str, ["bad.png", path, *flags, "--split-picture"])],
         capture_output=True, text=True, timeout=300, env=os.environ | {"PYTHONPATH": str(ROOT)},
     )  # fmt: skip
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.count("-> together.png") == 1, "one rank speaks for all"
+    assert result.returncode == 2, result.stderr  # 1 of each
+    assert result.stdout.count("-> samples/a_sr.png") == 1, "one rank speaks for all"
+    assert result.stderr.count("error: bad.png ") == 1 and "[1]" not in result.stderr
     assert cli(path, *flags, "-o", "alone.png").code == 0
-    assert np.abs(pixels("together.png").astype(int) - pixels("alone.png")).max() <= 1
+    assert np.abs(pixels("samples/a_sr.png").astype(int) - pixels("alone.png")).max() <= 1
+
+
+def test_a_rank_that_fails_waits_for_the_others_under_torchrun(monkeypatch):
+    from torch.distributed import TCPStore
+
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    for name, value in {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": store.port}.items():
+        monkeypatch.setenv(name, str(value))
+    notes = []
+
+    def finish(rank: int, failed: bool) -> threading.Thread:
+        thread = threading.Thread(target=Sharing(Process(rank, 2)).finish, args=(failed, notes.append), daemon=True)
+        thread.start()
+        return thread
+
+    finish(0, failed=True).join(timeout=20)  # others than torchrun end no rank because of another
+    assert not notes
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+    first = finish(0, failed=True)
+    first.join(timeout=2)
+    assert first.is_alive()
+    assert notes == ["this rank is done, and waits for 1 other(s) so that torchrun does not end them"]
+    second = finish(1, failed=False)
+    for thread in (first, second):
+        thread.join(timeout=20)
+        assert not thread.is_alive()
 
 
 @pytest.mark.parametrize(("rank", "code", "said"), [("0", 2, ["[0] error: one is not like the other"]), ("1", 1, [])])
