@@ -144,6 +144,10 @@ def test_it_asks_for_paths_and_again_after_a_bad_one(cli, picture, monkeypatch, 
     answers = iter(["'with blank.png' \"it's (1).png\""])
     cli("--out-dir", "dropped")
     assert sorted(os.listdir("dropped")) == ["it's (1)_sr.png", "with blank_sr.png"]
+    picture("folder/a.png")
+    answers = iter(["folder", "folder"])
+    cli("--out-dir", "folder")
+    assert sorted(os.listdir("folder")) == ["a.png", "a_sr.png", "a_sr_2.png"], "earlier outputs are left out"
 
 
 def test_without_standard_output_pictures_are_made(cli, picture, monkeypatch, size_of):
