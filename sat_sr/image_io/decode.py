@@ -1,15 +1,12 @@
 """Picture file -> samples as stored, at full depth.
 
-Pillow decodes everything, but hands out 16-bit colour cut to 8 bits. A 16-bit PNG is therefore decoded twice, once
-keeping the high bytes and once the low ones; 16-bit TIFF is in deep_tiff.py.
+Pillow decodes everything, but hands out 16-bit colour cut to 8 bits: those are put together in png.py and deep_tiff.py.
 """
 
 from __future__ import annotations
 
 import contextlib
-import io
 import re
-import struct
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
@@ -27,11 +24,9 @@ from sat_sr.image_io.metadata import (
     utf8_as_ascii,
 )
 from sat_sr.image_io.picture import READ_FORMATS, Decoded, PictureError, check_size
+from sat_sr.image_io.png import decode_deep_png, png_color_chunks, png_without_pixels
 
 _PPM_HEADER = re.compile(rb"P[2356]\s+(?:#[^\n]*\n\s*)*\d+\s+\d+\s+(?P<maximum>\d{1,5})\s")
-_PNG_COLOR_CHUNKS = (b"cHRM", b"gAMA", b"sRGB", b"cICP")
-_PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
-_PNG_PIXEL_CHUNKS = (b"IDAT", b"acTL", b"fcTL", b"fdAT")  # the last three: animation
 
 
 class Header(NamedTuple):
@@ -62,9 +57,9 @@ def decode(file: BinaryIO, name: str, max_pixels: int, notes: list[str]) -> Deco
 
     decoded = Decoded(np.empty(0), "rgb", image.format or "", orientation, exif=exif)
     if image.format == "PNG":
-        decoded.color_chunks = _png_color_chunks(file)
+        decoded.color_chunks = png_color_chunks(file)
     if image.format == "PNG" and bits == 16 and head[25] != 0:
-        decoded.samples = _decode_deep_png(file, head[25])
+        decoded.samples = decode_deep_png(file, head[25])
         image.load()  # the text chunks behind the pixels
     else:
         decoded.samples, decoded.mode_kind = _samples(image, bits, name, notes)
@@ -113,7 +108,7 @@ def read_header(file: BinaryIO, name: str) -> Header:
         text, size = None, image.size
         if image.format == "PNG":
             with contextlib.suppress(*DECODING_ERRORS):  # chunks behind the pixels may be damaged
-                image = open_image(_png_without_pixels(file))
+                image = open_image(png_without_pixels(file))
             text = image.info.get(SETTINGS_KEY)
             exif = Image.Image.getexif(image)  # PNG's own decodes the pixels, to look behind them
         else:
@@ -173,54 +168,6 @@ def _note_tiff_losses(image: TiffImagePlugin.TiffImageFile, decoded: Decoded, no
     taken = 4 if decoded.mode_kind == "cmyk" else decoded.samples.shape[2]
     if (beside := image.tag_v2.get(TiffImagePlugin.SAMPLESPERPIXEL, 1) - taken) > 0:
         notes.append(f"{beside} channel(s) beside colour and transparency: left out")
-
-
-# --- PNG --------------------------------------------------------------------------------------------------------------
-def _decode_deep_png(file: BinaryIO, color_type: int) -> np.ndarray:
-    """16-bit PNG of colour type 2 (RGB), 4 (grey + alpha) or 6 (RGBA) -> (H, W, C) uint16."""
-
-    def decode_as(raw_mode: str) -> np.ndarray:
-        image = open_image(file)
-        image.tile = [image.tile[0]._replace(args=raw_mode)]
-        return np.asarray(image)
-
-    if color_type == 4:  # four bytes a pixel, like 8-bit RGBA
-        return decode_as("RGBA").view(">u2").astype(np.uint16)
-    mode = "RGB" if color_type == 2 else "RGBA"
-    # Cutting to 8 bits, Pillow takes the first byte of what it is told to be big-endian, the second of little-endian.
-    high, low = decode_as(f"{mode};16B"), decode_as(f"{mode};16L")
-    return high.astype(np.uint16) << 8 | low
-
-
-def _png_without_pixels(file: BinaryIO) -> BinaryIO:
-    """A PNG's other chunks, those behind the pixels as well: EXIF and texts are often put there."""
-    file.seek(0)
-    parts = [file.read(8)]
-    while len(header := file.read(8)) == 8:
-        length, kind = struct.unpack(">I4s", header)
-        if kind == b"IEND":
-            break
-        if kind in _PNG_PIXEL_CHUNKS:
-            file.seek(length + 4, io.SEEK_CUR)
-        else:
-            parts += [header, file.read(length + 4)]
-    return io.BytesIO(b"".join([*parts, _PNG_END]))
-
-
-def _png_color_chunks(file: BinaryIO) -> tuple[tuple[bytes, bytes], ...]:
-    """PNG's own description of its colours: (type, data) of the chunks before the pixels."""
-    chunks = []
-    file.seek(8)
-    while len(header := file.read(8)) == 8:
-        length, kind = struct.unpack(">I4s", header)
-        if kind in (b"IDAT", b"IEND"):
-            break
-        if kind in _PNG_COLOR_CHUNKS and length <= 32:
-            chunks.append((kind, file.read(length)))
-            file.seek(4, io.SEEK_CUR)
-        else:
-            file.seek(length + 4, io.SEEK_CUR)
-    return tuple(chunks)
 
 
 def _bits_stored(image: Image.Image, head: bytes) -> int:
