@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from sat_sr.image_io.decoding_errors import DECODING_ERRORS
+from sat_sr.image_io.png import correct_transparent_level
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"})
 ORIENTATION = 0x0112  # EXIF tag
@@ -64,6 +65,7 @@ def to_rgb(image: Image.Image) -> tuple[Image.Image, str | None]:
     Raises one of DECODING_ERRORS for a damaged picture, ValueError for one of floating-point or 32-bit values.
     """
     deep, tiff = _has_deep_colour(image), image.format == "TIFF"
+    correct_transparent_level(image)
     image.load()
     info, turn = image.info, _TURNS.get(orientation(image))  # not earlier: a PNG's EXIF may come after its pixels
     if turn is not None and not tiff:  # Pillow turns TIFF itself

@@ -24,7 +24,7 @@ from sat_sr.image_io.metadata import (
     utf8_as_ascii,
 )
 from sat_sr.image_io.picture import READ_FORMATS, Decoded, PictureError, check_size
-from sat_sr.image_io.png import decode_deep_png, png_color_chunks, png_without_pixels
+from sat_sr.image_io.png import correct_transparent_level, decode_deep_png, png_color_chunks, png_without_pixels
 
 _PPM_HEADER = re.compile(rb"P[2356]\s+(?:#[^\n]*\n\s*)*\d+\s+\d+\s+(?P<maximum>\d{1,5})\s")
 
@@ -95,7 +95,9 @@ def open_image(file: BinaryIO) -> Image.Image:
     """Reads the header. Only formats on our list: Pillow's EPS reader, for one, would start Ghostscript."""
     file.seek(0)
     Image.init()
-    return Image.open(file, formats=[name for name in READ_FORMATS if name in Image.OPEN])
+    image = Image.open(file, formats=[name for name in READ_FORMATS if name in Image.OPEN])
+    correct_transparent_level(image)
+    return image
 
 
 def read_header(file: BinaryIO, name: str) -> Header:

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 _PNG_COLOR_CHUNKS = (b"cHRM", b"gAMA", b"sRGB", b"cICP")
+_TOPS = {"L;2": 3, "L;4": 15}  # white, by Pillow's names of grey PNGs of 2 and 4 bits
 _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 _PNG_PIXEL_CHUNKS = (b"IDAT", b"acTL", b"fcTL", b"fdAT")  # the last three: animation
 
@@ -32,6 +33,18 @@ def decode_deep_png(file: BinaryIO, color_type: int) -> np.ndarray:
     # Cutting to 8 bits, Pillow takes the first byte of what it is told to be big-endian, the second of little-endian.
     high, low = decode_as(f"{mode};16B"), decode_as(f"{mode};16L")
     return high.astype(np.uint16) << 8 | low
+
+
+def correct_transparent_level(image: Image.Image) -> None:
+    """Brings the transparent level of a grey PNG, not loaded yet, to the 8 bits that Pillow brings its samples to.
+
+    Pillow leaves that of 2 or 4 bits as stored: another level would be transparent. Other kinds of picture stay as
+    they are.
+    """
+    raw_mode = image.tile[0].args if image.format == "PNG" and image.tile else None
+    level = image.info.get("transparency")
+    if raw_mode in _TOPS and isinstance(level, int):
+        image.info["transparency"] = (level & _TOPS[raw_mode]) * (255 // _TOPS[raw_mode])
 
 
 def png_without_pixels(file: BinaryIO) -> BinaryIO:

@@ -10,6 +10,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import tifffile
+from picture_files import png_bytes
 from PIL import Image
 
 from sat_sr.data.pictures import to_rgb
@@ -108,6 +109,14 @@ def test_16_bit_grey_is_rounded_and_counted():
     found = decode({"__key__": "a", "png": buffer.getvalue()}, 1, counts).image.numpy()
     assert np.array_equal(found, np.broadcast_to(np.rint(values / 257), (3, 20, 30)))
     assert counts == {"converted: 16-bit": 1}
+
+
+def test_transparent_level_of_a_grey_png_of_few_bits_is_the_one_that_is_laid_on_white():
+    levels = np.arange(16, dtype=np.uint8).reshape(1, 16, 1)
+    file = io.BytesIO(png_bytes(levels, 0, (b"tRNS", struct.pack(">H", 1)), bits=4))
+    rgb, converted = to_rgb(Image.open(file))
+    assert converted == "alpha"
+    assert np.asarray(rgb)[0, :, 0].tolist() == [0, 255, *range(2 * 17, 256, 17)]
 
 
 def test_values_of_32_bits_have_no_white_and_are_not_guessed():

@@ -56,6 +56,20 @@ def test_16_bit_png_transparent_color(tmp_path):
     assert alpha[2, 3] == 0 and alpha.sum() == 63
 
 
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_transparent_level_of_a_grey_png_is_compared_as_stored(tmp_path, bits):
+    levels = np.arange(2**bits, dtype=np.uint8).reshape(1, -1, 1)
+    for level in {0, 1, 2**bits - 1}:
+        # The standard (11.3.1.1 of PNG 3): two bytes, of which the sample's lowest bits count.
+        chunk = b"tRNS", struct.pack(">H", level | (0x300 if bits == 8 else 0))
+        (tmp_path / "in.png").write_bytes(png_bytes(levels, 0, chunk, bits=bits))
+        picture = read_picture(tmp_path / "in.png")
+        assert torch.equal(picture.alpha[0, 0], (torch.arange(2**bits) != level).float())
+        seen = np.arange(2**bits) != level
+        wanted = np.arange(2**bits) * 255 // (2**bits - 1)
+        np.testing.assert_array_equal(samples(picture.rgb, 8)[0, seen, 0], wanted[seen])
+
+
 def test_premultiplied_and_white_is_zero_tiff(tmp_path):
     alpha = np.full((4, 4, 1), 32768, np.uint16)
     color = np.full((4, 4, 3), 16384, np.uint16)

@@ -37,15 +37,24 @@ def picture_of(path, array: np.ndarray, **options) -> Picture:
     return read_picture(path)
 
 
-def png_bytes(array: np.ndarray, color_type: int, *chunks: tuple[bytes, bytes]) -> bytes:
-    """A PNG by the letter of the standard: (H, W, C) samples, and chunks before the pixels."""
+def png_bytes(array: np.ndarray, color_type: int, *chunks: tuple[bytes, bytes], bits: int | None = None) -> bytes:
+    """A PNG by the letter of the standard: (H, W, C) samples, and chunks before the pixels.
+
+    bits  a sample, below 8: packed into bytes; None: as many as the array's type has
+    """
     height, width = array.shape[:2]
+    bits = bits or 8 * array.itemsize
+
+    def packed(row):
+        if bits >= 8:
+            return row.astype(array.dtype.newbyteorder(">")).tobytes()
+        return np.packbits(np.unpackbits(row.reshape(-1, 1), axis=1)[:, 8 - bits :]).tobytes()
 
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    rows = b"".join(b"\0" + row.astype(array.dtype.newbyteorder(">")).tobytes() for row in array)
-    head = struct.pack(">IIBBBBB", width, height, 8 * array.itemsize, color_type, 0, 0, 0)
+    rows = b"".join(b"\0" + packed(row) for row in array)
+    head = struct.pack(">IIBBBBB", width, height, bits, color_type, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         chunk(*part) for part in [(b"IHDR", head), *chunks, (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
     )
