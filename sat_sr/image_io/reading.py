@@ -12,7 +12,7 @@ from typing import BinaryIO, Protocol
 
 import numpy as np
 import torch
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, PngImagePlugin
 
 from sat_sr.image_io.color import check_profile, fill_transparent, unpremultiply
 from sat_sr.image_io.decode import decode, read_header
@@ -20,6 +20,7 @@ from sat_sr.image_io.decoding_errors import DECODING_ERRORS
 from sat_sr.image_io.metadata import SETTINGS_KEY, raw_profiles, upright_xmp, valid_dpi
 from sat_sr.image_io.picture import DEFAULT_MAX_PIXELS, READ_FORMATS, Decoded, Picture, PictureError, check_size
 
+_MAX_PNG_CHUNK = 64 << 20  # bytes of a profile or text in a PNG; Pillow's 1 MiB is less than printers' profiles have
 _pillow_globals = threading.Lock()
 
 
@@ -116,9 +117,8 @@ def _decoding(source: Source, notes: list[str]) -> Iterator[tuple[BinaryIO, str]
         reason = getattr(error, "strerror", None) or error
         raise PictureError(f"{name} cannot be opened ({reason}): check the path and its permissions") from error
 
-    with file, _pillow_globals, warnings.catch_warnings(record=True) as caught:
+    with file, _pillow_globals, _our_limits(), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # ours is checked instead, with a way out
         try:
             if not file.read(1):
                 raise PictureError(f"{name} is empty (0 bytes): fetch or save it again")
@@ -136,9 +136,19 @@ def _decoding(source: Source, notes: list[str]) -> Iterator[tuple[BinaryIO, str]
         except (*DECODING_ERRORS, ImageCms.PyCMSError) as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise PictureError(f"{name} is damaged ({reason}): fetch or save it again") from error
-        finally:
-            Image.MAX_IMAGE_PIXELS = limit
     notes += [f"while reading: {' '.join(str(warning.message).split())}" for warning in caught]
+
+
+@contextlib.contextmanager
+def _our_limits() -> Iterator[None]:
+    """Instead of Pillow's, which are global."""
+    before = Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK
+    Image.MAX_IMAGE_PIXELS = None  # ours is checked instead, with a way out
+    PngImagePlugin.MAX_TEXT_CHUNK = _MAX_PNG_CHUNK
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK = before
 
 
 def _to_tensors(decoded: Decoded, notes: list[str]) -> tuple[torch.Tensor, torch.Tensor | None]:

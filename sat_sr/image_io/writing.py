@@ -33,6 +33,7 @@ from sat_sr.image_io.storage import atomic_write
 DEFAULT_QUALITY = 95
 _MAX_SIDE = {"JPEG": 65_500, "WEBP": 16_383, "PNG": 2**31 - 1, "TIFF": 2**31 - 1}
 _MAX_JPEG_BLOCK = 65_533  # bytes of EXIF, XMP or comment that one marker segment takes
+_LARGE_PNG_PROFILE = 1 << 20  # bytes; Pillow, for one, refuses a PNG with more
 _STRIP_SAMPLES = 1 << 21  # converted at a time
 _LUMA = (0.299, 0.587, 0.114)  # Rec. 601, as JPEG and Pillow weigh coded values
 
@@ -130,6 +131,9 @@ class _Plan:
         if self.grey and not stores_grey and like.icc and like.icc[16:20] == b"GRAY":
             self.icc = None
             self.notes.append("WebP has no grey: the grey ICC profile is left out")
+        if self.format == "PNG" and like.icc and len(like.icc) > _LARGE_PNG_PROFILE:
+            size = f"{len(like.icc) / (1 << 20):.1f} MiB"
+            self.notes.append(f"some programs open no PNG with an ICC profile as large as this one, {size}: TIFF does")
         if self.format != "PNG":
             if like.text:
                 self.notes.append(f"{len(like.text)} PNG text(s) left out: {', '.join(like.text)}")

@@ -88,6 +88,12 @@ def read_png(data: bytes) -> tuple[np.ndarray, dict[bytes, bytes], set[int]]:
     return np.frombuffer(out, dtype).reshape(height, width, channels), chunks, filters
 
 
+def large_profile(profile: bytes, size: int) -> bytes:
+    """A profile with `size` bytes behind its tags, which nothing refers to; the header (ICC.1 7.2) counts them."""
+    noise = np.random.default_rng(0).bytes(size // 2) + bytes(size - size // 2)
+    return struct.pack(">I", len(profile) + size) + profile[4:] + noise
+
+
 def cmyk_profile(corners: np.ndarray) -> bytes:
     """A CMYK printer profile: `corners` (16, 3) is Lab at the 16 corners C, M, Y, K (K fastest), linear in between."""
     identity = bytes(range(256))
