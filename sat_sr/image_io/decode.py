@@ -15,6 +15,7 @@ from PIL import ExifTags, Image, TiffImagePlugin
 from sat_sr.image_io.color import cmyk_to_srgb, lab_to_srgb
 from sat_sr.image_io.decoding_errors import DECODING_ERRORS
 from sat_sr.image_io.deep_tiff import TIFF_HEADERS, decode_deep_tiff, exif_of, open_deep_tiff
+from sat_sr.image_io.embedded import overlooked
 from sat_sr.image_io.metadata import (
     SETTINGS_KEY,
     is_damaged_exif,
@@ -96,6 +97,7 @@ def open_image(file: BinaryIO) -> Image.Image:
     file.seek(0)
     Image.init()
     image = Image.open(file, formats=[name for name in READ_FORMATS if name in Image.OPEN])
+    image.info |= overlooked(file, image.format)
     correct_transparent_level(image)
     return image
 
