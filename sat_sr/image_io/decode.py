@@ -28,6 +28,7 @@ from sat_sr.image_io.picture import READ_FORMATS, Decoded, PictureError, check_s
 from sat_sr.image_io.png import correct_transparent_level, decode_deep_png, png_color_chunks, png_without_pixels
 
 _PPM_HEADER = re.compile(rb"P[2356]\s+(?:#[^\n]*\n\s*)*\d+\s+\d+\s+(?P<maximum>\d{1,5})\s")
+_EXTENDED_XMP = b"http://ns.adobe.com/xmp/extension/\0"  # start of a JPEG's APP1 segments with it
 
 
 class Header(NamedTuple):
@@ -73,6 +74,8 @@ def decode(file: BinaryIO, name: str, max_pixels: int, notes: list[str]) -> Deco
         notes.append(f"{bits} bits a sample in the file: read at {read}")
     decoded.info = {"dpi": resolution_of(stored), **image.info}  # WebP and AVIF have it in EXIF only
     decoded.comment = _comment(image)
+    if any(data.startswith(_EXTENDED_XMP) for _, data in getattr(image, "applist", ())):
+        notes.append("extended XMP, what did not fit into one segment of the JPEG: left out")
     transparent = image.info.get("transparency")
     if decoded.samples.dtype == np.uint16 and transparent is not None:  # PNG's transparent colour, as 16-bit samples
         opaque = (decoded.samples != np.array(transparent, dtype=np.uint16)).any(axis=2, keepdims=True)

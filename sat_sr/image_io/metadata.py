@@ -34,6 +34,11 @@ _COLORIMETRY_TAGS = {Base.TransferFunction, Base.WhitePoint, Base.PrimaryChromat
 _GEOTIFF_TAGS = {33550, 33920, 33922, 34264, 34735, 34736, 34737}
 _ORIENTATION_IN_XMP = re.compile(rb"""(tiff:Orientation(?:\s*=\s*["']|>)\s*)[0-9](?=\s*["'<])""")
 
+# The pointer from a JPEG's XMP to the part that did not fit into its segment (XMP specification part 3, 1.1.3.1).
+_EXTENDED_XMP = re.compile(
+    rb"""\sxmpNote:HasExtendedXMP\s*=\s*(?:"[^"<]*"|'[^'<]*')|<(xmpNote:HasExtendedXMP)>[^<]*</\1>"""
+)
+
 
 class _StoredText(str):
     """Text of an EXIF entry that is written byte for byte as it was read: files hold UTF-8 or Latin-1 there, Pillow
@@ -134,13 +139,13 @@ def is_damaged_exif(raw: bytes, exif: Image.Exif) -> bool:
     return entries > 0 and not len(exif)
 
 
-def upright_xmp(xmp: Any) -> bytes | None:
-    """XMP packet with its own orientation entry, if any, set to 1."""
+def xmp_to_carry(xmp: Any) -> bytes | None:
+    """XMP packet with its own orientation entry, if any, set to 1, and without a pointer to a JPEG's extended XMP."""
     if isinstance(xmp, str):
         xmp = xmp.encode("utf-8", "surrogateescape")
     if not isinstance(xmp, bytes) or not xmp.strip(b"\0 \r\n"):
         return None
-    return _ORIENTATION_IN_XMP.sub(rb"\g<1>1", xmp)
+    return _EXTENDED_XMP.sub(b"", _ORIENTATION_IN_XMP.sub(rb"\g<1>1", xmp))
 
 
 def valid_dpi(dpi: Any) -> tuple[float, float] | None:

@@ -17,7 +17,7 @@ from PIL import Image, ImageCms, PngImagePlugin
 from sat_sr.image_io.color import check_profile, fill_transparent, unpremultiply
 from sat_sr.image_io.decode import decode, read_header
 from sat_sr.image_io.decoding_errors import DECODING_ERRORS
-from sat_sr.image_io.metadata import SETTINGS_KEY, raw_profiles, upright_xmp, valid_dpi
+from sat_sr.image_io.metadata import SETTINGS_KEY, raw_profiles, valid_dpi, xmp_to_carry
 from sat_sr.image_io.picture import DEFAULT_MAX_PIXELS, READ_FORMATS, Decoded, Picture, PictureError, check_size
 
 _MAX_PNG_CHUNK = 64 << 20  # bytes of a profile or text in a PNG; Pillow's 1 MiB is less than printers' profiles have
@@ -68,7 +68,7 @@ def read_picture(source: Source, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Pic
         path=Path(source) if isinstance(source, (str, os.PathLike)) else None,
         icc=icc,
         exif=decoded.exif,
-        xmp=upright_xmp(decoded.info.get("xmp") or profiles.get("xmp")),
+        xmp=xmp_to_carry(decoded.info.get("xmp") or profiles.get("xmp")),
         dpi=dpi[::-1] if dpi and decoded.orientation >= 5 else dpi,
         comment=decoded.comment,
         text=_own_text(decoded.text),

@@ -124,3 +124,30 @@ def test_profile_of_a_bmp_is_carried_if_it_is_embedded_and_whole(tmp_path):
     (tmp_path / "in.bmp").write_bytes(bmp5_bytes(array, b"MBED", b"garbage"))
     (note,) = read_picture(tmp_path / "in.bmp").notes
     assert "ICC profile does not parse" in note
+
+
+# --- extended XMP of a JPEG (XMP specification, part 3) ---------------------------------------------------------------
+ATTRIBUTE = b' xmpNote:HasExtendedXMP="0123456789ABCDEF0123456789ABCDEF"'
+ELEMENT = b"<xmpNote:HasExtendedXMP>0123456789ABCDEF0123456789ABCDEF</xmpNote:HasExtendedXMP>"
+
+
+@pytest.mark.parametrize(
+    ("attribute", "element"), [(ATTRIBUTE, b""), (ATTRIBUTE.replace(b'"', b"'"), b""), (b"", ELEMENT)]
+)
+def test_extended_xmp_is_told_and_nothing_points_to_it(tmp_path, attribute, element):
+    packet = b'<rdf:Description xmlns:xmpNote="note"%s dc:creator="someone">%s</rdf:Description>'
+    extension = b"0123456789ABCDEF0123456789ABCDEF" + struct.pack(">II", 9, 0) + b"<x>y</x>\n"
+    segments = b""
+    for data in (
+        b"http://ns.adobe.com/xap/1.0/\0" + packet % (attribute, element),
+        b"http://ns.adobe.com/xmp/extension/\0" + extension,
+    ):
+        segments += b"\xff\xe1" + struct.pack(">H", 2 + len(data)) + data
+    file = io.BytesIO()
+    Image.new("RGB", (5, 4)).save(file, format="JPEG")
+    (tmp_path / "in.jpg").write_bytes(file.getvalue()[:2] + segments + file.getvalue()[2:])
+    picture = read_picture(tmp_path / "in.jpg")
+    assert picture.notes == ["extended XMP, what did not fit into one segment of the JPEG: left out"]
+    write_picture(tmp_path / "out.jpg", picture.rgb, picture)
+    with Image.open(tmp_path / "out.jpg") as image:
+        assert image.info["xmp"] == packet % (b"", b"")
