@@ -47,7 +47,7 @@ class Picture:
     icc, exif, xmp   raw bytes or None; EXIF without thumbnail, its orientation already 1
     dpi        (x, y) dots per inch or None
     comment    a JPEG's or GIF's comment as stored, in an encoding that the file does not tell, or None
-    text       PNG text chunks, keyword -> text;   color_chunks  PNG's cHRM, gAMA, sRGB, cICP as stored
+    text       PNG text chunks, keyword -> text;   color_chunks  PNG's cHRM, gAMA, sRGB, cICP, mDCV, cLLI as stored
     notes      all that was converted, substituted or left out, for the user to read once
     """
 

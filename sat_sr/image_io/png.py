@@ -9,7 +9,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image
 
-_PNG_COLOR_CHUNKS = (b"cHRM", b"gAMA", b"sRGB", b"cICP")
+_PNG_COLOR_CHUNKS = (b"cHRM", b"gAMA", b"sRGB", b"cICP", b"mDCV", b"cLLI")  # the last two: of HDR
 _TOPS = {"L;2": 3, "L;4": 15}  # white, by Pillow's names of grey PNGs of 2 and 4 bits
 _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 _PNG_PIXEL_CHUNKS = (b"IDAT", b"acTL", b"fcTL", b"fdAT")  # the last three: animation

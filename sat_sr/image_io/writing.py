@@ -139,8 +139,9 @@ class _Plan:
                 self.notes.append(f"{len(like.text)} PNG text(s) left out: {', '.join(like.text)}")
             if like.comment and self.format != "JPEG":
                 self.notes.append(f"the picture's comment is left out of {self.format}")
-            if any(kind != b"sRGB" for kind, _ in like.color_chunks) and not like.icc:
-                self.notes.append(f"PNG's gamma or colour space tags are left out of {self.format}")
+            told = {b"sRGB", b"gAMA", b"cHRM"} if like.icc else {b"sRGB"}  # by the profile; by default
+            if any(kind not in told for kind, _ in like.color_chunks):
+                self.notes.append(f"PNG's gamma, colour space or HDR tags are left out of {self.format}")
 
     def _format(self, like: Picture, format: str | None) -> str:
         if format == "keep":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -112,14 +113,26 @@ def test_header_of_a_png_that_is_read_all_the_same(tmp_path, change):
 
 
 def test_png_texts_and_color_chunks_are_carried_to_png(tmp_path):
-    chunks = [(b"gAMA", struct.pack(">I", 100000)), (b"cICP", bytes([9, 16, 0, 1])), (b"tEXt", b"Title\0a dog")]
-    (tmp_path / "in.png").write_bytes(png_bytes(random_samples(3), 2, *chunks))
+    colors = {
+        b"gAMA": struct.pack(">I", 100000), b"cICP": bytes([9, 16, 0, 1]), b"mDCV": bytes(range(24)),
+        b"cLLI": struct.pack(">II", 10_000_000, 2_000_000),
+    }  # fmt: skip
+    (tmp_path / "in.png").write_bytes(png_bytes(random_samples(3), 2, *colors.items(), (b"tEXt", b"Title\0a dog")))
     picture = read_picture(tmp_path / "in.png")
     write_picture(tmp_path / "out.png", picture.rgb, picture)
     _, written, _ = read_png((tmp_path / "out.png").read_bytes())
-    assert written[b"gAMA"] == chunks[0][1] and written[b"cICP"] == chunks[1][1] and b"a dog" in written[b"iTXt"]
+    assert {kind: written[kind] for kind in colors} == colors and b"a dog" in written[b"iTXt"]
     notes = write_picture(tmp_path / "out.jpg", picture.rgb, picture)
     assert any("Title" in note for note in notes) and any("gamma" in note for note in notes)
+
+
+@pytest.mark.parametrize(("kind", "told"), [(b"sRGB", False), (b"gAMA", False), (b"cHRM", False), (b"cICP", True)])
+def test_color_chunks_that_a_profile_does_not_replace_are_told_where_they_are_left_out(tmp_path, kind, told):
+    length = {b"sRGB": 1, b"gAMA": 4, b"cHRM": 32, b"cICP": 4}[kind]
+    profile = (b"iCCP", b"sRGB\0\0" + zlib.compress(SRGB))
+    (tmp_path / "in.png").write_bytes(png_bytes(random_samples(3, np.uint8), 2, (kind, bytes(length)), profile))
+    picture = read_picture(tmp_path / "in.png")
+    assert bool(write_picture(tmp_path / "out.webp", picture.rgb, picture)) == told
 
 
 @pytest.mark.parametrize(
