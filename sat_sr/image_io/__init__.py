@@ -1,7 +1,7 @@
 """Picture files in and out, exactly.
 
 picture.py    Picture, PictureError, formats; light
-reading.py    file -> Picture        decode.py, png.py, deep_tiff.py: samples at full depth; embedded.py: profiles, XMP
+reading.py    file -> Picture        decode.py, png.py, own_tiff.py: samples at full depth; embedded.py: profiles, XMP
 writing.py    pixels -> file         encode.py: the formats, strip by strip
 color.py      profiles, CMYK, transparency          metadata.py   EXIF, XMP, resolution, settings
 storage.py    the safe way to the disk; light

@@ -1,6 +1,6 @@
 """Picture file -> samples as stored, at full depth.
 
-Pillow decodes everything, but hands out 16-bit colour cut to 8 bits: those are put together in png.py and deep_tiff.py.
+Pillow decodes everything, but hands out 16-bit colour cut to 8 bits: those are put together in png.py and own_tiff.py.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from PIL import ExifTags, Image, TiffImagePlugin
 
 from sat_sr.image_io.color import cmyk_to_srgb, lab_to_srgb
 from sat_sr.image_io.decoding_errors import DECODING_ERRORS
-from sat_sr.image_io.deep_tiff import TIFF_HEADERS, decode_deep_tiff, exif_of, open_deep_tiff
 from sat_sr.image_io.embedded import overlooked
 from sat_sr.image_io.metadata import (
     SETTINGS_KEY,
@@ -24,6 +23,7 @@ from sat_sr.image_io.metadata import (
     settings_of,
     utf8_as_ascii,
 )
+from sat_sr.image_io.own_tiff import TIFF_HEADERS, decode_own_tiff, exif_of, open_own_tiff
 from sat_sr.image_io.picture import READ_FORMATS, Decoded, PictureError, check_size
 from sat_sr.image_io.png import correct_transparent_level, decode_deep_png, png_color_chunks, png_without_pixels
 
@@ -43,9 +43,9 @@ def decode(file: BinaryIO, name: str, max_pixels: int, notes: list[str]) -> Deco
 
     Raises PictureError for what is not accepted, and whatever Pillow raises on damaged data.
     """
-    deep_tiff = open_deep_tiff(file)
-    if deep_tiff is not None:
-        return decode_deep_tiff(file, deep_tiff, name, max_pixels, notes)
+    own_tiff = open_own_tiff(file)
+    if own_tiff is not None:
+        return decode_own_tiff(file, own_tiff, name, max_pixels, notes)
     image = open_image(file)
     check_size(image.size, name, max_pixels)
     if getattr(image, "is_animated", False):
@@ -107,9 +107,9 @@ def open_image(file: BinaryIO) -> Image.Image:
 
 def read_header(file: BinaryIO, name: str) -> Header:
     """What can be known without decoding the pixels. PictureError for settings that are damaged."""
-    deep_tiff = open_deep_tiff(file)
-    if deep_tiff is not None:
-        exif, size, text = exif_of(file, deep_tiff), deep_tiff.size, None
+    own_tiff = open_own_tiff(file)
+    if own_tiff is not None:
+        exif, size, text = exif_of(file, own_tiff), own_tiff.size, None
     else:
         image = open_image(file)
         text, size = None, image.size
@@ -122,7 +122,7 @@ def read_header(file: BinaryIO, name: str) -> Header:
             exif = image.getexif()
     settings = settings_of(text, exif, name)
     _, orientation = parse_exif(exif, [], is_tiff=_is_tiff(file))
-    if orientation >= 5 and (deep_tiff is not None or not _is_tiff(file)):  # Pillow turns TIFF itself
+    if orientation >= 5 and (own_tiff is not None or not _is_tiff(file)):  # Pillow turns TIFF itself
         size = size[::-1]
     return Header(size, settings)
 

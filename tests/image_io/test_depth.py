@@ -66,6 +66,36 @@ def test_tiff_16_bit_reads_what_tifffile_wrote_and_back(tmp_path, channels, byte
     assert torch.equal(again.rgb, picture.rgb) and again.mode_kind == picture.mode_kind
 
 
+@pytest.mark.parametrize(("codec", "predictor"), [(None, None), ("zlib", None), ("zlib", 2)])
+@pytest.mark.parametrize("extra", [[], ["unassalpha"], ["assocalpha"], ["unassalpha", "unspecified"]])
+@pytest.mark.parametrize("photometric", ["minisblack", "miniswhite", "rgb"])
+def test_8_bit_tiff_with_its_channels_apart_reads_what_tifffile_wrote(
+    tmp_path, photometric, extra, codec, predictor
+):  # fmt: skip
+    colors = 3 if photometric == "rgb" else 1
+    array = random_samples(colors + len(extra), np.uint8, height=37, width=50)
+    array[..., colors:] |= 1  # nothing fully transparent: colours stay
+    for tile, byteorder in itertools.product((None, (16, 32)), "<>"):
+        tifffile.imwrite(
+            tmp_path / "in.tif", np.moveaxis(array, 2, 0), photometric=photometric, extrasamples=extra or None,
+            planarconfig="separate" if len(array[0, 0]) > 1 else None, tile=tile, byteorder=byteorder,
+            compression=codec, predictor=predictor, rowsperstrip=None if tile else 7, metadata=None,
+        )  # fmt: skip
+        picture = read_picture(tmp_path / "in.tif")
+        wanted = array[..., :colors].astype(float)
+        wanted = 255 - wanted if photometric == "miniswhite" else wanted
+        if extra:
+            np.testing.assert_array_equal((picture.alpha[0].double().numpy() * 255).round(), array[..., colors])
+        if extra == ["assocalpha"]:
+            wanted = np.minimum(wanted * 255 / array[..., colors : colors + 1], 255)
+        found = (picture.rgb[:colors].double().permute(1, 2, 0).numpy() + 1) / 2 * 255
+        np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-3)
+        assert picture.bit_depth == 8 and picture.mode_kind == ("rgb" if colors == 3 else "grey")
+        assert [note for note in picture.notes if "premultiplied" not in note] == (
+            ["1 channel(s) beside colour and transparency: left out"] if len(extra) == 2 else []
+        )
+
+
 @pytest.mark.parametrize("codec", ["raw", "tiff_lzw", "packbits", "tiff_adobe_deflate", "tiff_deflate", "lzma", "zstd"])
 def test_16_bit_tiff_in_every_lossless_codec_of_pillow(tmp_path, codec):
     array = random_samples(1, height=37, width=50)[..., 0]

@@ -1,7 +1,8 @@
-"""16-bit TIFF -> samples at full depth.
+"""TIFF that Pillow does not read as it is: of 16 bits, and of 8 bits with the channels stored apart.
 
-Pillow cuts 16-bit colour to 8 bits. Here the strips or tiles are presented to it as a grey 8-bit picture as many bytes
-wide as a row has, so that it undoes the compression and nothing else; samples and predictor are put together here.
+Pillow cuts 16-bit colour to 8 bits; of channels stored apart it takes no alpha beside grey and no more than four. Here
+the strips or tiles are presented to it as a grey 8-bit picture as many bytes wide as a row has, so that it undoes the
+compression and nothing else; samples and predictor are put together here.
 The library tifffile would be the natural choice, but without its companion imagecodecs (30 MB of codecs) it does not
 read LZW, which editors and scanners write, nor, before Python 3.14, Zstandard.
 """
@@ -29,6 +30,17 @@ class Directory(Tag.ImageFileDirectory_v2):
     big = False
 
     @property
+    def dtype(self) -> np.dtype:
+        """Of the samples, in the file's byte order."""
+        bits = self.value(Tag.BITSPERSAMPLE)
+        return np.dtype(f"{'>' if self.prefix == b'MM' else '<'}u{bits // 8}")
+
+    @property
+    def separate(self) -> bool:
+        """Whether each channel is stored for itself."""
+        return self.value(Tag.PLANAR_CONFIGURATION, 1) == 2
+
+    @property
     def size(self) -> tuple[int, int]:
         """(width, height) in pixels as stored."""
         return self.value(Tag.IMAGEWIDTH), self.value(Tag.IMAGELENGTH)
@@ -46,8 +58,8 @@ class Directory(Tag.ImageFileDirectory_v2):
         return values[0]
 
 
-def open_deep_tiff(file: BinaryIO) -> Directory | None:
-    """The directory, if this is a TIFF of unsigned 16-bit grey or RGB samples."""
+def open_own_tiff(file: BinaryIO) -> Directory | None:
+    """The directory, if this is a TIFF of unsigned grey or RGB samples that is read here and not by Pillow."""
     file.seek(0)
     header = file.read(16)
     if header[:4] not in TIFF_HEADERS:
@@ -59,12 +71,14 @@ def open_deep_tiff(file: BinaryIO) -> Directory | None:
     directory.big = big
     file.seek(directory.next)
     directory.load(file)
-    deep = (
-        set(directory.values_of(Tag.BITSPERSAMPLE)) == {16}
+    bits = set(directory.values_of(Tag.BITSPERSAMPLE))
+    apart = bits == {8} and directory.separate and directory.value(Tag.COMPRESSION, 1) in _BYTE_CODECS
+    own = (
+        (bits == {16} or apart)
         and set(directory.values_of(Tag.SAMPLEFORMAT, (1,))) == {1}
         and directory.value(Tag.PHOTOMETRIC_INTERPRETATION, -1) in (0, 1, 2)
     )
-    return directory if deep else None
+    return directory if own else None
 
 
 def exif_of(file: BinaryIO, directory: Directory) -> Image.Exif:
@@ -75,10 +89,10 @@ def exif_of(file: BinaryIO, directory: Directory) -> Image.Exif:
     return exif
 
 
-def decode_deep_tiff(
+def decode_own_tiff(
     file: BinaryIO, directory: Directory, name: str, max_pixels: int, notes: list[str]
 ) -> Decoded:  # fmt: skip
-    """Samples and what is stored with them, of a directory that open_deep_tiff returned."""
+    """Samples and what is stored with them, of a directory that open_own_tiff returned."""
     width, height = directory.size
     check_size((width, height), name, max_pixels)
     photometric = directory.value(Tag.PHOTOMETRIC_INTERPRETATION)
@@ -89,13 +103,12 @@ def decode_deep_tiff(
     if directory.next:
         notes.append("more than one picture in the file (animation, pages): only the first is used")
 
-    separate = directory.value(Tag.PLANAR_CONFIGURATION, 1) == 2
-    planes = samples_per_pixel if separate else 1
+    planes = samples_per_pixel if directory.separate else 1
     samples = np.concatenate(
         [_decode_plane(file, directory, plane, planes, samples_per_pixel // planes) for plane in range(planes)], axis=2
     )
     if photometric == 0:  # white is zero
-        samples = np.concatenate([65535 - samples[..., :1], samples[..., 1:]], axis=2)
+        samples = np.concatenate([~samples[..., :1], samples[..., 1:]], axis=2)
 
     # What the samples beyond the colours are: 0 unspecified, 1 premultiplied alpha, 2 straight alpha.
     extra = (*directory.values_of(Tag.EXTRASAMPLES), *[0] * samples_per_pixel)[: samples_per_pixel - colors]
@@ -116,10 +129,10 @@ def decode_deep_tiff(
 
 
 def _decode_plane(file: BinaryIO, directory: Directory, plane: int, planes: int, channels: int) -> np.ndarray:
-    """One plane (all samples of a pixel together, or one where they are stored apart) -> (H, W, channels) uint16."""
+    """One plane (all samples of a pixel together, or one where they are stored apart) -> (H, W, channels)."""
     if (codec := directory.value(Tag.COMPRESSION, 1)) not in _BYTE_CODECS:
         raise NotImplementedError(f"16-bit TIFF of compression {codec}")
-    width, height = directory.size
+    (width, height), dtype = directory.size, directory.dtype
     tiled = Tag.TILEOFFSETS in directory
     offset_tag, count_tag = (Tag.TILEOFFSETS, Tag.TILEBYTECOUNTS) if tiled else (Tag.STRIPOFFSETS, Tag.STRIPBYTECOUNTS)
     across = directory.value(Tag.TILEWIDTH) if tiled else width
@@ -133,23 +146,24 @@ def _decode_plane(file: BinaryIO, directory: Directory, plane: int, planes: int,
 
     segments = []
     end = file.seek(0, io.SEEK_END)
-    if sum(lengths) > end + width * height * channels * planes * 2:  # a small file that claims the memory
+    if sum(lengths) > end + width * height * channels * planes * dtype.itemsize:  # a small file that claims the memory
         raise ValueError("strips or tiles longer than the file")
     for index in range(plane * count, (plane + 1) * count):
         if offsets[index] + lengths[index] > end:
             raise OSError("image file is truncated")
         file.seek(offsets[index])
         segments.append(file.read(lengths[index]))
+    pixel = channels * dtype.itemsize
     row_bytes = _bytes_picture(
-        segments, codec, (width * channels * 2, height), (across * channels * 2, down) if tiled else (0, down),
+        segments, codec, (width * pixel, height), (across * pixel, down) if tiled else (0, down),
         directory.value(Tag.FILLORDER, 1),
     )  # fmt: skip
-    order = ">u2" if directory.prefix == b"MM" else "<u2"
-    samples = row_bytes.view(order).astype(np.uint16).reshape(height, width, channels)
-    if directory.value(Tag.PREDICTOR, 1) == 2:  # differences along the row of each tile; uint16 wraps as intended
+    native = dtype.newbyteorder("=")
+    samples = row_bytes.view(dtype).astype(native).reshape(height, width, channels)
+    if directory.value(Tag.PREDICTOR, 1) == 2:  # differences along the row of each tile; they wrap as intended
         for left in range(0, width, across):
             part = samples[:, left : left + across]
-            np.cumsum(part, axis=1, dtype=np.uint16, out=part)
+            np.cumsum(part, axis=1, dtype=native, out=part)
     return samples
 
 
