@@ -68,11 +68,14 @@ def decode(file: BinaryIO, name: str, max_pixels: int, notes: list[str]) -> Deco
     if image.format == "PNG":
         decoded.text = {key: str(value) for key, value in image.text.items()}
     if image.format == "TIFF":
-        decoded.orientation = 1  # Pillow turns TIFF itself
         _note_tiff_losses(image, decoded, notes)
     if bits > (read := 8 * decoded.samples.itemsize):
         notes.append(f"{bits} bits a sample in the file: read at {read}")
     decoded.info = {"dpi": resolution_of(stored), **image.info}  # WebP and AVIF have it in EXIF only
+    if image.format == "TIFF":  # Pillow turns its pixels itself, but not the resolution
+        decoded.orientation = 1
+        if orientation >= 5 and decoded.info["dpi"]:
+            decoded.info["dpi"] = decoded.info["dpi"][::-1]
     decoded.comment = _comment(image)
     if any(data.startswith(_EXTENDED_XMP) for _, data in getattr(image, "applist", ())):
         notes.append("extended XMP, what did not fit into one segment of the JPEG: left out")

@@ -241,6 +241,19 @@ def test_resolution_in_exif_is_read_in_its_unit(tmp_path, kind, unit, dpi):
     assert read_picture(tmp_path / "in").dpi == (dpi and pytest.approx(dpi))
 
 
+@pytest.mark.parametrize("kind", ["webp", "tif8", "tif16"])
+@pytest.mark.parametrize(("orientation", "dpi"), [(1, (100, 150)), (3, (100, 150)), (5, (150, 100)), (6, (150, 100))])
+def test_resolution_is_turned_with_the_picture(tmp_path, kind, orientation, dpi):
+    tags = {274: (SHORT, struct.pack("<H", orientation)), **resolution(100, 150, 2)}
+    write_input(tmp_path / "in", kind, tags)
+    picture = read_picture(tmp_path / "in")
+    assert picture.dpi == dpi and picture.size == ((4, 5) if orientation >= 5 else (5, 4))
+    if orientation == 6:
+        write_picture(tmp_path / "out.tif", torch.zeros(3, 10, 16), picture)
+        with Image.open(tmp_path / "out.tif") as image:
+            assert image.info["dpi"] == (600, 200) and image.getexif().get(274, 1) == 1
+
+
 def test_webp_carries_the_resolution_in_exif(tmp_path):
     Image.new("RGB", (5, 4)).save(tmp_path / "in.png", dpi=(100, 200))
     picture = read_picture(tmp_path / "in.png")
