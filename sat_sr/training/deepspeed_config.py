@@ -37,6 +37,10 @@ TEXT = Rule(lambda value: value is None or isinstance(value, str), "a text")
 ANYTHING = Rule(lambda value: True, "")  # here; looked at below, in recipe.py, or by DeepSpeed itself
 NO_SPARSE = Rule(lambda value: value is False, "false: the network has no sparse gradients")
 NOT_UNIVERSAL = Rule(lambda value: value is False, "false: a run resumes on other ranks without that")
+NOT_IN_TURNS = Rule(
+    lambda value: value is False,
+    "false: with it DeepSpeed loses track of which weights lie where, and the averaged ones that are saved are wrong",
+)
 SHARED_FOLDER = Rule(lambda value: value is False, "false: a run's checkpoints lie in the --save folder of all nodes")
 
 # "auto" is for programs that fill it in, and fits none of these.
@@ -73,9 +77,9 @@ KEYS: dict[str, Any] = {
         "allgather_bucket_size": COUNT,
         **dict.fromkeys(
             ("allgather_partitions", "overlap_comm", "reduce_scatter", "contiguous_gradients",
-             "load_from_fp32_weights", "round_robin_gradients", "use_multi_rank_bucket_allreduce",
-             "ignore_unused_parameters"), YES_NO,
+             "load_from_fp32_weights", "use_multi_rank_bucket_allreduce", "ignore_unused_parameters"), YES_NO,
         ),
+        "round_robin_gradients": NOT_IN_TURNS,  # 0.19.8 deals the weights out by one list and looks them up by another
         "cpu_offload": ANYTHING,
         "offload_optimizer": ANYTHING,
     },

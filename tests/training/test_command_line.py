@@ -150,6 +150,10 @@ def test_a_global_batch_sets_the_accumulation_or_does_not_divide():
         ('{"zero_optimization": 1}', "zero_optimization must be an object"),
         ('{"zero_optimization": {"reduce_bucket_size": "big"}}', "reduce_bucket_size is 'big': must be a whole number"),
         ('{"zero_optimization": {"overlap_comm": "yess"}}', "overlap_comm is 'yess': must be true or false"),
+        (
+            '{"zero_optimization": {"round_robin_gradients": true}}',
+            "round_robin_gradients is True: must be false: .*wrong",
+        ),
         ('{"communication_data_type": "foo"}', 'communication_data_type is .foo.: must be "fp32", "fp16" or "bf16"'),
         ('{"data_types": {"grad_accum_dtypee": "fp32"}}', "data_types: unknown key 'grad_accum_dtypee'; is grad_accum"),
         ('{"sparse_gradients": true}', "sparse_gradients is True: must be false"),
