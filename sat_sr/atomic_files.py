@@ -37,16 +37,40 @@ def atomic_file(path: Path, *, durable: bool = False) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """A hidden folder beside `path`, to be filled: renamed to `path`, which may be an empty folder, when the block
-    ends well, else removed."""
+    """A hidden folder, to be filled: it becomes `path`, which may be an empty folder, when the block ends well, else it
+    is removed.
+
+    It lies beside `path` and is renamed. A folder that no other can be put in the place of (a mount point, one whose
+    parent is not ours) or should (the working directory, where a shell would be left in the one that is gone) has it
+    inside; what it holds then moves up, one entry after the other.
+
+    Raises FileExistsError where something has been put into `path` meanwhile.
+    """
+    path = path.resolve()  # a link stays, and what it points to is written
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.unfinished-", dir=path.parent))
+    inside = path.is_dir() and not _can_be_replaced(path)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.unfinished-", dir=path if inside else path.parent))
     try:
         yield temporary
-        temporary.chmod(0o755)
-        temporary.replace(path)
+        if inside:
+            _move_up(temporary)
+        else:
+            temporary.chmod(0o755)
+            temporary.replace(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _can_be_replaced(folder: Path) -> bool:
+    return not (os.path.ismount(folder) or folder.samefile(os.curdir)) and os.access(folder.parent, os.W_OK)
+
+
+def _move_up(temporary: Path) -> None:
+    folder = temporary.parent
+    if others := [path for path in folder.iterdir() if path != temporary]:
+        raise FileExistsError(f"{folder} is no longer empty, {others[0].name} is in it: nothing is overwritten")
+    for path in temporary.iterdir():
+        path.rename(folder / path.name)
 
 
 def sync(path: Path) -> None:
