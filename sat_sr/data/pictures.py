@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from sat_sr.data.folders import files_below
 from sat_sr.image_io.decoding_errors import DECODING_ERRORS
 from sat_sr.image_io.png import correct_transparent_level
 
@@ -21,7 +22,7 @@ _TURNS = {
 
 
 def find_pictures(paths: Iterable[str | Path]) -> tuple[dict[str, Path], list[Path]]:
-    """All picture files among files and folders (searched through), each with a key that names its source.
+    """All picture files among files and folders (see `files_below`), each with a key that names its source.
 
     A key is the folder's name and the path below it, without the suffix: `holiday/beach/0001` for beach/0001.jpg in
     holiday/. Dots become underscores, as WebDataset ends a key at the first dot. Equal keys get `_2`, `_3`, … appended.
@@ -36,9 +37,7 @@ def find_pictures(paths: Iterable[str | Path]) -> tuple[dict[str, Path], list[Pa
         if not path.exists():
             raise FileNotFoundError(f"{path}: there is no such file or folder")
         root = path.resolve().parent
-        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-            if not file.is_file():
-                continue
+        for file in files_below(path) if path.is_dir() else [path]:
             if file.suffix.lower() not in SUFFIXES:
                 others.append(file)
                 continue

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import glob
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from braceexpand import UnbalancedBracesError, braceexpand
+
+from sat_sr.data.folders import files_below
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz")
 URL = re.compile(r"([a-z][a-z0-9+.-]*)://|(pipe):", re.IGNORECASE)
@@ -18,7 +21,8 @@ def expand_shards(spec: str | Sequence[str]) -> list[str]:
 
     spec      `;DIR1,DIR2*3`: a leading semicolon means folders, searched through for tars; `*3` takes a folder's shards
               three times. This is how the release names its data.
-              Otherwise a list with commas of: paths (`a.tar`), folders, globs (`data/*.tar`), brace lists
+              Otherwise a list with commas of: paths (`a.tar`), folders, globs (`data/*.tar`, `data/*` for folders, of
+              which each tar is taken once), brace lists
               (`data/{0000..0009}.tar`), and URLs that webdataset opens (`https://host/{00..99}.tar`, `pipe:…`).
               What starts with `pipe:` is a shell command, commas and all, that webdataset runs; several are
               separated by `::`. Never take such a text from somebody you do not trust.
@@ -56,7 +60,7 @@ def _folder(part: str) -> list[str]:
 
 
 def _tars_in(folder: Path) -> list[str]:
-    found = (path for path in folder.rglob("*") if path.name.endswith(SUFFIXES) and path.is_file())
+    found = (path for path in files_below(folder) if path.name.endswith(SUFFIXES))
     # Hidden folders are of make_shards.py: what it has not finished, or was killed in.
     tars = sorted(str(path) for path in found if not any(p.startswith(".") for p in path.relative_to(folder).parts))
     if not tars:
@@ -99,7 +103,8 @@ def _one(part: str) -> list[str]:
             if not found:
                 of = f" (of {part!r})" if name != part else ""
                 raise ValueError(f"shards {name!r}{of}: nothing matches")
-            shards += found
+            tars = [tar for hit in found for tar in (_tars_in(Path(hit)) if os.path.isdir(hit) else [hit])]
+            shards += dict.fromkeys(tars)  # `**` matches folders and what is in them
     return shards
 
 

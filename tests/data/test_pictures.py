@@ -13,7 +13,7 @@ import tifffile
 from picture_files import png_bytes
 from PIL import Image
 
-from sat_sr.data.pictures import to_rgb
+from sat_sr.data.pictures import find_pictures, to_rgb
 from sat_sr.data.samples import Unusable, decode
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 48, 3), dtype=np.uint8)
@@ -124,3 +124,17 @@ def test_values_of_32_bits_have_no_white_and_are_not_guessed():
     Image.fromarray(np.linspace(0, 2**31 - 1, 48 * 48).reshape(48, 48).astype(np.int32)).save(buffer, "TIFF")
     with pytest.raises(Unusable, match="undecodable"):
         decode({"__key__": "a", "jpg": buffer.getvalue()}, 1, Counter())
+
+
+def test_pictures_of_a_linked_folder_are_found_under_the_link_s_name(tmp_path):
+    for name in ("photos/own.jpg", "disk/beach/0001.png", "disk/notes.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "photos" / "holiday").symlink_to(tmp_path / "disk")
+    (tmp_path / "disk" / "back").symlink_to(tmp_path / "photos")
+    pictures, others = find_pictures([tmp_path / "photos"])
+    linked = tmp_path / "photos" / "holiday"
+    assert pictures == {
+        "photos/holiday/beach/0001": linked / "beach" / "0001.png", "photos/own": tmp_path / "photos" / "own.jpg"
+    }  # fmt: skip
+    assert others == [linked / "notes.txt"]

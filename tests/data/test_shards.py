@@ -32,6 +32,27 @@ def test_paths_globs_braces_and_folders_in_one_list(folders):
     ]
 
 
+def test_folders_that_a_glob_matches_are_searched_through_and_a_tar_is_taken_once(folders):
+    (folders / "empty").rmdir()
+    tars = [f"{folders}/{name}" for name in ("a/0001.tar", "a/deep/0002.tar", "b/0000.tar")]
+    assert expand_shards(f"{folders}/*") == tars
+    (folders / "a" / "notes.txt").unlink()
+    assert sorted(expand_shards(f"{folders}/**")) == tars
+
+
+def test_linked_folders_are_searched_through_once_and_loops_end(folders):
+    (folders / "a" / "deep" / "up").symlink_to(folders / "a")
+    (folders / "a" / "0_twice").symlink_to(folders / "a" / "deep")
+    (folders / "a" / "elsewhere").symlink_to(folders / "b")
+    (folders / "a" / "z_above").symlink_to(folders)
+    (folders / "a" / "gone").symlink_to(folders / "nowhere")
+    assert [path.removeprefix(f"{folders}/a/") for path in expand_shards(f";{folders}/a")] == [
+        *("0001.tar", "deep/0002.tar", "elsewhere/0000.tar")
+    ]
+    (folders / "link").symlink_to(folders / "b")
+    assert expand_shards(f";{folders}/link") == [f"{folders}/link/0000.tar"]
+
+
 def test_what_make_shards_has_not_finished_is_left_out(folders):
     (folders / "b" / ".b.unfinished-x1").mkdir()
     (folders / "b" / ".b.unfinished-x1" / "shard-000000.tar").touch()
