@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import hashlib
 import os
 import re
 from collections.abc import Sequence
@@ -43,6 +44,11 @@ def expand_shards(spec: str | Sequence[str]) -> list[str]:
     if not shards:
         raise ValueError(f"{spec!r} names no shards: give ';FOLDER', a path, a glob, a brace list or a URL")
     return shards
+
+
+def fingerprint(shards: Sequence[str]) -> str:
+    """How many they are, and eight digits that change with any name or their order."""
+    return f"{len(shards)}, list {hashlib.sha256(os.fsencode(chr(10).join(shards))).hexdigest()[:8]}"
 
 
 def _folder(part: str) -> list[str]:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import socket
 from collections import Counter
 from collections.abc import Callable
 
 import torch
-import torch.distributed as dist
 
 from sat_sr.data.conditions import make_conditions
 from sat_sr.data.degradation_law import parse_degradation
 from sat_sr.data.pipeline import training_stream
 from sat_sr.data.samples import nothing_usable
-from sat_sr.data.shards import expand_shards
+from sat_sr.data.shards import expand_shards, fingerprint
 from sat_sr.data.tensors import collate
 from sat_sr.data.validation_set import validation_samples
 from sat_sr.training.noise import mix_seed
+from sat_sr.training.ranks import gather
 
 Batch = dict[str, torch.Tensor]  # target, lr, lr_upsampled and, for a model with a CLIP input, clip_embedding
 
@@ -107,8 +108,9 @@ def validation_batches(
     """This rank's part of the validation samples, always the same ones, and what to say about all ranks' parts.
 
     On the CPU, as there may be many; none where there are fewer samples than ranks. Called by all ranks together.
-    Raises UnusableData where none of them has a sample.
+    Raises UnusableData where none of them has a sample, ValueError where ranks find other shards.
     """
+    require_same_shards("--valid-data", expand_shards(settings.valid_data))
     asked = settings.eval_iters * micro_batch * world_size
     samples, counts = validation_samples(
         settings.valid_data,
@@ -133,11 +135,23 @@ def validation_batches(
     return batches, note
 
 
+def require_same_shards(name: str, shards: list[str]) -> None:
+    """Raises ValueError, on all ranks, where a rank has found other shards: each would deal another list.
+
+    name  of the flag that names them
+    """
+    found = gather((fingerprint(shards), socket.gethostname()))
+    for rank, (here, host) in enumerate(found):
+        if here != found[0][0]:
+            raise ValueError(
+                f"{name} names other shards on rank {rank} ({here}; on {host}) than on rank 0 ({found[0][0]}; on "
+                f"{found[0][1]}): all ranks need the same files under the same paths"
+            )
+
+
 def gather_counts(counts: Counter[str]) -> Counter[str]:
     """The sum over all ranks, who call this together."""
-    of_ranks = [None] * dist.get_world_size()
-    dist.all_gather_object(of_ranks, counts)
-    return sum(of_ranks, Counter())
+    return sum(gather(counts), Counter())
 
 
 @torch.no_grad()

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from sat_sr.programs.launcher import Process, require
 
@@ -104,3 +105,12 @@ def start_process_group(ranks: Ranks, use_cuda: bool, timeout_minutes: float) ->
         rank=ranks.rank,
         world_size=ranks.world_size,
     )
+
+
+def gather(value: Any) -> list[Any]:
+    """What each rank has, in their order; all of them call it together."""
+    import torch.distributed as dist
+
+    of_ranks = [None] * dist.get_world_size()
+    dist.all_gather_object(of_ranks, value)
+    return of_ranks

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 from pathlib import Path
 
 from sat_sr.checkpoint.run_folder import EMA_WEIGHTS
+from sat_sr.data.shards import fingerprint
 from sat_sr.programs.release_flags import flag
 from sat_sr.training.recipe import Recipe
 
@@ -49,8 +49,7 @@ def decisive_settings(settings: argparse.Namespace, recipe: Recipe, shards: list
     }
     shared |= {"betas": list(recipe.betas), "eps": recipe.eps, "weight decay": recipe.weight_decay}
     shared |= {"clipping": recipe.clip_grad} | {flag(name): vars(settings)[name] for name in DECISIVE}
-    digest = hashlib.sha256("\n".join(shards).encode()).hexdigest()[:8]
-    return shared | {"training shards": f"{len(shards)}, list {digest}"}
+    return shared | {"training shards": fingerprint(shards)}
 
 
 def changes(saved: dict, decisive: dict) -> str:

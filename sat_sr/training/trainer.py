@@ -14,7 +14,7 @@ from sat_sr.checkpoint.run_folder import PICTURES, find_latest
 from sat_sr.diffusion.edm import edm_loss
 from sat_sr.programs import exit_codes
 from sat_sr.training import state
-from sat_sr.training.batches import Batch, TrainingBatches, gather_counts, validation_batches
+from sat_sr.training.batches import Batch, TrainingBatches, gather_counts, require_same_shards, validation_batches
 from sat_sr.training.engine import build_engine, update
 from sat_sr.training.error_norm import ErrorNorm
 from sat_sr.training.interval import Interval
@@ -22,6 +22,7 @@ from sat_sr.training.logs import RunLog, duration
 from sat_sr.training.noise import TrainingNoise
 from sat_sr.training.optimizer import learning_rate
 from sat_sr.training.preemption import Preemption
+from sat_sr.training.ranks import gather
 from sat_sr.training.recipe import Recipe
 from sat_sr.training.resume import changes, decisive_settings, fixed_settings, require_same
 from sat_sr.training.tf32 import tf32
@@ -48,7 +49,8 @@ class Trainer:
         require_same(self.folder, saved, fixed_settings(settings, recipe))
         self.step = self.saved_step = saved.get("step", 0)  # updates tried so far, skipped ones included
         self.bad_steps = saved.get("bad_steps", 0)
-        self.seed = saved.get("seed", settings.seed)  # a run keeps its seed: launchers draw --seed anew for each start
+        seeds = gather(settings.seed)  # a launcher may draw --seed on each rank
+        self.seed = saved.get("seed", seeds[0])  # a run keeps its seed: it may be drawn anew for each start
 
         start = starting_point(settings, checkpoint)
         # In float32, whatever the file has: as generation computes the embedding, too.
@@ -59,6 +61,7 @@ class Trainer:
         self.batches = TrainingBatches(
             settings, self.seed, self.rank, self.world_size, recipe.micro_batch, device, self.clip
         )
+        require_same_shards("--train-data", self.batches.shards)
         self.decisive = decisive_settings(settings, recipe, self.batches.shards)
         self.engine = build_engine(settings, recipe, self.seed, start)
         other_order = ""
@@ -72,8 +75,13 @@ class Trainer:
             )
         # Not earlier: it drops what the log has of later steps, which a start that is refused must not do.
         self.log = RunLog(self.folder, self.step, enabled=self.rank == 0)
-        if self.seed != settings.seed:
+        if saved and self.seed != settings.seed:
             self.log.line(f"--seed {settings.seed} is not used: this run started with seed {self.seed}")
+        elif not saved and len(set(seeds)) > 1:
+            others = ", ".join(map(str, dict.fromkeys(seeds[1:])))
+            self.log.line(
+                f"--seed is not the same on all ranks ({others} beside rank 0's): {self.seed}, rank 0's, is used"
+            )
         if differing := changes(saved, self.decisive):
             self.log.line(f"differs from step {self.step} on: {differing}")
         if other_order:
@@ -185,8 +193,7 @@ class Trainer:
 
     def _count_bad_step(self, loss: torch.Tensor, keys: list[str]) -> None:
         self.bad_steps += 1
-        reports = [None] * self.world_size
-        dist.all_gather_object(reports, (loss.item(), keys))
+        reports = gather((loss.item(), keys))
         culprits = [report for report in reports if not torch.tensor(report[0]).isfinite()] or reports
         what = "; ".join(f"loss {value} on {', '.join(names)}" for value, names in culprits)
         self.log.line(f"step {self.step} skipped on all ranks, no finite gradient ({self.bad_steps} in a row): {what}")
@@ -264,7 +271,9 @@ class Trainer:
             training,
             self.batches.position(),
             self._write_ema,
-            self.settings.keep_last,
+            0
+            if self.bad_steps
+            else self.settings.keep_last,  # a signal may come amid bad steps: the others may be good
         )
         self.saved_step = self.step
         seconds = time.perf_counter() - start

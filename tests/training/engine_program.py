@@ -238,6 +238,24 @@ def tell_of_other_shards(report):
     report["other shards"] = said
 
 
+def differ_between_ranks(report):
+    """As with `srun … --seed $RANDOM`, which each rank draws; and with data that not all nodes have."""
+    trainer, said = None, io.StringIO()
+    with contextlib.redirect_stdout(said):
+        trainer = build("seeds", f"--seed={17 + RANKS.rank}", "--train-iters=5")
+        trainer.run()
+        build("seeds", f"--seed={19 + RANKS.rank}")
+    report["seed"], report["keys"] = trainer.seed, [key for step in trainer.steps for key in step["keys"]]
+    report["seeds told"] = [line.partition(" ")[2] for line in said.getvalue().splitlines() if "seed " in line]
+    shards = FLAGS[FLAGS.index("--train-data") + 1]
+    own = shards.replace("{0000..0001}", f"000{RANKS.rank}")
+    for name in ("--train-data", "--valid-data"):
+        try:
+            build("shards", name, own)
+        except ValueError as error:
+            report[f"other {name}"] = str(error)
+
+
 def log_means(report):
     """Losses of six steps logged one by one, and at the end of all, through checkpoints and slow validations."""
     shards = FLAGS[FLAGS.index("--train-data") + 1]
@@ -341,6 +359,8 @@ def main() -> None:
     follow_by_plain_pytorch(report, "zero1")
     follow_by_plain_pytorch(report, "stage0", "--zero-stage=0")
     stop_around_validation(report)
+    if RANKS.world_size == 2:
+        differ_between_ranks(report)
     if RANKS.world_size == 1:
         resume_with(report, "workers", "--num-workers=2", "--augment=full", "--lr-dropout=0.5", "--cache-mb=1")
         resume_with(report, "device", "--degrade-on-device", "--lr-dropout=0.5")

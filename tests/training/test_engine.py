@@ -93,6 +93,26 @@ def test_a_list_of_shards_that_has_changed_is_told(reports):
     assert re.search(r"differs from step 2 on: training shards 2, list (\w{8}) \(was 1, list (?!\1)\w{8}\)\n", other)
 
 
+def test_ranks_that_were_given_other_seeds_use_the_first_and_share_each_pass_over_the_shards(reports):
+    first, second = reports[2]
+    assert first["seed"] == second["seed"] == 17
+    for start in range(0, 20, 5):  # two shards of five pictures, one for each rank
+        parts = [set(report["keys"][start : start + 5]) for report in (first, second)]
+        assert len(parts[0] | parts[1]) == 10, start
+    assert first["seeds told"] == [
+        "--seed is not the same on all ranks (18 beside rank 0's): 17, rank 0's, is used",
+        "--seed 19 is not used: this run started with seed 17",
+    ]
+    assert second["seeds told"] == []
+
+
+@pytest.mark.parametrize("name", ["--train-data", "--valid-data"])
+def test_ranks_that_find_other_shards_are_refused(reports, name):
+    for report in reports[2]:
+        pattern = rf"{name} names other shards on rank 1 \(1, list (\w+); on .*\) than on rank 0 \(1, list (?!\1)\w+;"
+        assert re.match(pattern, report[f"other {name}"])
+
+
 def test_the_logged_loss_is_of_all_steps_and_the_time_of_training_alone(reports):
     (report,) = reports[1]
     losses = [record["loss"] for record in report["logged each"]]
