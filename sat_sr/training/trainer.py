@@ -115,7 +115,8 @@ class Trainer:
                 self._log_interval()
             stop = not last and self._stop_asked()
             due = due or self.step % settings.save_interval == 0
-            # Not in the middle of bad steps: what came before them may have spoiled the weights.
+            # Not in the middle of bad steps, nor after them, see _count_bad_step: what came before may have spoiled the
+            # weights.
             if stop or last or (due and not self.bad_steps):
                 self._save()
                 due = False
@@ -197,11 +198,14 @@ class Trainer:
         culprits = [report for report in reports if not torch.tensor(report[0]).isfinite()] or reports
         what = "; ".join(f"loss {value} on {', '.join(names)}" for value, names in culprits)
         self.log.line(f"step {self.step} skipped on all ranks, no finite gradient ({self.bad_steps} in a row): {what}")
-        if self.bad_steps >= self.settings.max_bad_steps:
+        last = self.step == self.settings.train_iters
+        if last or self.bad_steps >= self.settings.max_bad_steps:
+            series = "1 step" if self.bad_steps == 1 else f"{self.bad_steps} steps in a row"
+            end = ", the end of the run, which is not saved" if last else ""
             raise FloatingPointError(
-                f"{self.bad_steps} steps in a row without a finite gradient, the last is step {self.step}: {what}; go "
-                "on from the last checkpoint with a lower --lr, or look at these samples. If it fails there at once, "
-                "its weights are spoiled already: write the name of an earlier one into `latest`"
+                f"{series} without a finite gradient, the last is step {self.step}{end}: {what}; go on from the last "
+                "checkpoint with a lower --lr, or look at these samples. If it fails there at once, its weights are "
+                "spoiled already: write the name of an earlier one into `latest`"
             )
 
     def _stop_asked(self) -> bool:

@@ -113,6 +113,19 @@ def skip_bad_steps(report, *flags):
     report["bad end logged"] = [json.loads(line)["step"] for line in lines]
 
 
+def end_in_bad_steps(report):
+    """The last step of a run is bad; and a signal comes while they are."""
+    flags = ["--save-interval", "2", "--keep-last", "1"]
+    trainer = build("bad-last", *flags, damaged=(5,))
+    try:
+        trainer.run()
+    except FloatingPointError as error:
+        report["bad last"] = str(error)
+    report["bad last saved"] = steps(trainer.folder)
+    trainer, _ = train("bad-stopped", *flags, stops=(3,), damaged=(2,))
+    report["bad stopped saved"] = steps(trainer.folder)
+
+
 def refuse_what_does_not_fit(report):
     folder = FOLDER / "other-ranks"
     shutil.copytree(FOLDER / "zero1-whole", folder)
@@ -284,6 +297,7 @@ def main() -> None:
     skip_bad_steps(report["skips"]["zero1"])
     skip_bad_steps(report["skips"]["bf16"], "--precision=bf16")
     skip_bad_steps(report["skips"]["muon"], "--zero-stage=0", "--optimizer=muon")
+    end_in_bad_steps(report)
     follow_average(report)
     if RANKS.world_size == 1:
         compare_engines(report)

@@ -80,6 +80,18 @@ def test_a_loss_that_is_not_finite_on_one_rank_is_skipped_by_all_and_too_many_en
 
 
 @pytest.mark.parametrize("world_size", [1, 2])
+def test_bad_steps_cost_no_good_checkpoint_at_the_end_of_a_run_or_when_it_is_stopped(reports, world_size):
+    for report in reports[world_size]:
+        message = report["bad last"]
+        assert message.startswith(
+            "1 step without a finite gradient, the last is step 6, the end of the run, which is not"
+        )
+        assert "write the name of an earlier one into `latest`" in message
+        assert report["bad last saved"] == [4]
+        assert report["bad stopped saved"] == [2, 3]  # though one is to be kept
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
 def test_the_partitioned_average_is_that_of_the_whole_weights(reports, world_size):
     for report in reports[world_size]:
         assert report["average error"] < 1e-7
