@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 from pathlib import Path
+
+import torch
 
 from sat_sr.checkpoint.run_folder import EMA_WEIGHTS
 from sat_sr.data.shards import fingerprint
@@ -38,7 +41,9 @@ def require_same(folder: Path, saved: dict, fixed: dict) -> None:
             )
 
 
-def decisive_settings(settings: argparse.Namespace, recipe: Recipe, shards: list[str]) -> dict:
+def decisive_settings(
+    settings: argparse.Namespace, recipe: Recipe, shards: list[str], clip: torch.nn.Module | None
+) -> dict:
     """What decides the result and may change on the way, by name; JSON values."""
     shared = {
         "ranks": recipe.world_size,
@@ -49,7 +54,7 @@ def decisive_settings(settings: argparse.Namespace, recipe: Recipe, shards: list
     }
     shared |= {"betas": list(recipe.betas), "eps": recipe.eps, "weight decay": recipe.weight_decay}
     shared |= {"clipping": recipe.clip_grad} | {flag(name): vars(settings)[name] for name in DECISIVE}
-    return shared | {"training shards": fingerprint(shards)}
+    return shared | {"training shards": fingerprint(shards), "CLIP tower": clip and _fingerprint_of_tower(clip)}
 
 
 def changes(saved: dict, decisive: dict) -> str:
@@ -60,3 +65,12 @@ def changes(saved: dict, decisive: dict) -> str:
         for name, value in decisive.items()
         if name in there and there[name] != value
     )
+
+
+def _fingerprint_of_tower(clip: torch.nn.Module) -> str:
+    """Eight digits that tell one tower from another, wherever it lies: of some values of each tensor, for speed."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(clip.state_dict().items()):
+        values = tensor.flatten()
+        digest.update(name.encode() + values[:: max(1, len(values) // 64)].cpu().numpy().tobytes())
+    return digest.hexdigest()[:8]

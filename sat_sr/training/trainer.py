@@ -62,7 +62,7 @@ class Trainer:
             settings, self.seed, self.rank, self.world_size, recipe.micro_batch, device, self.clip
         )
         require_same_shards("--train-data", self.batches.shards)
-        self.decisive = decisive_settings(settings, recipe, self.batches.shards)
+        self.decisive = decisive_settings(settings, recipe, self.batches.shards, self.clip)
         self.engine = build_engine(settings, recipe, self.seed, start)
         other_order = ""
         if checkpoint:

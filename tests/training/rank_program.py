@@ -223,6 +223,12 @@ def die(report):
         report["left by the dead"] = find_latest(FOLDER / "death").name
 
 
+def said_while_built(*arguments):
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        build(*arguments)
+    return out.getvalue()
+
+
 def start_from_weights_with_clip(report):
     """A model with a CLIP input; then one that starts from its averaged weights, without flags about sizes."""
     recorded = safetensors.torch.load_file(GOLDEN_CLIP)
@@ -236,6 +242,10 @@ def start_from_weights_with_clip(report):
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": vision}))
     clip = ["--vector-dim", "24", "--clip-model", str(folder)]
     trainer, _ = train("clip", *clip)
+    report["same tower"] = said_while_built("clip", *clip)
+    other = Path(shutil.copytree(folder, FOLDER / "other-tower"))
+    torch.save(half | {"visual.proj": half["visual.proj"] + 1}, other / "open_clip_pytorch_model.bin")
+    report["other tower"] = said_while_built("clip", *clip, "--clip-model", str(other))
     report["clip precision"] = [sorted({str(p.dtype) for p in trainer.clip.parameters()})]
     report["clip weights"] = digest(dict(state.gather_ema(trainer.engine)))
     report["clip learnt"] = weights(trainer)["cond_embed.map_vector.2.weight"].abs().max().item()

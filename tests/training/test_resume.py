@@ -139,6 +139,12 @@ def test_the_clip_embedding_conditions_and_averaged_weights_start_a_fine_tuning(
     assert report["tower kept"] and report["held open"] == []  # NFS removes no folder with an open file
 
 
+def test_another_clip_tower_is_told(reports):
+    (report,) = reports[1]
+    assert "differs" not in report["same tower"]
+    assert re.search(r"differs from step 6 on: CLIP tower (\w{8}) \(was (?!\1)\w{8}\)\n", report["other tower"])
+
+
 def test_validation_is_of_the_averaged_weights_and_the_picture_shows_its_target(reports):
     (report,) = reports[1]
     logged = report["logged"]
