@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 import socket
+import zipfile
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -25,7 +26,17 @@ from deepspeed.utils import safe_get_full_optimizer_state
 
 from sat_sr.atomic_files import LEFTOVERS, atomic_file, sync
 from sat_sr.checkpoint import FORMAT
-from sat_sr.checkpoint.run_folder import CONFIG, EMA_WEIGHTS, LATEST, TRAINING, data_position, find_latest, steps
+from sat_sr.checkpoint.run_folder import (
+    CONFIG,
+    EMA_WEIGHTS,
+    LATEST,
+    MODEL_STATES,
+    TRAINING,
+    data_position,
+    find_latest,
+    optimizer_states,
+    steps,
+)
 from sat_sr.config import InfDiTConfig
 from sat_sr.training.engine import link_optimizer_state
 from sat_sr.training.logs import warn
@@ -42,8 +53,8 @@ def claim_folder(folder: Path, config: InfDiTConfig) -> TextIO:
 
     returns  the folder's lock, see `lock_folder`
 
-    Raises ValueError when the checkpoints are of a model of another architecture, another process trains there, or the
-    folder cannot be made.
+    Raises ValueError when the checkpoints are of a model of another architecture, another process trains there, the
+    folder cannot be made, or config.json is damaged.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -58,7 +69,12 @@ def claim_folder(folder: Path, config: InfDiTConfig) -> TextIO:
     if not (path.exists() and find_latest(folder)):  # a start that failed before it saved has claimed nothing
         _write(path, json.dumps(config.to_dict(), indent=2) + "\n")
         return lock
-    there = InfDiTConfig.from_json(path.read_text(encoding="utf-8")).to_dict()
+    try:
+        there = InfDiTConfig.from_json(path.read_text(encoding="utf-8")).to_dict()
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"{path} is damaged ({error}): remove it, and start with the model that the run had; it is written anew"
+        ) from error
     here = config.to_dict()
     differing = [f"{name} {there[name]} (here {here[name]})" for name in here if here[name] != there[name]]
     if differing:
@@ -177,14 +193,44 @@ def load(engine: DeepSpeedEngine, checkpoint: Path, ranks: int) -> None:
         engine.optimizer.clip_grad = engine.gradient_clipping()
 
 
+def require_whole(checkpoint: Path, ranks: int, partitioned: bool) -> None:
+    """Before anything slow: the files that `load` will read are there, and none of them breaks off.
+
+    Raises ValueError that names the one that is not, or does.
+    """
+    for path in [checkpoint / MODEL_STATES, *(optimizer_states(checkpoint, ranks) if partitioned else ())]:
+        if not zipfile.is_zipfile(path):  # what PyTorch writes is one, with its table of contents at the end
+            raise _damaged(path, "cut short" if path.exists() else "not there")
+
+
 def data_positions(checkpoint: Path, ranks: int) -> list[dict]:
-    """Where each of the `ranks` ranks that saved it stood in its data."""
-    return [json.loads((checkpoint / data_position(rank)).read_text(encoding="utf-8")) for rank in range(ranks)]
+    """Where each of the `ranks` ranks that saved it stood in its data. Raises ValueError as `read_training`."""
+    return [_read_json(checkpoint / data_position(rank), "batches", "stream") for rank in range(ranks)]
 
 
 def read_training(checkpoint: Path) -> dict:
-    """training.json of a checkpoint."""
-    return json.loads((checkpoint / TRAINING).read_text(encoding="utf-8"))
+    """training.json of a checkpoint. Raises ValueError where it is damaged or missing, with what to do."""
+    return _read_json(checkpoint / TRAINING, "step", "seed", "world_size")
+
+
+def _read_json(path: Path, *keys: str) -> dict:
+    """An object that has these keys."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise _damaged(path, error.strerror) from error
+    except ValueError as error:  # no JSON, or no UTF-8
+        raise _damaged(path, str(error)) from error
+    if not isinstance(values, dict) or not values.keys() >= set(keys):
+        raise _damaged(path, f"it must hold an object with {', '.join(keys)}")
+    return values
+
+
+def _damaged(path: Path, what: str) -> ValueError:
+    return ValueError(
+        f"{path} is damaged or missing ({what}): write the name of an earlier checkpoint into `latest` of "
+        f"{path.parents[1]}"
+    )
 
 
 @torch.no_grad()

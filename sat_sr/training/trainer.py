@@ -47,6 +47,8 @@ class Trainer:
         checkpoint = find_latest(self.folder)
         saved = state.read_training(checkpoint) if checkpoint else {}
         require_same(self.folder, saved, fixed_settings(settings, recipe))
+        if checkpoint:
+            state.require_whole(checkpoint, saved["world_size"], partitioned=recipe.zero_stage > 0)
         self.step = self.saved_step = saved.get("step", 0)  # updates tried so far, skipped ones included
         self.bad_steps = saved.get("bad_steps", 0)
         seeds = gather(settings.seed)  # a launcher may draw --seed on each rank

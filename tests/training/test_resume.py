@@ -116,8 +116,10 @@ def test_what_does_not_fit_the_run_is_refused_by_name(reports):
     assert "precision fp32, this start has bf16" in report["other precision"]
     assert "zero partitioned, this start has stage 0" in report["other partition"]
     assert "num_layers 1 (here 2)" in report["other model"]
-    # For the one without validation pictures, and the one that lacks files.
-    assert report["engines built for the refused"] == 2
+    for name, file in (("cut", "mp_rank_00_model"), ("gone", "mp_rank_00_model"), ("emptied", "rank_00_optim")):
+        said = report[f"{name} file"]
+        assert f"{file}_states.pt is damaged or missing (" in said and "an earlier checkpoint into `latest`" in said
+    assert report["engines built for the refused"] == 1  # for the one without validation pictures
     assert report["logs left alone"]
 
 

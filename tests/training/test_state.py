@@ -202,3 +202,28 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match=r"--save .*/file/run: no folder can be made there \(Not a directory\)"):
         state.claim_folder(tmp_path / "file" / "run", InfDiTConfig.preset("mini"))
+
+
+@pytest.mark.parametrize("content", [None, "", "[]", "{}", '{"step": 1', b"\xff"])
+def test_a_damaged_or_missing_file_of_a_checkpoint_is_named_with_the_way_out(tmp_path, content):
+    for name, read in (
+        ("training.json", state.read_training),
+        ("data_rank_1.json", lambda checkpoint: state.data_positions(checkpoint, 2)),
+    ):
+        checkpoint = tmp_path / name / "7"
+        checkpoint.mkdir(parents=True)
+        (checkpoint / "data_rank_0.json").write_text('{"batches": 0, "stream": {}}')
+        if content is not None:
+            (checkpoint / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+        with pytest.raises(ValueError) as error:
+            read(checkpoint)
+        assert str(error.value).startswith(f"{checkpoint / name} is damaged or missing (")
+        assert str(error.value).endswith(f"write the name of an earlier checkpoint into `latest` of {tmp_path / name}")
+
+
+@pytest.mark.parametrize("content", ["", "[1]", "null", '{"layers": 3}'])
+def test_a_damaged_config_of_a_run_is_named(tmp_path, content):
+    write_checkpoint(tmp_path, 1)
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(ValueError, match=r"config.json is damaged \(.+\): remove it, and start with the model that"):
+        state.claim_folder(tmp_path, InfDiTConfig.preset("mini"))
