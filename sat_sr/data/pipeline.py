@@ -252,8 +252,8 @@ class _SampleStream(IterableDataset):
             crop, low = paired_crop(picture.image, picture.lr, self.image_size, generator, self.augment)
             if self.mixture is None:
                 raise UnusableData(
-                    f"sample {picture.key!r} is a pair: its LR inputs are made here, not by a later degradation; "
-                    "give a degradation, which only pictures without a partner go through"
+                    f"sample {picture.key!r} is a pair, which is used as it is, where batches are degraded later: "
+                    "leave --degrade-on-device out (in Python, degradation=None)"
                 )
             target = unit(crop)
             lr, up = lr_conditions(unit(low)[None], (self.image_size, self.image_size))

@@ -33,6 +33,9 @@ NUMBER = Rule(lambda value: _number(value) and value >= 0, "a number from 0 on")
 POSITIVE = Rule(lambda value: _number(value, 0), "a number above 0")
 BETAS = Rule(_two_shares, "two numbers, such as [0.9, 0.999]")
 DTYPE = Rule(lambda value: value in ("fp32", "fp16", "bf16"), '"fp32", "fp16" or "bf16"')
+TAG_VALIDATION = Rule(
+    lambda value: isinstance(value, str) and value.lower() in ("warn", "ignore", "fail"), '"Warn", "Ignore" or "Fail"'
+)
 TEXT = Rule(lambda value: value is None or isinstance(value, str), "a text")
 ANYTHING = Rule(lambda value: True, "")  # here; looked at below, in recipe.py, or by DeepSpeed itself
 NO_SPARSE = Rule(lambda value: value is False, "false: the network has no sparse gradients")
@@ -93,7 +96,8 @@ KEYS: dict[str, Any] = {
         "module_depth": ANYTHING, "recompute_fwd_factor": NUMBER,
     },
     "checkpoint": {
-        **dict.fromkeys(("tag_validation", "parallel_write", "writer"), ANYTHING),
+        "tag_validation": TAG_VALIDATION,
+        "parallel_write": {"pipeline_stage": YES_NO},
         "load_universal": NOT_UNIVERSAL,
         "use_node_local_storage": SHARED_FOLDER,
     },

@@ -6,6 +6,7 @@ import argparse
 
 import deepspeed
 import torch
+from deepspeed.runtime.config import DeepSpeedConfigError
 from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
 from pydantic import ValidationError
 
@@ -46,6 +47,11 @@ def build_engine(
         raise ValueError(
             f"--deepspeed-config {settings.deepspeed_config}: DeepSpeed does not accept {key} {first['input']!r} "
             f"({first['msg']}): correct it or leave it out"
+        ) from error
+    except (DeepSpeedConfigError, AssertionError) as error:  # of values that do not go together, or with this version
+        raise ValueError(
+            f"--deepspeed-config {settings.deepspeed_config}: DeepSpeed does not accept it ({error}): correct that, or "
+            "leave it out"
         ) from error
     optimizer.start()
     if recipe.zero_stage:

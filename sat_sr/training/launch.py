@@ -32,6 +32,9 @@ from sat_sr.training.preemption import Preemption
 from sat_sr.training.ranks import Ranks, find_ranks, start_process_group
 from sat_sr.training.recipe import Recipe, settle
 
+# In the errors of gloo, of the store where ranks meet, and of NCCL.
+RANK_HAS_ENDED = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "ncclRemoteError")
+
 
 def launch(settings: argparse.Namespace, preemption: Preemption) -> int:
     """Runs the training on this rank. Exit codes: 0 done, 1 error, 75 stopped by a signal and saved, 130 interrupted.
@@ -95,6 +98,8 @@ def _sentence(error: Exception, settings: argparse.Namespace) -> str | None:
         )
     if is_of_dead_worker(error):
         return why_worker_died(error)
+    if isinstance(error, RuntimeError) and any(sign in str(error) for sign in RANK_HAS_ENDED):
+        return "another rank has ended: its message, or the launcher's, says why"
     if isinstance(error, torch.OutOfMemoryError):
         return _out_of_memory()
     if isinstance(error, ModuleNotFoundError) and not is_ours(error):

@@ -51,7 +51,13 @@ def settle(settings: argparse.Namespace, values: dict, world_size: int, use_cuda
         raise ValueError("--optimizer muon needs whole matrices, which ZeRO cuts in pieces: add --zero-stage 0")
     clip_grad = float(_first(settings.clip_grad, values.get("gradient_clipping"), 0.1))
 
-    engine = {key: value for key, value in values.items() if key not in ("optimizer", "train_batch_size", "fp16")}
+    not_passed = (
+        "optimizer",
+        "train_batch_size",
+        "fp16",
+        "sparse_gradients",
+    )  # the last, false, is refused as outdated
+    engine = {key: value for key, value in values.items() if key not in not_passed}
     engine |= {
         "train_micro_batch_size_per_gpu": micro,
         "gradient_accumulation_steps": accumulation,
@@ -87,9 +93,11 @@ def _divide_batch(settings: argparse.Namespace, values: dict, world_size: int) -
         return micro, given or 1
     if total % (micro * world_size) or (given and total != micro * given * world_size):
         steps = f" x {given} accumulation steps" if given else ""
+        wanted = f"{micro * given * world_size}" if given else f"a multiple of {micro * world_size}"
+        divides = total % (micro * world_size) == 0
         raise ValueError(
             f"train_batch_size {total} does not divide into {world_size} rank(s) x micro batch {micro}{steps}: make "
-            f"it a multiple of {micro * world_size * (given or 1)}, or change the micro batch"
+            f"it {wanted}, or {'leave the accumulation steps out' if divides else 'change the micro batch'}"
         )
     return micro, total // (micro * world_size)
 

@@ -5,6 +5,7 @@ import os
 import re
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -126,8 +127,12 @@ def test_a_global_batch_sets_the_accumulation_or_does_not_divide():
         recipe_of("--train-batch-size", "25", "--micro-batch-size", "2", world_size=3)
     values = {"train_batch_size": 16, "train_micro_batch_size_per_gpu": 2, "gradient_accumulation_steps": 2}
     assert recipe_of(world_size=4, values=values).batch == 16
-    with pytest.raises(ValueError, match=r"train_batch_size 16 .* x 2 accumulation steps"):
+    with pytest.raises(ValueError, match=r"16 .* x 2 accumulation steps: make it 12, or change the micro batch$"):
         recipe_of(world_size=3, values=values)
+    flags = ["--train-batch-size", "8", "--gradient-accumulation-steps", "2", "--micro-batch-size", "2"]
+    with pytest.raises(ValueError, match=r"micro batch 2 x 2 accumulation steps: make it 4, or leave .* out$"):
+        recipe_of(*flags)
+    assert recipe_of(*flags[:2], *flags[4:]).accumulation == 4
 
 
 @pytest.mark.parametrize(
@@ -159,6 +164,8 @@ def test_a_global_batch_sets_the_accumulation_or_does_not_divide():
         ('{"sparse_gradients": true}', "sparse_gradients is True: must be false"),
         ('{"optimizer": {"params": {"lr": 0}}}', "optimizer.params: lr is 0: must be a number above 0"),
         ('{"flops_profiler": {"enabledd": true}}', "flops_profiler: unknown key 'enabledd'; is enabled meant"),
+        ('{"checkpoint": {"tag_validation": "bogus"}}', "checkpoint: tag_validation is 'bogus': must be \"Warn\""),
+        ('{"checkpoint": {"parallel_write": true}}', "checkpoint: parallel_write must be an object, not bool"),
         (
             '{"checkpoint": {"load_universal": true}}',
             "load_universal is True: must be false: a run resumes on other ranks",
@@ -185,9 +192,11 @@ def test_a_json_of_the_release_s_kind_is_taken(tmp_path, kind):
     """With fp16 switched off and its settings left in, and SAT's name for AdamW with averages."""
     values = {"optimizer": {"type": kind, "params": {"lr": 2e-5}}, "fp16": {"enabled": False, "loss_scale": 0}}
     values["zero_optimization"] = {"stage": 1, "cpu_offload": False}
+    values["sparse_gradients"] = False
     path = tmp_path / "ds.json"
     path.write_text(json.dumps(values))
-    assert recipe_of(values=read_deepspeed_config(path)).lr == 2e-5
+    recipe = recipe_of(values=read_deepspeed_config(path))
+    assert recipe.lr == 2e-5 and "sparse_gradients" not in recipe.engine  # which DeepSpeed would refuse
 
 
 def test_combinations_that_cannot_work_are_refused():
@@ -380,13 +389,20 @@ def test_a_data_worker_that_was_killed_is_told_in_one_sentence(tiny_flags, tmp_p
     assert said.startswith("error: a data worker was killed, most likely because the memory ran out: give fewer --num")
 
 
-def test_what_deepspeed_itself_refuses_is_told_in_one_sentence(tiny_flags, tmp_path):
+@pytest.mark.parametrize(
+    ("zero", "words"),
+    [
+        ({"stage": 1, "offload_optimizer": {"device": "none", "pin": 3}}, ".*pin 3"),
+        ({"stage": 1, "allgather_bucket_size": 3}, r"it \(allgather_bucket_size must be a multiple of .*\): correct"),
+    ],
+)
+def test_what_deepspeed_itself_refuses_is_told_in_one_sentence(tiny_flags, tmp_path, zero, words):
     path = tmp_path / "ds.json"
-    path.write_text('{"zero_optimization": {"stage": 1, "offload_optimizer": {"device": "none", "pin": 3}}}')
+    path.write_text(json.dumps({"zero_optimization": zero}))
     result = run(*tiny_flags, "--save", str(tmp_path / "run"), "--deepspeed-config", str(path))
     assert result.returncode == 1
     (said,) = result.stderr.splitlines()
-    assert said.startswith(f"error: --deepspeed-config {path}: DeepSpeed does not accept ") and "pin 3" in said
+    assert re.match(rf"error: --deepspeed-config {path}: DeepSpeed does not accept (?:{words})", said)
 
 
 def test_a_section_that_decides_nothing_is_told_once(monkeypatch, capsys, tmp_path):
@@ -417,3 +433,27 @@ def test_a_dry_run_shows_settings_and_size_and_writes_nothing(tmp_path):
     assert settings["model"] == InfDiTConfig.preset("official").to_dict()
     assert settings["deepspeed"]["train_micro_batch_size_per_gpu"] == 2
     assert not (tmp_path / "run").exists()
+
+
+def test_a_rank_whose_partner_was_refused_says_so_in_one_sentence(tiny_flags, tmp_path):
+    """Rank 0 alone makes the folder, when the ranks have met."""
+    (tmp_path / "file").touch()
+    command = [sys.executable, "train_text2image_sr.py", *tiny_flags, "--save", str(tmp_path / "file" / "run")]
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(listener.getsockname()[1]), "WORLD_SIZE": "2"}
+    ranks = [
+        subprocess.Popen(
+            command, cwd=ROOT, env=os.environ | meeting | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        )
+        for rank in (0, 1)
+    ]  # fmt: skip
+    try:
+        first, second = (rank.communicate(timeout=120)[1].splitlines() for rank in ranks)
+    finally:
+        for rank in ranks:
+            rank.kill()
+    assert [rank.returncode for rank in ranks] == [1, 1]
+    assert len(first) == 1 and "no folder can be made there" in first[0]
+    assert second == ["error: another rank has ended: its message, or the launcher's, says why"]
