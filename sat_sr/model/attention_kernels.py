@@ -200,6 +200,8 @@ def requirement(name: str, device: torch.device, dtype: torch.dtype, head_dim: i
             return "a GPU of compute capability 8.0 or higher for bfloat16, or --dtype float32"
     if name in ("flash", "flex", "cudnn") and device.type != "cuda":
         return f"a CUDA device, this is {device.type}"
+    if name == "flex" and not half:  # its kernel keeps too much for the registers: tens of kilobytes of a thread spill
+        return f"bfloat16 or float16, this is {dtype}"
     if name == "flex" and tokens % FLEX_TILE:
         return f"blocks of a multiple of {FLEX_TILE} tokens, the model's have {tokens}"
     if name == "flash" and importlib.util.find_spec("flash_attn") is None:

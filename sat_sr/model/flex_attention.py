@@ -23,12 +23,14 @@ def flex(q: torch.Tensor, extended: Extended, relation_embed: torch.Tensor, fuse
     B, i, j, h, L, _ = q.shape
     k, v, border = extended
     bias = _bias_of_distinct(relation_bias(q, relation_embed), border)
-    bias = bias.permute(0, 3, 1, 2, 4, 5).reshape(B, h, i * j * L, len(RELATIONS))
+    # (B, h, queries) of each relation: a load for every row of a tile. Looked up by relation it would be one for every
+    # pair, a float32 tile as large as the scores, which Triton pipelines through shared memory like those of k and v.
+    biases = bias.permute(0, 3, 1, 2, 4, 5).reshape(B, h, i * j * L, len(RELATIONS)).unbind(-1)
 
     def score(score, b, head, q_index, k_index):
         row, col = _offset(q_index // L, k_index // L, j)
-        relation = torch.where(row == 1, torch.where(col == 1, 0, 2), torch.where(col == 1, 3, 1))
-        return score + bias[b, head, q_index, relation]
+        own, top_left, left, top = (bias[b, head, q_index] for bias in biases)
+        return score + torch.where(row == 1, torch.where(col == 1, own, left), torch.where(col == 1, top, top_left))
 
     sequence = [x.permute(0, 3, 1, 2, 4, 5).flatten(2, 4) for x in (q, k, v)]
     mask = _neighbour_mask((i, j), L, border, q.device)
@@ -88,13 +90,14 @@ def _neighbour_mask(group: tuple[int, int], tokens: int, border: Border, device:
 
 
 def _tiles(q: torch.Tensor) -> dict[str, int] | None:
-    """FlexAttention's tiles for a head dim d that PyTorch has no entry for, on the GPUs whose shared memory holds them.
+    """FlexAttention's tiles where PyTorch's do not suit the score, on the GPUs whose shared memory holds them.
 
-    d is rounded up to 128, of which PyTorch knows what is best on the A100 and the H100 (128 x 64, eight warps); of
-    others it takes a quarter of the work at a time, 64 x 64 by four warps, with one such tile in a multiprocessor.
+    128 x 64 by eight warps, PyTorch's own choice for heads of 128 on the A100 and the H100, to which it rounds heads of
+    more than 64 up. For those it has no entry and takes 64 x 64 by four warps: on the A100 there is room for one such
+    tile in a multiprocessor. Its entries for heads of 64 are for a score without a bias: with it, registers spill.
     """
     half = q.dtype in (torch.bfloat16, torch.float16)
-    if not (q.is_cuda and half and 64 < q.shape[-1] < 128):
+    if not (q.is_cuda and half and 64 <= q.shape[-1] < 128):
         return None
     if torch.cuda.get_device_capability(q.device) not in ((8, 0), (9, 0)):
         return None

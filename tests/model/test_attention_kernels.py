@@ -7,6 +7,7 @@ import types
 
 import pytest
 import torch
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from sat_sr.model import attention_kernels, flex_attention, stock
 from sat_sr.model.attention_kernels import KERNELS, choose_kernel
@@ -157,6 +158,7 @@ def test_kernels_that_cannot_run_name_what_they_need():
         ("merge", "cuda", torch.bfloat16, 36, "a head dim that is a multiple of 8, the model's is 36; available"),
         ("flash", "cpu", torch.float32, 80, "a CUDA device, this is cpu; available here: sdpa, merge$"),
         ("flash", "cuda", torch.bfloat16, 80, "the package flash-attn, which is not installed; available"),
+        ("flex", "cuda", torch.float32, 80, "bfloat16 or float16, this is torch.float32; available"),
         ("cudnn", "cuda", torch.float32, 80, "bfloat16 or float16 and a head dim .* this is torch.float32 and 80"),
     ],
 )  # fmt: skip
@@ -201,6 +203,23 @@ def test_flex_is_compiled_for_each_of_many_shapes(monkeypatch):
     torch._dynamo.reset()
 
 
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_flex_looks_up_the_bias_by_row(monkeypatch):
+    """The score of a tile takes one number a query for each relation. One for each pair would be gathered into shared
+    memory, and heads of 64 would have no room there."""
+    scores = []
+    monkeypatch.setattr(
+        flex_attention, "_flex_attention", lambda device: lambda q, *_, score_mod, **__: scores.append(score_mod) or q
+    )
+    q, k, v, relation_embed = (x.float() for x in picture(ORIGINS["inside"]))
+    KERNELS["flex"](q, extended_of(k, v, ORIGINS["inside"]), relation_embed)
+    queries, keys = torch.arange(6)[:, None], torch.arange(10)[None]
+    first = torch.zeros(1, 1, dtype=torch.int64)  # of the batch and of the heads
+    graph = make_fx(scores[0])(torch.zeros(6, 10), first, first, queries, keys).graph
+    loads = [node.meta["tensor_meta"].shape for node in graph.nodes if node.target is torch.ops.aten.index.Tensor]
+    assert loads == [(6, 1)] * 4
+
+
 def test_flex_needs_blocks_of_whole_tiles():
     cuda = torch.device("cuda")
     assert choose_kernel("flex", cuda, torch.bfloat16, 80, tokens_per_block=256)[0] == "flex"
@@ -242,10 +261,11 @@ def test_the_stock_kernel_that_a_gpu_has(monkeypatch, called_operators, old, exp
     [
         (80, torch.bfloat16, (9, 0), True), (80, torch.float16, (8, 0), True),
         (80, torch.bfloat16, (8, 6), False),  # 99 KiB of shared memory
-        (80, torch.float32, (9, 0), False), (64, torch.bfloat16, (9, 0), False), (128, torch.bfloat16, (9, 0), False),
+        (64, torch.bfloat16, (9, 0), True), (48, torch.bfloat16, (9, 0), False), (128, torch.bfloat16, (9, 0), False),
+        (80, torch.float32, (9, 0), False),
     ],
 )  # fmt: skip
-def test_flex_chooses_tiles_where_pytorch_has_none_and_they_fit(monkeypatch, head_dim, dtype, capability, chosen):
+def test_flex_chooses_tiles_where_those_of_pytorch_do_not_suit(monkeypatch, head_dim, dtype, capability, chosen):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     q = types.SimpleNamespace(dtype=dtype, is_cuda=True, device="cuda", shape=(1, 2, 2, 16, 1024, head_dim))
     tiles = flex_attention._tiles(q)
