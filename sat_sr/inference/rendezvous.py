@@ -58,7 +58,8 @@ def join(
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     mine = json.dumps(settings, sort_keys=True, default=str), _gpu(device)
 
-    def meet() -> Gathered:
+    def meet() -> str | None:
+        """Why these ranks cannot compute a picture together; None when they can."""
         if device.type == "cuda":
             torch.cuda.set_device(device)  # of this thread
         store, _, _ = next(iter(rendezvous("env://", rank, world, timeout=RENDEZVOUS_TIMEOUT)))
@@ -67,32 +68,51 @@ def join(
         dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=EXCHANGE_TIMEOUT)
         everyone: Gathered = [mine] * world
         dist.all_gather_object(everyone, mine, group=dist.new_group(backend="gloo", timeout=RENDEZVOUS_TIMEOUT))
-        return everyone
+        settings_of, gpus = zip(*everyone, strict=True)
+        wrong = _difference(settings_of) or _shared_gpu(gpus)
+        if not wrong:
+            _shake_hands(rank, world, device)
+            store.set_timeout(EXCHANGE_TIMEOUT)  # a group given a store leaves its timeout as it was
+        return wrong
 
     def waiting() -> None:
         on_wait(f"rank {rank} of {world} waits for the others at {place}, for {RENDEZVOUS_TIMEOUT} at most")
 
     try:
-        everyone = _in_background(meet, waiting)
+        wrong = _in_background(meet, waiting)
     except (RuntimeError, ValueError, TimeoutError) as error:  # torch.distributed's own are RuntimeErrors, too
         reason = str(error).partition("\n")[0].partition("Exception raised from")[0].strip(" .")
         raise ConnectionError(
             f"rank {rank} of {world} has not met the others at {place} ({reason}): start {world} processes with the "
             "same MASTER_ADDR and a free MASTER_PORT, or see what the others say"
         ) from error
-    settings_of, gpus = zip(*everyone, strict=True)
-    if wrong := _difference(settings_of) or _shared_gpu(gpus):
+    if wrong:
         dist.destroy_process_group()
         raise RanksDiffer(wrong)
     return Ranks(rank, world)
 
 
-def _in_background(meet: Callable[[], Gathered], waiting: Callable[[], None]) -> Gathered:
+def _shake_hands(rank: int, world: int, device: torch.device) -> None:
+    """Send a number to the next rank.
+
+    NCCL connects two ranks at their first message, and each waits for the other no longer than the store's timeout. A
+    line comes after most of a network call: that would be too long, and too late to notice that they cannot connect.
+    """
+    number = torch.zeros(1, device=device)
+    if rank:
+        dist.recv(number, src=rank - 1)
+    if rank + 1 < world:
+        dist.send(number, dst=rank + 1)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _in_background(meet: Callable[[], str | None], waiting: Callable[[], None]) -> str | None:
     """What `meet` returns or raises. It waits in C++, where no signal is seen: so another thread does.
 
     Raises TimeoutError after RENDEZVOUS_TIMEOUT; `waiting` is called once when it takes long.
     """
-    result: list[Gathered] = []
+    result: list[str | None] = []
     errors: list[Exception] = []
 
     def target() -> None:

@@ -1,6 +1,7 @@
 """What the ranks of test_ranks.py do: forked from one process that has imported everything, as imports take longest.
 
 rank_program.py pictures FOLDER PORT...    pictures of 1, 2 and 3 ranks; then the command line with 1 and 2 ranks
+rank_program.py met PORT                   three ranks say how they have met
 rank_program.py different PORT             three ranks, one of them with other settings
 rank_program.py same_gpu PORT              three ranks, two of them with the same GPU
 """
@@ -124,6 +125,20 @@ def command_line(rank: int, world: int, folder: str) -> int:
     return main.main([*picture, *settings, "--network", f"{folder}/1.safetensors"])
 
 
+def met(rank: int, world: int) -> None:
+    import torch.distributed as dist
+
+    from sat_sr.inference.rendezvous import join
+
+    heard = []
+    send, recv = dist.send, dist.recv
+    dist.send = lambda tensor, dst: heard.append(f"{rank}->{dst}") or send(tensor, dst)
+    dist.recv = lambda tensor, src: heard.append(f"{rank}<-{src}") or recv(tensor, src)
+    join({}, "cpu", rank, world)
+    timeout = dist.distributed_c10d._get_default_store().timeout
+    print(f"rank {rank}: {' '.join(heard)}, then waits {timeout} for what is in the store\n", end="")
+
+
 def different(rank: int, world: int) -> int:
     from sat_sr.inference.rendezvous import join
 
@@ -152,8 +167,9 @@ if __name__ == "__main__":
     import torch.distributed  # noqa: F401
 
     what, *rest = sys.argv[1:]
-    if what in ("different", "same_gpu"):
-        print(fork(3, rest[0], {"different": different, "same_gpu": same_gpu}[what]))
+    three = {"met": met, "different": different, "same_gpu": same_gpu}
+    if what in three:
+        print(fork(3, rest[0], three[what]))
     else:
         import sat_sr.model.inf_dit  # noqa: F401
 

@@ -69,6 +69,15 @@ def test_ranks_plan_by_the_least_memory_of_them(made):
     assert first == second and "groups of 1x1 blocks" in first and re.search(r"groups of \dx3 blocks", alone)
 
 
+def test_neighbours_are_connected_before_the_first_picture():
+    """NCCL connects two ranks at their first message: when both are there, not when one has a line to send. And with
+    whatever they have to say by the store later, they are as patient as with a line."""
+    result = run("met", free_port())
+    assert "[0, 0, 0]" in result.stdout, result.stderr
+    for said in ("rank 0: 0->1", "rank 1: 1<-0 1->2", "rank 2: 2<-1"):
+        assert f"{said}, then waits 2:00:00 for" in result.stdout
+
+
 @pytest.mark.parametrize(
     ("what", "sentence"),
     [
