@@ -71,7 +71,7 @@ def decode(file: BinaryIO, name: str, max_pixels: int, notes: list[str]) -> Deco
         _note_tiff_losses(image, decoded, notes)
     if bits > (read := 8 * decoded.samples.itemsize):
         notes.append(f"{bits} bits a sample in the file: read at {read}")
-    decoded.info = {"dpi": resolution_of(stored), **image.info}  # WebP and AVIF have it in EXIF only
+    decoded.info = {**image.info, "dpi": _resolution(image, stored)}
     if image.format == "TIFF":  # Pillow turns its pixels itself, but not the resolution
         decoded.orientation = 1
         if orientation >= 5 and decoded.info["dpi"]:
@@ -96,6 +96,13 @@ def _stored_exif(image: Image.Image) -> Image.Exif:
         if orientation is not None:
             stored.setdefault(ExifTags.Base.Orientation, orientation)
     return stored
+
+
+def _resolution(image: Image.Image, stored: Image.Exif) -> tuple | None:
+    """Dots per inch: the format's own, or else those of EXIF, which is the only place for them in WebP and AVIF."""
+    if image.format in ("JPEG", "MPO") and image.info.get("jfif_unit") not in (1, 2):  # inch, cm
+        return resolution_of(stored)  # of EXIF Pillow takes x for y, and 72 where there is none
+    return image.info.get("dpi") or resolution_of(stored)
 
 
 def open_image(file: BinaryIO) -> Image.Image:

@@ -234,14 +234,25 @@ def resolution(x: int, y: int, unit: int) -> dict[int, tuple[int, bytes]]:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", ["webp", "avif", "tif16"])
+@pytest.mark.parametrize("kind", ["jpeg", "webp", "avif", "tif16"])
 @pytest.mark.parametrize(("unit", "dpi"), [(1, None), (2, (100, 50)), (3, (254, 127))])
 def test_resolution_in_exif_is_read_in_its_unit(tmp_path, kind, unit, dpi):
     write_input(tmp_path / "in", kind, resolution(100, 50, unit))
     assert read_picture(tmp_path / "in").dpi == (dpi and pytest.approx(dpi))
 
 
-@pytest.mark.parametrize("kind", ["webp", "tif8", "tif16"])
+def test_resolution_of_a_jpeg_is_that_of_jfif_or_else_of_exif_and_never_made_up(tmp_path):
+    exif = b"Exif\0\0" + tiff_bytes(resolution(100, 150, 2))
+    for options, wanted in (
+        ({"exif": exif, "dpi": (20, 30)}, (20, 30)),
+        ({"exif": exif}, (100, 150)),
+        ({"exif": b"Exif\0\0" + tiff_bytes({271: (ASCII, b"Maker\0")})}, None),
+    ):
+        Image.new("RGB", (5, 4)).save(tmp_path / "in.jpg", **options)
+        assert read_picture(tmp_path / "in.jpg").dpi == wanted
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "webp", "tif8", "tif16"])
 @pytest.mark.parametrize(("orientation", "dpi"), [(1, (100, 150)), (3, (100, 150)), (5, (150, 100)), (6, (150, 100))])
 def test_resolution_is_turned_with_the_picture(tmp_path, kind, orientation, dpi):
     tags = {274: (SHORT, struct.pack("<H", orientation)), **resolution(100, 150, 2)}
