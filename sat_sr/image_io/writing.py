@@ -34,6 +34,7 @@ DEFAULT_QUALITY = 95
 _MAX_SIDE = {"JPEG": 65_500, "WEBP": 16_383, "PNG": 2**31 - 1, "TIFF": 2**31 - 1}
 _MAX_JPEG_BLOCK = 65_533  # bytes of EXIF, XMP or comment that one marker segment takes
 _LARGE_PNG_PROFILE = 1 << 20  # bytes; Pillow, for one, refuses a PNG with more
+_MAX_JFIF_DENSITY = 65_535  # dots per inch: 16 bits, in which more would wrap
 _STRIP_SAMPLES = 1 << 21  # converted at a time
 _LUMA = (0.299, 0.587, 0.114)  # Rec. 601, as JPEG and Pillow weigh coded values
 
@@ -78,7 +79,7 @@ def write_picture(
     dpi = valid_dpi((like.dpi[0] * width / like.size[0], like.dpi[1] * height / like.size[1])) if like.dpi else None
     exif = exif_for_output(
         like.exif, plan.size, dpi, settings if plan.format != "PNG" else None, notes,
-        add_resolution=plan.format == "WEBP",
+        add_resolution=_needs_exif_for(dpi, plan.format),
     )  # fmt: skip
 
     rows = min(height, max(1, _STRIP_SAMPLES // (width * plan.channels)))
@@ -225,6 +226,11 @@ def _tiff_tags(
     return tags
 
 
+def _needs_exif_for(dpi: tuple[float, float] | None, format: str) -> bool:
+    """Whether the format has no place of its own for a resolution, or none for one as high."""
+    return format == "WEBP" or (format == "JPEG" and dpi is not None and max(dpi) > _MAX_JFIF_DENSITY)
+
+
 def _pillow_options(
     plan: _Plan, like: Picture, dpi: tuple[float, float] | None, exif: Image.Exif, settings: Mapping[str, Any] | None,
     notes: list[str],
@@ -233,11 +239,14 @@ def _pillow_options(
     exif_bytes, xmp = exif_to_bytes(exif), like.xmp
     if plan.format == "JPEG":
         options["subsampling"] = 0  # 4:4:4: the colour edges were just computed
-        if dpi:
+        if dpi and not _needs_exif_for(dpi, plan.format):
             options["dpi"] = tuple(round(value) for value in dpi)
         if len(exif_bytes) > _MAX_JPEG_BLOCK:
             notes.append(f"EXIF of {len(exif_bytes)} bytes does not fit into JPEG: left out")
-            exif_bytes = exif_to_bytes(exif_for_output(None, plan.size, dpi, settings, notes))
+            alone = _needs_exif_for(dpi, plan.format)
+            exif_bytes = exif_to_bytes(
+                exif_for_output(None, plan.size, dpi, settings, notes, add_resolution=alone)
+            )  # fmt: skip
         if xmp and len(xmp) > _MAX_JPEG_BLOCK - 29:  # its signature
             notes.append(f"XMP of {len(xmp)} bytes does not fit into JPEG: left out")
             xmp = None

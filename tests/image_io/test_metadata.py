@@ -265,6 +265,23 @@ def test_resolution_is_turned_with_the_picture(tmp_path, kind, orientation, dpi)
             assert image.info["dpi"] == (600, 200) and image.getexif().get(274, 1) == 1
 
 
+def test_resolution_above_what_jfif_can_say_stands_in_the_exif_of_a_jpeg(tmp_path):
+    # JFIF 1.02: the unit and two densities of 16 bits follow "JFIF\\0" and the version
+    for dpi, unit in ((65_535, 1), (65_536, 0), (280_000, 0)):
+        Image.new("RGB", (5, 4)).save(tmp_path / "in.tif", dpi=(dpi / 4, 300))
+        picture = read_picture(tmp_path / "in.tif")
+        assert write_picture(tmp_path / "out.jpg", torch.zeros(3, 16, 20), picture) == []
+        data = (tmp_path / "out.jpg").read_bytes()
+        jfif = struct.unpack_from(">BHH", data, data.index(b"JFIF\0") + 7)
+        assert jfif == ((1, 65_535, 1200) if unit else (0, 1, 1))
+        if unit:
+            assert b"Exif" not in data
+        else:
+            written = entries_of(exif_block(tmp_path / "out.jpg"))
+            assert [np.divide(*struct.unpack(">II", written[tag][1])) for tag in (282, 283)] == [dpi, 1200]
+        assert read_picture(tmp_path / "out.jpg").dpi == (dpi, 1200)
+
+
 def test_webp_carries_the_resolution_in_exif(tmp_path):
     Image.new("RGB", (5, 4)).save(tmp_path / "in.png", dpi=(100, 200))
     picture = read_picture(tmp_path / "in.png")
