@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import numbers
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -50,20 +51,26 @@ class SamplingSettings:
     def __post_init__(self) -> None:
         for name in ("sigma_min", "sigma_max", "strength", "detail"):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float):
+            if isinstance(value, bool) or not isinstance(value, numbers.Real):
                 raise ValueError(f"{name}={value!r}: must be a number")
+            if type(value) is not int:
+                self._set(name, float(value))  # numpy's, too, of which not all can be stored as JSON
         if not isinstance(self.init_noise, bool):
             raise ValueError(f"init_noise={self.init_noise!r}: must be true or false")
         if self.sampler not in SAMPLER_NAMES:
             raise ValueError(f"unknown sampler {self.sampler!r}: choose one of {', '.join(SAMPLER_NAMES)}")
         if self.color_fix not in COLOR_FIXES:
             raise ValueError(f"unknown color fix {self.color_fix!r}: choose one of {', '.join(COLOR_FIXES)}")
-        if isinstance(self.num_steps, bool) or not isinstance(self.num_steps, int) or self.num_steps < 1:
-            raise ValueError(f"num_steps={self.num_steps!r}: must be an integer of at least 1")
+        for name, least, rule in (
+            ("num_steps", 1, "an integer of at least 1"),
+            ("grid_shift", 0, "an integer number of pixels, 0 for none"),
+        ):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
+                raise ValueError(f"{name}={value!r}: must be {rule}")
+            self._set(name, int(value))
         if not 0 <= self.detail <= MOST_DETAIL:
             raise ValueError(f"detail={self.detail}: must lie between 0 and {MOST_DETAIL}")
-        if isinstance(self.grid_shift, bool) or not isinstance(self.grid_shift, int) or self.grid_shift < 0:
-            raise ValueError(f"grid_shift={self.grid_shift!r}: must be an integer number of pixels, 0 for none")
         if not 0 < self.sigma_min <= self.sigma_max < math.inf:
             raise ValueError(
                 f"sigma_min={self.sigma_min}, sigma_max={self.sigma_max}: must be 0 < sigma_min <= sigma_max"
@@ -72,6 +79,9 @@ class SamplingSettings:
             raise ValueError(f"strength={self.strength}: must lie between 0 and 1")
         if self.strength < 1 and not self.init_noise:
             raise ValueError("strength below 1 starts from the upsampled input: it cannot go without init_noise")
+
+    def _set(self, name: str, value: float) -> None:
+        object.__setattr__(self, name, value)  # frozen, but not yet made
 
     def sigmas(self) -> torch.Tensor:
         """Noise levels (steps + 1,) float32, falling, the last 0.

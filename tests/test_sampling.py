@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 
@@ -54,6 +56,20 @@ def test_strengths_of_almost_nothing_can_be_sampled(sampler, strength):
     assert calls == settings.network_calls
     if strength == 0:
         assert calls == 1 and str(settings).startswith(f"{sampler}, 1 steps (1 network calls)")
+
+
+def test_numbers_of_numpy_are_taken_as_pythons_own():
+    given = {
+        "num_steps": np.int64(7), "grid_shift": np.uint8(3), "sigma_min": np.float64(0.5), "sigma_max": np.int32(40),
+        "strength": np.float32(0.75), "detail": np.float16(1.5),
+    }  # fmt: skip
+    settings = SamplingSettings(**given)
+    plain = SamplingSettings(num_steps=7, grid_shift=3, sigma_min=0.5, sigma_max=40.0, strength=0.75, detail=1.5)
+    assert settings == plain and str(settings) == str(plain)
+    assert {type(getattr(settings, name)) for name in given} == {int, float}
+    assert json.loads(json.dumps(settings.to_dict())) == plain.to_dict()  # as they are stored in pictures
+    with pytest.raises(ValueError, match=r"^num_steps=.*: must be an integer of at least 1$"):
+        SamplingSettings(num_steps=np.float64(7))
 
 
 @pytest.mark.parametrize(
