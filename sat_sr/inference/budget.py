@@ -57,7 +57,11 @@ def measure_budget(
     held_on_host  bytes of the host likewise, where the device has memory of its own
     on_host       processes that share the host
     on_device     processes that share the device, where it has memory of its own
+
+    Raises ValueError for a `memory` of nothing or less.
     """
+    if memory is not None and memory < 1:
+        raise ValueError(f"memory={memory}: must be at least 1 byte; None is most of what is free")
     host = free_bytes(torch.device("cpu")) / on_host
     if device.type != "cuda":
         return Budget(memory or int((host + held) * USABLE))

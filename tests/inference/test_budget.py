@@ -47,6 +47,13 @@ def test_a_limit_is_that_of_the_device_or_where_it_has_no_memory_of_its_own_of_a
         Budget(host=5).for_network(6, "16x16")
 
 
+@pytest.mark.parametrize("device", [CPU, CUDA])
+@pytest.mark.parametrize("memory", [0, -1])
+def test_no_memory_is_no_limit_that_can_be_kept(machine, device, memory):
+    with pytest.raises(ValueError, match=rf"^memory={memory}: must be at least 1 byte; None is most of what is free$"):
+        measure_budget(device, memory=memory)
+
+
 def test_nothing_is_offloaded_into_memory_that_the_host_has_not():
     """4096 x 4096 on a card of 4.3 GiB: the fastest plan leaves the hidden state, 2.5 GiB, to the host."""
     cuda = {"device": "cuda", "dtype": torch.bfloat16, "budget": int(4.3 * GIB)}
