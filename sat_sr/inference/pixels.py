@@ -46,7 +46,7 @@ def to_tensor(image: Pixels) -> tuple[torch.Tensor, Callable[[torch.Tensor], Pix
 
 
 def _from_numpy(image: np.ndarray) -> tuple[torch.Tensor, Callable[[torch.Tensor], np.ndarray]]:
-    levels = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535}.get(image.dtype)
+    levels = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535}.get(image.dtype.newbyteorder("="))
     if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape or not (levels or image.dtype.kind == "f"):
         raise ValueError(
             f"array of shape {image.shape}, {image.dtype}: must be (h, w, 3), uint8, uint16 or float in [0, 1]"
@@ -58,8 +58,8 @@ def _from_numpy(image: np.ndarray) -> tuple[torch.Tensor, Callable[[torch.Tensor
     def restore(output: torch.Tensor) -> np.ndarray:
         values = (output[0].permute(1, 2, 0) + 1).div_(2)
         if levels:
-            return values.mul_(levels).round_().numpy().astype(image.dtype)
-        return values.numpy().astype(image.dtype)
+            values = values.mul_(levels).round_()
+        return np.ascontiguousarray(values.numpy(), dtype=image.dtype)
 
     return (values * 2 - 1).permute(2, 0, 1)[None].contiguous(), restore
 

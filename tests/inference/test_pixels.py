@@ -37,6 +37,19 @@ def test_a_pil_image_is_turned_upright_with_its_transparency(orientation, format
     assert output.getexif().get(274, 1) == 1
 
 
+@pytest.mark.parametrize("dtype", ["|u1", "<u2", ">u2", "<f4", ">f4", "<f8"])
+def test_arrays_of_either_byte_order_come_back_as_they_were_and_in_one_piece(dtype):
+    levels = np.random.default_rng(0).integers(0, 256, (5, 7, 3))
+    array = (levels / 255 if "f" in dtype else levels).astype(dtype)
+    tensor, restore = to_tensor(array)
+    top = {"|u1": 255, "<u2": 65535, ">u2": 65535}.get(dtype, 1)
+    wanted = torch.from_numpy(array.astype(np.float32)).permute(2, 0, 1)[None] / top * 2 - 1
+    torch.testing.assert_close(tensor, wanted, rtol=0, atol=1e-6)
+    output = restore(tensor)
+    assert output.dtype == array.dtype and output.flags.c_contiguous
+    np.testing.assert_allclose(output, array, rtol=0, atol=1e-6)
+
+
 def test_exif_that_does_not_parse_leaves_the_picture_as_it_is(caplog):
     image = Image.new("RGB", (5, 3), (9, 99, 199))
     image.info["exif"] = b"Exif\0\0garbage garbage"
