@@ -184,8 +184,11 @@ class Worker:
         work = self.plan(picture.size)
         trimmed = self._trimmed(picture)
         notes = check_output(path, trimmed, work.target, quality=self.args.quality)
-        if self.args.format == "keep" and picture.format not in WRITE_FORMATS.values():
-            notes = [*notes, f"{picture.format} is not written here: PNG instead"]
+        written = WRITE_FORMATS[path.suffix.lower()]
+        if self.args.format == "keep" and not self.args.output and written != picture.format:
+            known = picture.format in WRITE_FORMATS.values()
+            reason = "by its contents, but not by its suffix" if known else "is not written here"
+            notes = [*notes, f"{picture.format} {reason}: {written} instead"]
         if len(work.jobs) > 1:
             sizes = " and ".join(by(job.canvas.target[::-1]) for job in work.jobs)
             notes = [*notes, f"above x{MAX_PASS:g}, so it is done in {len(work.jobs)} passes, to {sizes}"]

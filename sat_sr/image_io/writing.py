@@ -64,7 +64,7 @@ def write_picture(
     rgb       (3, H, W) float in [-1, 1], values beyond are clipped, then rounded to 8 or 16 bits; on any device
     like      what was read: gives grey or RGB, bit depth, alpha (resized by Lanczos to W×H), profile, EXIF, XMP, texts,
               comment, and the dots per inch, which grow with the picture
-    format    "png", "jpg", "webp", "tiff"; None: by the suffix of `path`; "keep": that of `like`, else PNG
+    format    "png", "jpg", "webp", "tiff"; None: by the suffix of `path`
     quality   1 to 100 for JPEG and WebP (default 95; WebP at 100 is lossless), without effect on the others
     settings  stored as JSON (PNG text chunk, else EXIF UserComment) for read_settings
     replace   whether an existing file is replaced; if not, storage.NameTaken is raised
@@ -108,7 +108,7 @@ class _Plan:
         self, path: str | os.PathLike, like: Picture, size: tuple[int, int], format: str | None, quality: int | None
     ) -> None:
         self.path, self.size, self.notes = Path(path), size, []
-        self.format = self._format(like, format)
+        self.format = _format_by(self.path, format)
         if quality is not None and not 1 <= quality <= 100:
             raise PictureError(f"quality {quality} is outside 1 to 100: choose a value in between")
         if quality is not None and self.format in ("PNG", "TIFF"):
@@ -143,14 +143,6 @@ class _Plan:
             told = {b"sRGB", b"gAMA", b"cHRM"} if like.icc else {b"sRGB"}  # by the profile; by default
             if any(kind not in told for kind, _ in like.color_chunks):
                 self.notes.append(f"PNG's gamma, colour space or HDR tags are left out of {self.format}")
-
-    def _format(self, like: Picture, format: str | None) -> str:
-        if format == "keep":
-            if like.format in WRITE_FORMATS.values():
-                return like.format
-            self.notes.append(f"{like.format} is not written here: PNG instead")
-            return "PNG"
-        return _format_by(self.path, format)
 
 
 def _format_by(path: Path, format: str | None) -> str:

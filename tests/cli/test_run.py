@@ -181,6 +181,20 @@ def test_a_format_that_cannot_be_kept_is_told(cli):
     assert Image.open("samples/a_sr.png").format == "PNG"
 
 
+def test_a_suffix_that_does_not_say_the_format_is_not_kept_and_it_is_told(cli):
+    Image.new("RGB", (6, 5)).save("a.jpg")
+    Image.new("RGB", (6, 5)).save("e.png")
+    for source, name in (("a.jpg", "b.mpo"), ("a.jpg", "c"), ("e.png", "d.jpg")):
+        Path(name).write_bytes(Path(source).read_bytes())
+    outcome = cli("a.jpg", "b.mpo", "c", "d.jpg", "--format", "keep")
+    assert [line for line in outcome.err.splitlines() if "suffix" in line] == [  # what is true of several is said once
+        "note: b.mpo: JPEG by its contents, but not by its suffix: PNG instead",
+        "note: d.jpg: PNG by its contents, but not by its suffix: JPEG instead",
+    ]
+    for name, format in (("a_sr.jpg", "JPEG"), ("b_sr.png", "PNG"), ("c_sr.png", "PNG"), ("d_sr.jpg", "JPEG")):
+        assert Image.open(f"samples/{name}").format == format
+
+
 def test_modes_and_budgets_give_the_same_picture(cli, picture, pixels):
     path = picture("a.png", (13, 9))
     runs = [["auto"], ["full"], ["ar"], ["ar2", "--block_batch", "2"], ["auto", "--memory", "1MiB"]]
