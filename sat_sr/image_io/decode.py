@@ -24,7 +24,7 @@ from sat_sr.image_io.metadata import (
     utf8_as_ascii,
 )
 from sat_sr.image_io.own_tiff import TIFF_HEADERS, decode_own_tiff, exif_of, open_own_tiff
-from sat_sr.image_io.picture import READ_FORMATS, Decoded, PictureError, check_size
+from sat_sr.image_io.picture import FIRST_ONLY, READ_FORMATS, Decoded, PictureError, check_size
 from sat_sr.image_io.png import correct_transparent_level, decode_deep_png, png_color_chunks, png_without_pixels
 
 _PPM_HEADER = re.compile(rb"P[2356]\s+(?:#[^\n]*\n\s*)*\d+\s+\d+\s+(?P<maximum>\d{1,5})\s")
@@ -49,7 +49,7 @@ def decode(file: BinaryIO, name: str, max_pixels: int, notes: list[str]) -> Deco
     image = open_image(file)
     check_size(image.size, name, max_pixels)
     if getattr(image, "is_animated", False):
-        notes.append("more than one picture in the file (animation, pages): only the first is used")
+        notes.append(FIRST_ONLY)
     stored = _stored_exif(image)
     if (raw := image.info.get("exif")) and is_damaged_exif(raw, stored):
         notes.append("EXIF data does not parse: left out")

@@ -17,7 +17,7 @@ from PIL import Image, TiffTags
 from PIL import TiffImagePlugin as Tag
 
 from sat_sr.image_io.metadata import parse_exif, resolution_of
-from sat_sr.image_io.picture import Decoded, check_size
+from sat_sr.image_io.picture import FIRST_ONLY, Decoded, check_size
 
 TIFF_HEADERS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 # None, LZW, deflate (two numbers), packbits, LZMA, Zstandard: codecs of plain bytes
@@ -101,7 +101,7 @@ def decode_own_tiff(
     if not colors <= samples_per_pixel <= 16:
         raise ValueError(f"{samples_per_pixel} samples a pixel for {colors} colours")
     if directory.next:
-        notes.append("more than one picture in the file (animation, pages): only the first is used")
+        notes.append(FIRST_ONLY)
 
     planes = samples_per_pixel if directory.separate else 1
     samples = np.concatenate(
