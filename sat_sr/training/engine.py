@@ -12,11 +12,10 @@ from pydantic import ValidationError
 
 from sat_sr.checkpoint import Checkpoint
 from sat_sr.training.muon import MuonWithEMA, muon_parameter_groups
-from sat_sr.training.optimizer import AdamWWithEMA, parameter_groups
+from sat_sr.training.optimizer import UNUSED, AdamWWithEMA, parameter_groups
 from sat_sr.training.recipe import Recipe
 from sat_sr.training.weights import initial_model
 
-UNUSED = ("transformer.position_embeddings.", ".k_layer_norm.")  # in every checkpoint, never in the computation
 SKIPS_BAD_STEPS = "0.19.8"  # of DeepSpeed, with whichever optimizer it picks
 
 

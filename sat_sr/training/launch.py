@@ -28,6 +28,7 @@ from sat_sr.programs import exit_codes
 from sat_sr.programs.start import is_ours, missing
 from sat_sr.training.deepspeed_config import read_deepspeed_config
 from sat_sr.training.logs import say, warn
+from sat_sr.training.memory import held_bytes
 from sat_sr.training.preemption import Preemption
 from sat_sr.training.ranks import Ranks, find_ranks, start_process_group
 from sat_sr.training.recipe import Recipe, settle
@@ -56,7 +57,7 @@ def launch(settings: argparse.Namespace, preemption: Preemption) -> int:
             _check_data(settings)
             _introduce(settings, recipe, ranks, use_cuda)
             if settings.dry_run:
-                _print_settings(settings, recipe, ranks)
+                _print_settings(settings, recipe)
         if settings.dry_run:
             return 0
         code = _train(settings, recipe, ranks, use_cuda, preemption)
@@ -214,12 +215,9 @@ def _introduce(settings: argparse.Namespace, recipe: Recipe, ranks: Ranks, use_c
     )
 
 
-def _print_settings(settings: argparse.Namespace, recipe: Recipe, ranks: Ranks) -> None:
+def _print_settings(settings: argparse.Namespace, recipe: Recipe) -> None:
     """For --dry-run: how much memory is needed at least, and all that was settled, as JSON."""
-    # Network and gradients in its precision on every rank; float32 weights, moments and EMA shared by the ranks.
-    width = 2 if recipe.precision == "bf16" else 4
-    shared = ranks.world_size if recipe.zero_stage else 1
-    gib = _count_parameters(settings) * (2 * width + 16 / shared) / 2**30
+    gib = held_bytes(parameter_shapes(settings.model), recipe, settings.optimizer) / 2**30
     say(f"weights, gradients and optimizer state take {gib:.2f} GiB per rank; activations come on top")
     shown = {name: value for name, value in vars(settings).items() if name not in ("notes", "model")}
     print(json.dumps({"model": settings.model.to_dict(), **shown, "deepspeed": recipe.engine}, indent=2))

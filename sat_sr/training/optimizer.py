@@ -11,6 +11,7 @@ import math
 
 import torch
 
+UNUSED = ("transformer.position_embeddings.", ".k_layer_norm.")  # in every checkpoint, never in the computation
 PER_WEIGHT = ("exp_avg", "exp_avg_sq", "ema")  # what AdamW's state has a number of for each weight
 LR_DECAY_STYLES = ("linear", "cosine", "constant")
 

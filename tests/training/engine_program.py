@@ -6,6 +6,7 @@ RANK=… WORLD_SIZE=… python engine_program.py FOLDER FLAGS…
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 import itertools
 import json
@@ -27,8 +28,10 @@ from tensorboardX.proto.event_pb2 import Event
 from sat_sr.checkpoint.run_folder import find_latest
 from sat_sr.diffusion.edm import edm_loss
 from sat_sr.model.inf_dit import InfDiT
+from sat_sr.model.layout import parameter_shapes
 from sat_sr.training import state
 from sat_sr.training import trainer as trainer_module
+from sat_sr.training.memory import held_bytes
 
 # What the plain loop below knows by itself: the flags of its run, and what they mean.
 RECIPE = ["--lr=0.001", "--weight-decay=0.1", "--clip-grad=0.1", "--ema-decay=0.5", "--warmup=0.5", "--random-position"]
@@ -354,11 +357,50 @@ def read_events(path):
     return events
 
 
+def measure_memory(report):
+    """What all tensors of a trainer take at each step of the engine, against what a dry run says."""
+    sizes = ["--num-layers=2", "--hidden-size=192", "--num-attention-heads=6"]
+    variants = {
+        "stage 0": ["--zero-stage=0"],
+        "muon": ["--zero-stage=0", "--optimizer=muon"],
+        "stage 1": ["--zero-stage=1"],
+        "stage 1, once": ["--zero-stage=1", "--gradient-accumulation-steps=1"],
+        "stage 2": ["--zero-stage=2"],
+        "bf16": ["--zero-stage=1", "--precision=bf16"],
+    }
+    update, report["memory"] = trainer_module.update, {}
+    for name, flags in variants.items():
+        before, found = bytes_of_tensors(), []
+
+        def measured(engine, recipe, before=before, found=found):
+            found.append(bytes_of_tensors() - before)
+            return update(engine, recipe)
+
+        trainer_module.update = measured
+        trainer = build(f"memory {name}", *sizes, *flags)
+        trainer.train_step()
+        trainer_module.update = update
+        told = held_bytes(parameter_shapes(trainer.settings.model), trainer.recipe, trainer.settings.optimizer)
+        report["memory"][name] = [max(found), told]
+        del trainer
+
+
+def bytes_of_tensors():
+    gc.collect()
+    tensors = [thing for thing in gc.get_objects() if type(thing) in (torch.Tensor, torch.nn.Parameter)]
+    tensors += [
+        tensor.grad for tensor in tensors if tensor.is_leaf and tensor.grad is not None
+    ]  # C++ may hold it alone
+    storages = [tensor.untyped_storage() for tensor in tensors]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+
+
 def main() -> None:
     report = {}
     follow_by_plain_pytorch(report, "zero1")
     follow_by_plain_pytorch(report, "stage0", "--zero-stage=0")
     stop_around_validation(report)
+    measure_memory(report)
     if RANKS.world_size == 2:
         differ_between_ranks(report)
     if RANKS.world_size == 1:

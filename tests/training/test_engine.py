@@ -31,6 +31,14 @@ def test_training_is_that_of_a_plain_loop_over_single_samples(reports, world_siz
     assert first["engine's losses"] == pytest.approx(first["losses"], rel=1e-5)
 
 
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_a_dry_run_tells_the_memory_that_the_engine_takes(reports, world_size):
+    memory = reports[world_size][0]["memory"]
+    assert len(memory) == 6
+    for name, (found, told) in memory.items():
+        assert told == pytest.approx(found, rel=0.03), name
+
+
 @pytest.mark.parametrize("batches", ["workers", "device"])
 def test_batches_of_workers_and_of_the_device_are_resumed_exactly_too(reports, batches):
     (report,) = reports[1]
