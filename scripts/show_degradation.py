@@ -13,6 +13,7 @@ MARGIN = 8
 
 
 def main() -> None:
+    sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("pictures", nargs="+", type=Path, help="pictures, used in turn")
     parser.add_argument("-o", "--output", type=Path, required=True, help="picture file to write, such as sheet.png")
@@ -68,8 +69,14 @@ def random_crop(path: Path, size: int, generator):
     import torch
     from PIL import Image
 
-    with Image.open(path) as file:
-        image = file.convert("RGB")
+    from sat_sr.data.pictures import to_rgb
+    from sat_sr.image_io.decoding_errors import DECODING_ERRORS
+
+    try:
+        with Image.open(path) as file:
+            image = to_rgb(file)[0]  # as training reads it: upright, 16 bits as 8, transparency over white
+    except DECODING_ERRORS as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
     if min(image.size) < size:
         raise ValueError(
             f"{path} has {image.width}x{image.height} pixels: choose --size {min(image.size) // 4 * 4} or less"

@@ -78,6 +78,24 @@ def test_the_sheet_shows_original_degraded_and_bicubic(run, photos, tmp_path):
     assert again.read_bytes() != sheet.read_bytes()
 
 
+def test_pictures_are_read_as_training_reads_them(run, tmp_path):
+    """16 bits of grey are not cut off at 255, a picture that EXIF turns is upright, and what is clear is white."""
+    values = np.linspace(0, 65535, 64 * 64).reshape(64, 64).astype(np.uint16)
+    Image.fromarray(values).save(tmp_path / "deep.png")
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    Image.fromarray((values >> 8).astype(np.uint8)).save(tmp_path / "turned.png", exif=exif)
+    Image.fromarray(np.zeros((64, 64, 4), np.uint8)).save(tmp_path / "clear.png")
+    pictures = [tmp_path / f"{name}.png" for name in ("deep", "turned", "clear")]
+    stopped, _, _ = run("show_degradation", *pictures, "-o", tmp_path / "sheet.png", "--size", 64)
+    assert stopped is None
+    deep, turned, clear = (row[0][..., 0] for row in cells(tmp_path / "sheet.png", 3, 64))
+    assert np.array_equal(deep, np.rint(values / 257)) and (clear == 255).all()
+    assert np.array_equal(turned, (values >> 8)[::-1, ::-1])
+    (tmp_path / "deep.png").write_bytes(b"no picture")
+    assert "deep.png cannot be read" in run("show_degradation", *pictures, "-o", tmp_path / "again.png")[0]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
