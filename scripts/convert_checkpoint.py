@@ -96,6 +96,9 @@ def parse_args() -> argparse.Namespace:
             args.sampler_defaults = json.loads(args.sampler_defaults)
         except json.JSONDecodeError as error:
             parser.error(f"--sampler-defaults is not JSON: {error}")
+        if not isinstance(args.sampler_defaults, dict):
+            given = json.dumps(args.sampler_defaults)
+            parser.error(f'--sampler-defaults {given}: must be an object, such as {{"name": "heun"}}; {{}} removes all')
     return args
 
 

@@ -106,6 +106,12 @@ def test_sampler_defaults_are_set_kept_and_removed(run, official, tmp_path):
         (["mp_rank_00_model_states.pt", "mp_rank_00_model_states.pt"], 1, "is what is read: give OUT another name"),
         (["mp_rank_00_model_states.pt", "no/folder/a.pt"], 1, "there is no folder no/folder"),
         (["mp_rank_00_model_states.pt", "a.pt", "--sampler-defaults", "{"], 2, "--sampler-defaults is not JSON"),
+        (
+            ["mp_rank_00_model_states.pt", "a.pt", "--sampler-defaults", "[]"],
+            2,
+            "--sampler-defaults []: must be an object",
+        ),
+        (["mp_rank_00_model_states.pt", "a.pt", "--sampler-defaults", "null"], 2, "null: must be an object"),
         (["mp_rank_00_model_states.pt", "a.pt", "--sampler-defaults", '{"name": 1}'], 1, "unknown sampler 1"),
         (["mp_rank_00_model_states.pt", "a.pt", "--dtype", "int4"], 2, "invalid choice: 'int4'"),
     ],
