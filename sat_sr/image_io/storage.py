@@ -28,13 +28,13 @@ _REASONS = {
     errno.ENOSPC: "the disk is full: free some space or choose another folder",
     errno.EDQUOT: "the disk quota is used up: free some space or choose another folder",
     errno.EFBIG: "the file is too large for this file system: choose another folder or a format that compresses more",
-    errno.EACCES: "no permission to write there: choose another folder with --out-dir",
-    errno.EPERM: "no permission to write there: choose another folder with --out-dir",
-    errno.EROFS: "the file system is read-only: choose another folder with --out-dir",
-    errno.ENOTDIR: "a part of the path is a file, not a folder: choose another folder with --out-dir",
-    errno.EEXIST: "a part of the path is a file, not a folder: choose another folder with --out-dir",
+    errno.EACCES: "no permission to write there: choose another folder",
+    errno.EPERM: "no permission to write there: choose another folder",
+    errno.EROFS: "the file system is read-only: choose another folder",
+    errno.ENOTDIR: "a part of the path is a file, not a folder: choose another folder",
+    errno.EEXIST: "a part of the path is a file, not a folder: choose another folder",
     errno.EISDIR: "there is a folder of that name: remove it or choose another name",
-    errno.ENAMETOOLONG: "the name is too long for this file system: choose a shorter one with --name",
+    errno.ENAMETOOLONG: "the name is too long for this file system: choose a shorter one",
 }
 
 
@@ -44,7 +44,7 @@ class NameTaken(PictureError):
 
 def storage_error(path: str | os.PathLike, error: OSError) -> PictureError:
     """The one-sentence form of an OSError on writing `path`."""
-    reason = _REASONS.get(error.errno or 0, f"{error.strerror or error}: choose another folder with --out-dir")
+    reason = _REASONS.get(error.errno or 0, f"{error.strerror or error}: choose another folder")
     return PictureError(f"cannot write {os.fspath(path)}: {reason}")
 
 

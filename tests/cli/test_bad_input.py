@@ -115,7 +115,7 @@ def test_the_output_cannot_be_written(cli, picture):
     Path("file").touch()
     outcome = cli(path, "--out-dir", "file/below")
     assert outcome.code == 2
-    assert_one_sentence(outcome.err, "a part of the path is a file, not a folder: choose another folder with --out-dir")
+    assert_one_sentence(outcome.err, "a part of the path is a file, not a folder: choose another folder")
     Path("there.png").mkdir()
     outcome = cli(path, "-o", "there.png")
     assert outcome.code == 2
