@@ -47,6 +47,7 @@ class Packed:
 
 
 def main() -> None:
+    sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8
     args = parse_args()
 
     from tqdm import tqdm

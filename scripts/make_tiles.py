@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 
 def main() -> None:
+    sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photos", nargs="+", type=Path, metavar="PHOTOS", help="picture files, or folders of them")
     parser.add_argument("out", type=Path, metavar="TILES", help="folder to write; must not hold anything yet")
@@ -34,6 +35,11 @@ def main() -> None:
     args = parser.parse_args()
     if args.tile < 16 or args.tile % 4:
         parser.error(f"--tile {args.tile}: a multiple of 4 and at least 16 is wanted")
+    for name, number in (("--count", args.count), ("--per-photo", args.per_photo), ("--jobs", args.jobs)):
+        if number < 1:
+            parser.error(f"{name} {number}: at least 1 is wanted")
+    if not 0 <= args.smooth < 1:
+        parser.error(f"--smooth {args.smooth:g}: a part is wanted, from 0 to below 1")
     if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
         parser.error(f"{args.out} exists already: name a new folder, nothing is overwritten")
 
@@ -56,10 +62,13 @@ def main() -> None:
         with atomic_folder(args.out) as folder, map_over(args.jobs) as map_in_order:
             looked = map_in_order(look, names.items(), [args.tile] * len(names), [args.also_half] * len(names))
             looked = dict(zip(names, tqdm(looked, "looking", len(names), unit="photo", disable=None), strict=True))
-            for name, tiles in looked.items():
+            too_small = f"smaller than a tile of {args.tile} px, at the size it is used at"
+            for name, (tiles, problem) in looked.items():
                 if not tiles:
-                    print(f"skipped {names[name]}: smaller than a tile of {args.tile} px, at the size it is used at")
-            tiles = [tile for tiles in looked.values() for tile in tiles]
+                    print(f"skipped {names[name]}: {problem or too_small}")
+            tiles = [tile for tiles, _ in looked.values() for tile in tiles]
+            if not tiles:
+                raise ValueError(f"none of the {len(names)} photographs can be used, nothing was written")
             chosen = choose(
                 tiles, args.count, detailed=args.detailed, per_photo=args.per_photo, smooth_share=args.smooth
             )
@@ -69,7 +78,8 @@ def main() -> None:
             for _ in tqdm(map_in_order(cut, work), "cutting", len(work), unit="photo", disable=None):
                 pass
             lines = [f"{tile.key}.png\t{tile.psnr:.2f}" for tile in chosen]
-            (folder / "tiles.tsv").write_text("\n".join(["name\tbicubic_psnr", *lines]) + "\n")
+            listing = "\n".join(["name\tbicubic_psnr", *lines, ""])
+            (folder / "tiles.tsv").write_bytes(os.fsencode(listing))
     except (OSError, ValueError, BrokenProcessPool) as error:
         sys.exit(f"make_tiles.py: {error}")
     except KeyboardInterrupt:
@@ -85,7 +95,7 @@ def main() -> None:
 
 
 def read(path: Path):
-    """The photograph as 8-bit RGB, and its JPEG quality (None for other formats)."""
+    """The photograph as 8-bit RGB, and its JPEG quality (None for other formats), or a ValueError."""
     from PIL import Image
 
     from sat_sr.data.pictures import to_rgb
@@ -100,14 +110,18 @@ def read(path: Path):
 
 
 def look(entry: tuple[str, Path], size: int, also_half: bool):
+    """The tiles of a photograph; and, where there are none as it cannot be read, why."""
     import torch
 
     from sat_sr.data.tiles import candidates
 
     torch.set_num_threads(1)
     name, path = entry
-    image, quality = read(path)
-    return candidates(image, size, photo=name, quality=quality, also_half=also_half)
+    try:
+        image, quality = read(path)
+    except ValueError as error:
+        return [], f"cannot be decoded ({error.__cause__})"
+    return candidates(image, size, photo=name, quality=quality, also_half=also_half), None
 
 
 def cut(work) -> None:

@@ -261,3 +261,43 @@ def test_make_tiles_writes_the_pixels_it_names(run, tmp_path):
     assert "1 tiles of 64 px from 1 of 1 photographs" in said
     assert np.array_equal(np.asarray(Image.open(tmp_path / "out" / "p__r1_x0128_y0000.png")), pixels[:64, 128:])
     assert (tmp_path / "out" / "tiles.tsv").read_text().splitlines()[1].startswith("p__r1_x0128_y0000.png\t")
+
+
+def test_make_tiles_skips_what_cannot_be_read_and_says_so(run, tmp_path):
+    (tmp_path / "in").mkdir()
+    Image.fromarray(noise(0, 128, 128)).save(tmp_path / "in" / "good.png")
+    (tmp_path / "in" / "bad.png").write_bytes((tmp_path / "in" / "good.png").read_bytes()[:500])
+    options = ["--tile", 64, "--jobs", 1]
+    said, stopped = run("make_tiles", tmp_path / "in", tmp_path / "out", *options)
+    assert stopped is None and "tiles of 64 px from 1 of 2 photographs" in said
+    assert f"skipped {tmp_path / 'in' / 'bad.png'}: cannot be decoded (" in said
+    said, stopped = run("make_tiles", tmp_path / "in" / "bad.png", tmp_path / "none", *options)
+    assert "cannot be decoded" in said and "none of the 1 photographs can be used" in stopped
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"]
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "wanted"),
+    [
+        ("--smooth", "1", "from 0 to below 1"), ("--smooth", "-0.1", "from 0 to"), ("--smooth", "nan", "from 0 to"),
+        ("--count", "0", "at least 1"), ("--per-photo", "0", "at least 1"), ("--jobs", "0", "at least 1"),
+    ],
+)  # fmt: skip
+def test_make_tiles_refuses_what_gives_no_tiles(run, tmp_path, flag, value, wanted):
+    said, stopped = run("make_tiles", tmp_path, tmp_path / "out", flag, value)
+    assert stopped == "2" and f"{flag} {value}: " in said and wanted in said
+
+
+def test_names_that_are_no_utf_8_are_listed_and_packed(run, tmp_path, monkeypatch):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    try:
+        (folder / os.fsdecode(b"b\xe9.jpg")).write_bytes(b"broken")
+    except OSError:
+        pytest.skip("this file system has no such names")
+    Image.fromarray(noise(0, 80, 80)).save(folder / os.fsdecode(b"g\xe9.png"))
+    for name, options in (("make_shards", ["--min-side", 64]), ("make_tiles", ["--tile", 64])):
+        said, stopped = run(name, folder, tmp_path / name, *options, "--jobs", 1)
+        assert stopped is None and r"b\udce9.jpg" in said
+    assert b"\ng\xe9__r1" in (tmp_path / "make_tiles" / "tiles.tsv").read_bytes()
+    assert (tmp_path / "make_tiles" / os.fsdecode(b"g\xe9__r1_x0008_y0008.png")).exists()
