@@ -112,6 +112,7 @@ def settings_of(args: argparse.Namespace) -> list[dict]:
 
 def main(arguments: list[str] | None = None) -> int:
     args = build_parser().parse_args(arguments)
+    sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8
     try:
         return evaluate(args, settings_of(args))
     except (ValueError, OSError, ModuleNotFoundError, MemoryError, FloatingPointError) as error:
@@ -166,6 +167,9 @@ def evaluate(args: argparse.Namespace, settings: list[dict]) -> int:
             converged=settings[0] if args.converged is not None else None,
         )
 
+    if broken := evaluation.records.broken:
+        where = f"{evaluation.records.path}: line {', '.join(map(str, broken))}"
+        print(f"{where}: not a record, as an interruption leaves one; what it lost was computed again")
     if evaluation.resumed:
         print(f"{evaluation.resumed} of {bar.total} results were in {evaluation.records.path} already")
     paths = write_report(evaluation, runs, facts_of(args, device, networks), folder, bars)

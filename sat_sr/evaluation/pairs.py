@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,7 +125,7 @@ class Pairs:
         if self.mixture is None:
             size = tuple(round(side / self.scale) for side in target.shape[:2])
             return np.rint(downscale(target, size)).astype(np.uint8)
-        generator = torch.Generator().manual_seed(zlib.crc32(f"{self.seed} {name}".encode()))
+        generator = torch.Generator().manual_seed(zlib.crc32(os.fsencode(f"{self.seed} {name}")))
         batch = torch.tensor(target).permute(2, 0, 1)[None].float() / 255
         lr = degrade(batch, sample_params(self.mixture, 1, generator), generator)
         return lr[0].permute(1, 2, 0).mul(255).round().byte().numpy()
@@ -138,7 +139,8 @@ def spread(names: list[str], count: int) -> list[str]:
 def _spread_first(names: list[str], count: int | None) -> list[str]:
     """All names, `count` of them that are spread evenly over the list before the rest."""
     chosen = names if count is None else spread(names, count)
-    return [*chosen, *(name for name in names if name not in set(chosen))]
+    taken = set(chosen)
+    return [*chosen, *(name for name in names if name not in taken)]
 
 
 def interpolate(lr: np.ndarray, size: tuple[int, int], method: Image.Resampling) -> np.ndarray:

@@ -161,7 +161,8 @@ def write_report(
     paths = [folder / "report.json", folder / "report.md"]
     for path, lines in zip(paths, ([json.dumps(content, indent=1, allow_nan=False)], text), strict=True):
         with atomic_write(path) as file:
-            file.write("\n".join([*lines, ""]).encode())
+            # Names of files need not be UTF-8.
+            file.write("\n".join([*lines, ""]).encode(errors="backslashreplace"))
     return paths
 
 

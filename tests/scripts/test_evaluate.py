@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -181,6 +182,31 @@ def test_settings_of_one_network_share_one_table(script, upscaler, images, netwo
     mean = runs[-1]["mean"]["psnr_y"]
     assert lines[0] == "||calls|PSNR(Y)dB|" and len(lines) == 2 + 2 + len(runs)
     assert lines[-1].startswith(f"|small,num_steps=5,sampler=dpmpp_2m|5|{mean:.2f}(")
+
+
+def test_names_that_are_no_utf_8_are_evaluated_and_reported(script, upscaler, images, network, tmp_path, capsys):
+    try:
+        shutil.copy(images / "a.png", images / os.fsdecode(b"caf\xe9.png"))
+    except OSError:
+        pytest.skip("this file system has no such names")
+    (images / os.fsdecode(b"bad\xe9.png")).write_bytes(b"broken")
+    options = ("--network", network, "--metrics", "psnr_y", "--degradation", "mild")
+    assert run(script, images, tmp_path / "out", *options) == 0
+    said = capsys.readouterr().out
+    assert r"skipped bad\udce9" in said and r"caf\udce9" in said
+    assert r"| caf\udce9 " in (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    assert report(tmp_path / "out")["pictures"] == ["a", "b", "caf\udce9"]
+
+
+def test_lines_that_are_no_records_are_told_of(script, upscaler, images, network, tmp_path, capsys):
+    options = ("--network", network, "--metrics", "psnr_y", "--no-sheets")
+    run(script, images, tmp_path / "out", *options)
+    assert "not a record" not in capsys.readouterr().out
+    records = tmp_path / "out" / "records.jsonl"
+    records.write_bytes(records.read_bytes()[:-9])  # killed while writing
+    number = len(records.read_text().splitlines())
+    assert run(script, images, tmp_path / "out", *options) == 0
+    assert f"records.jsonl: line {number}: not a record" in capsys.readouterr().out
 
 
 def test_distance_to_the_converged_pictures(script, upscaler, images, network, tmp_path, capsys):
