@@ -85,6 +85,8 @@ class Sharing:
 
         on_wait  called with a sentence if there is somebody to wait for
         """
+        if self.ranks:
+            self.ranks.close()
         if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True" or self.process.world_size == 1:
             return  # other launchers let the rest work on
         from datetime import timedelta

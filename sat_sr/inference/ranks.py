@@ -20,6 +20,9 @@ parts: there they wait for one another.
     lr, lr_upsampled = canvas.conditions(image, part.rows, part.columns)
     denoiser = Denoiser(model, plan, lr, lr_upsampled, neighbours=ranks.neighbours(), overlap=part.overlap, ...)
     picture = ranks.gather(part.without_overlap(sampler(denoiser, x, sigmas)), plan.schedule, block)      # on rank 0
+    ranks.close()                                                           # after the last picture
+
+With an Upscaler: `job = upscaler.prepare(..., ranks=ranks)`, then `upscaler.run(image, job, ranks=ranks)`.
 """
 
 from __future__ import annotations
@@ -80,6 +83,14 @@ class Ranks:
         overlap = schedule.across(max(offsets) if self.rank else 0)
         _, rows, columns = schedule.pixels(block, overlap)
         return CanvasPart(rows, columns, overlap, self.all_reduce_sum)
+
+    def close(self) -> None:
+        """Part from the others: NCCL warns of a process that ends without.
+
+        No network can be used afterwards: SAT asks the group how many ranks share its weights.
+        """
+        if self.world > 1:
+            dist.destroy_process_group()
 
     def neighbours(self) -> LineExchange | None:
         """What a Denoiser needs to compute a part; None for a rank alone."""

@@ -105,6 +105,8 @@ def pictures(rank: int, world: int, path: str) -> None:
 def command_line(rank: int, world: int, folder: str) -> int:
     """One picture of 5 x 3 blocks, in two passes. The first rank has all memory free, the others little; each tells how
     it plans."""
+    import torch.distributed
+
     from sat_sr.cli import main, worker
     from sat_sr.inference import budget
     from sat_sr.inference.memory import CANVASES_HELD
@@ -122,7 +124,9 @@ def command_line(rank: int, world: int, folder: str) -> int:
         budget.free_bytes = lambda device: (318 + 16 * CANVASES_HELD) << 10
     picture = [f"{folder}/small.png", "--infer-sr-scale", "6", "-o", f"{folder}/{world}.png"]
     settings = ["--seed", "7", "--sampler", "euler", "--num-steps", "2", "--device", "cpu"]
-    return main.main([*picture, *settings, "--network", f"{folder}/1.safetensors"])
+    code = main.main([*picture, *settings, "--network", f"{folder}/1.safetensors"])
+    assert world == 1 or not torch.distributed.is_initialized(), "a group that is left open is warned of by NCCL"
+    return code
 
 
 def met(rank: int, world: int) -> None:
