@@ -61,6 +61,8 @@ class Worker:
         if self.device == torch.device("cuda"):
             gpus = torch.cuda.device_count()
             self.device, self.on_device = torch.device("cuda", local_rank % gpus), math.ceil(local_ranks / gpus)
+        if self.device.type == "cuda":  # what is not told another would be done on the first, for all ranks
+            torch.cuda.set_device(self.device)
         self.dtype = default_dtype(self.device) if args.dtype == "auto" else getattr(torch, args.dtype)
         self.kernel, self.kernel_reason = choose_kernel(
             args.kernel, self.device, self.dtype, self.config.head_dim, self.config.tokens_per_block

@@ -146,10 +146,11 @@ class CudaTransfer(Transfer):
 
 
 def _unlock(locked: list[torch.Tensor], device: torch.device) -> None:
-    torch.cuda.synchronize(device)
-    while locked:
-        memory = locked.pop()  # by name: it must not be given back before it is unlocked
-        torch.cuda.cudart().cudaHostUnregister(memory.data_ptr())
+    with torch.cuda.device(device):  # on another it would first be made ready for use, which takes some of its memory
+        torch.cuda.synchronize()
+        while locked:
+            memory = locked.pop()  # by name: it must not be given back before it is unlocked
+            torch.cuda.cudart().cudaHostUnregister(memory.data_ptr())
 
 
 def make_transfer(device: torch.device) -> Transfer:

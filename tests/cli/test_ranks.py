@@ -11,8 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from sat_sr.cli import main
+from sat_sr.cli import worker as worker_module
+from sat_sr.cli.arguments import parse_arguments
 from sat_sr.cli.sharing import Sharing
 from sat_sr.programs.launcher import Process
 
@@ -226,3 +229,15 @@ def test_ranks_that_cannot_be(cli, picture, monkeypatch, rank, world, local_worl
         monkeypatch.setenv(name, value)
     outcome = cli(picture("a.png"))
     assert outcome.code == 2 and told in outcome.err.replace("'", "")
+
+
+def test_each_rank_has_a_gpu_of_its_own_for_everything(network, monkeypatch):
+    """PyTorch works on the first GPU where none is named, and to begin there takes some of its memory."""
+    chosen = []
+    monkeypatch.setattr(worker_module, "resolve_device", lambda name: torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    args = parse_arguments(["a.png", "--dtype", "float32"])
+    for local_rank in range(3):
+        worker = worker_module.Worker(args, network, seed=0, local_rank=local_rank, local_ranks=3)
+        assert chosen.pop() == worker.device == torch.device("cuda", local_rank % 2) and worker.on_device == 2

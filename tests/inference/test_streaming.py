@@ -6,9 +6,11 @@ is done as soon as it is started, or only when somebody waits for it.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import gc
 import mmap
+import types
 from collections import deque
 
 import pytest
@@ -22,7 +24,7 @@ from sat_sr.inference.host_pages import page_memory
 from sat_sr.inference.memory import weight_bytes
 from sat_sr.inference.planner import Plan, make_plan
 from sat_sr.inference.schedule import Schedule
-from sat_sr.inference.transfer import Transfer
+from sat_sr.inference.transfer import Transfer, _unlock
 from sat_sr.model import adaln
 from sat_sr.model.counts import layer_parameter_count, parameter_count
 
@@ -245,6 +247,25 @@ def test_memory_that_is_locked_shares_its_pages_with_nothing():
     assert all(p.data_ptr() % mmap.PAGESIZE == 0 and p.is_contiguous() for p in pieces)
     assert len({page for range_ in pages for page in range_}) == sum(map(len, pages))
     assert pieces[0].fill_(1).sum() == 15
+
+
+def test_memory_is_unlocked_by_the_device_it_was_locked_for(monkeypatch):
+    """Whatever device is the current one: another would be made ready for use."""
+    memory, current, done = torch.zeros(3), [torch.device("cuda", 0)], []
+
+    @contextlib.contextmanager
+    def device(chosen):
+        current.append(chosen)
+        yield
+        current.pop()
+
+    monkeypatch.setattr(torch.cuda, "device", device)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: done.append(("synchronize", current[-1])))
+    cudart = types.SimpleNamespace(cudaHostUnregister=lambda pointer: done.append((pointer, current[-1])))
+    monkeypatch.setattr(torch.cuda, "cudart", lambda: cudart)
+    second = torch.device("cuda", 1)
+    _unlock(locked := [memory], second)
+    assert done == [("synchronize", second), (memory.data_ptr(), second)] and not locked
 
 
 def test_weights_come_back_and_can_be_trained(make_model, make_inputs, transfer):
