@@ -23,9 +23,17 @@ def initial_model(settings: argparse.Namespace, seed: int, start: Checkpoint | N
 
 
 def starting_point(settings: argparse.Namespace, resumed: Path | None) -> Checkpoint | None:
-    """The file whose weights and CLIP tower are taken: the resumed checkpoint, else --load."""
+    """The file whose weights and CLIP tower are taken: the resumed checkpoint, else --load.
+
+    Raises ValueError or FileNotFoundError for what is no such file, or is damaged.
+    """
     source = resumed or settings.load
-    start = load(source) if source else None
+    try:
+        start = load(source) if source else None
+    except (ValueError, FileNotFoundError) as error:
+        if not resumed:
+            raise
+        raise ValueError(f"{error}; or write the name of an earlier checkpoint into `latest`") from error
     if resumed and start.clip_tensors:
         # Kept for the checkpoints to come, while this one is removed: NFS removes no folder with a file in use.
         start = dataclasses.replace(start, clip_tensors={name: t.clone() for name, t in start.clip_tensors.items()})
