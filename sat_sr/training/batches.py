@@ -108,9 +108,8 @@ def validation_batches(
     """This rank's part of the validation samples, always the same ones, and what to say about all ranks' parts.
 
     On the CPU, as there may be many; none where there are fewer samples than ranks. Called by all ranks together.
-    Raises UnusableData where none of them has a sample, ValueError where ranks find other shards.
+    Raises UnusableData where none of them has a sample.
     """
-    require_same_shards("--valid-data", expand_shards(settings.valid_data))
     asked = settings.eval_iters * micro_batch * world_size
     samples, counts = validation_samples(
         settings.valid_data,

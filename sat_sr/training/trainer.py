@@ -11,6 +11,7 @@ import torch.distributed as dist
 
 from sat_sr.checkpoint import DEFAULT_CLIP, load_image_encoder, save_safetensors
 from sat_sr.checkpoint.run_folder import PICTURES, find_latest
+from sat_sr.data.shards import expand_shards
 from sat_sr.diffusion.edm import edm_loss
 from sat_sr.programs import exit_codes
 from sat_sr.training import state
@@ -64,6 +65,8 @@ class Trainer:
             settings, self.seed, self.rank, self.world_size, recipe.micro_batch, device, self.clip
         )
         require_same_shards("--train-data", self.batches.shards)
+        if settings.valid_data:
+            require_same_shards("--valid-data", expand_shards(settings.valid_data))
         self.decisive = decisive_settings(settings, recipe, self.batches.shards, self.clip)
         self.engine = build_engine(settings, recipe, self.seed, start)
         other_order = ""
