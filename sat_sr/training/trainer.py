@@ -273,6 +273,7 @@ class Trainer:
             "bad_steps": self.bad_steps,
             "settings": self.decisive,
         } | fixed_settings(self.settings, self.recipe)
+        keep = 0 if self.bad_steps else self.settings.keep_last  # a signal may come amid bad steps: others may be good
         state.save(
             self.engine,
             self.folder,
@@ -280,9 +281,7 @@ class Trainer:
             training,
             self.batches.position(),
             self._write_ema,
-            0
-            if self.bad_steps
-            else self.settings.keep_last,  # a signal may come amid bad steps: the others may be good
+            keep,
         )
         self.saved_step = self.step
         seconds = time.perf_counter() - start
