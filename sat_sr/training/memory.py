@@ -32,7 +32,7 @@ def held_bytes(shapes: Mapping[str, tuple[int, ...]], recipe: Recipe, optimizer:
             matrices = sum(sizes[name] for name in layers)
         states = STATES["muon"] * matrices + STATES["adamw"] * (trained - matrices)
         return network + gradients + FLOAT32 * states
-    # ZeRO: float32 weights and states in slices; so are the gradients, but stage 1 adds them up whole.
+    # ZeRO: float32 weights and states in slices; so are the gradients, but whole where stage 1 adds several up.
     slices = FLOAT32 * (1 + STATES["adamw"]) * trained / recipe.world_size
     whole = recipe.zero_stage == 1 and recipe.accumulation > 1
     return network + slices + (gradients if whole else gradients / recipe.world_size)

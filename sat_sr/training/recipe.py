@@ -51,13 +51,9 @@ def settle(settings: argparse.Namespace, values: dict, world_size: int, use_cuda
         raise ValueError("--optimizer muon needs whole matrices, which ZeRO cuts in pieces: add --zero-stage 0")
     clip_grad = float(_first(settings.clip_grad, values.get("gradient_clipping"), 0.1))
 
-    not_passed = (
-        "optimizer",
-        "train_batch_size",
-        "fp16",
-        "sparse_gradients",
-    )  # the last, false, is refused as outdated
-    engine = {key: value for key, value in values.items() if key not in not_passed}
+    # DeepSpeed would decide by the first three, and refuses the last, which can only be false, as outdated.
+    ours = {"optimizer", "train_batch_size", "fp16", "sparse_gradients"}
+    engine = {key: value for key, value in values.items() if key not in ours}
     engine |= {
         "train_micro_batch_size_per_gpu": micro,
         "gradient_accumulation_steps": accumulation,
