@@ -4,10 +4,10 @@ The canvas, the conditions and the sampler's state stay on the host in float32; 
 a time, in its own dtype on its own device. Both orders share every line but the loops:
 
     block-major                               layer-major
-    for group in groups:                      hidden[group] = embed(canvas[group])     for group in groups
-        hidden = embed(canvas[group])         hidden[group] = layer(l, hidden[group])  for l in layers for group
-        hidden = layer(l, hidden)  for l      canvas[group] = decode(hidden[group])    for group in groups
-        canvas[group] = decode(hidden)
+    for group in groups:                      for l in layers for group in groups:
+        hidden = embed(canvas[group])             hidden = kept[group], in the first layer embed(canvas[group])
+        hidden = layer(l, hidden)  for l          hidden = layer(l, hidden)
+        canvas[group] = decode(hidden)            kept[group] = hidden, in the last layer canvas[group] = decode(hidden)
 
 Where hidden state, frontiers and weights live is decided in `hidden_state`, `frontier` and `weights`.
 """
@@ -222,19 +222,19 @@ class Denoiser:
     def _layer_major(self, emb: torch.Tensor, embed: Callable, decode: Callable) -> None:
         adaln, layers = self.model.mixins["adaln_layer"], range(self.model.config.num_layers)
         groups, done = list(self.plan.schedule.groups()), 0
-        for group in groups:
-            self._hidden.store(group, embed(group))
         for layer in layers:
             self._weights.use(layer)
             modulation = adaln.modulation(layer, emb)
             for group in groups:
-                context, hidden = self._context(group, with_lr=layer == 0), self._hidden.load(group)
-                extend = self._frontiers.extend(layer, group)
-                self._hidden.store(group, adaln.layer(layer, hidden, modulation, extend, context))
+                hidden = self._hidden.load(group) if layer else self._hidden.put(group, embed(group))
+                context, extend = self._context(group, with_lr=layer == 0), self._frontiers.extend(layer, group)
+                hidden = adaln.layer(layer, hidden, modulation, extend, context)
+                if layer + 1 < len(layers):
+                    self._hidden.store(group, hidden)
+                else:
+                    decode(group, hidden)
                 done += group.blocks
                 self._progress(done, len(layers) * self.plan.schedule.blocks)
-        for group in groups:
-            decode(group, self._hidden.load(group))
 
     def _context(self, group: Group, with_lr: bool = True) -> GroupContext:
         lr = None

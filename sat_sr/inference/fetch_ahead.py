@@ -52,6 +52,16 @@ class FetchAhead:
         taken.copy.wait()
         return taken.tensor
 
+    def unfilled(self) -> torch.Tensor:
+        """The buffer that is next, for a thing that does not come from the host; valid as what `take` returns is.
+
+        Nothing may be arriving when it is filled: what is, comes to its end and is dropped.
+        """
+        if self._arriving:
+            self._arriving.copy.wait()
+            self._arriving = None
+        return next(self._buffers)
+
     def forget(self, key: Hashable) -> None:
         """The thing `key` has changed on the host: what was fetched of it is stale."""
         if self._arriving and self._arriving.key == key:

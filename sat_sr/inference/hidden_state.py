@@ -15,14 +15,18 @@ class HiddenState:
     schedule  the walk
     block     (batch, tokens, width) of one block
 
-    Uninitialised: every group must be stored before it is loaded.
+    Uninitialised: every group must be put before it is loaded.
     """
 
     def __init__(self, schedule: Schedule, block: tuple[int, int, int], *, device: torch.device, dtype: torch.dtype):
         self._groups = _cut(torch.empty(_elements(schedule, block), device=device, dtype=dtype), schedule, block)
 
+    def put(self, group: Group, hidden: torch.Tensor) -> torch.Tensor:
+        """What `load` will return, filled with (B, i, j, L, C) of a group that is new."""
+        return self._groups[group].copy_(hidden)
+
     def load(self, group: Group) -> torch.Tensor:
-        """(B, i, j, L, C) of a group, to be updated in place and stored; valid until the next `load`."""
+        """(B, i, j, L, C) of a group, to be updated in place; valid until the next `load` or `put`."""
         return self._groups[group]
 
     def store(self, group: Group, hidden: torch.Tensor) -> None:
@@ -35,9 +39,9 @@ class HostHiddenState:
 
     schedule, block  as in `HiddenState`
     transfer         makes the host's memory and the copies
-    device, dtype    of what `load` returns, one of three buffers as large as the largest group
+    device, dtype    of what `load` and `put` return, one of three buffers as large as the largest group
 
-    Groups must be loaded in the order of the walk, again and again: the next one is fetched ahead.
+    Groups must be put or loaded in the order of the walk, again and again: the next one is fetched ahead of a `load`.
     """
 
     def __init__(
@@ -59,11 +63,14 @@ class HostHiddenState:
         size = max(part.numel() for part in self._groups.values())
         self._ahead = FetchAhead(size, device=device, dtype=dtype, buffers=3)
 
+    def put(self, group: Group, hidden: torch.Tensor) -> torch.Tensor:
+        """As if `load` had brought (B, i, j, L, C) of a group that is new; what the host has of it is not looked at."""
+        self._next()
+        return self._part_of(self._ahead.unfilled(), group).copy_(hidden)
+
     def load(self, group: Group) -> torch.Tensor:
-        """(B, i, j, L, C) of a group on the device, to be updated in place and stored; valid until the next `load`."""
-        if self._left:
-            self._left[0].wait()  # the group to come is fetched into its buffer
-        self._left, self._leaving = self._leaving, None
+        """(B, i, j, L, C) of a group on the device, to be updated in place; valid until the next `load` or `put`."""
+        self._next()
         return self._ahead.take(group, self._following[group], self._fetch)
 
     def store(self, group: Group, hidden: torch.Tensor) -> None:
@@ -75,10 +82,19 @@ class HostHiddenState:
         self._stored[group], self._leaving = copy, (copy, hidden)
         self._ahead.forget(group)
 
+    def _next(self) -> None:
+        """Before a buffer is filled: what was stored from it, before the last `load` or `put`, must have left."""
+        if self._left:
+            self._left[0].wait()
+        self._left, self._leaving = self._leaving, None
+
     def _fetch(self, group: Group, buffer: torch.Tensor) -> tuple[torch.Tensor, Copy]:
+        arriving = self._part_of(buffer, group)
+        return arriving, self._transfer.copy(arriving, self._groups[group], after=self._stored.get(group))
+
+    def _part_of(self, buffer: torch.Tensor, group: Group) -> torch.Tensor:
         kept = self._groups[group]
-        arriving = buffer[: kept.numel()].view(kept.shape)
-        return arriving, self._transfer.copy(arriving, kept, after=self._stored.get(group))
+        return buffer[: kept.numel()].view(kept.shape)
 
 
 def _elements(schedule: Schedule, block: tuple[int, int, int]) -> int:

@@ -66,7 +66,7 @@ def traffic_bytes(work: Workload, schedule: Schedule, offload: str) -> int:
         return 0
     (i, j), layers = schedule.group, work.config.num_layers
     if schedule.order == "layer":
-        moved = layers * hidden_bytes(work, schedule)
+        moved = (layers - 1) * hidden_bytes(work, schedule)  # the first layer's comes from the pixels
     else:
         moved = layers * schedule.num_groups * 2 * (i + j + 1) * work.block_bytes
     if offload == "all":
