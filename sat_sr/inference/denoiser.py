@@ -166,17 +166,18 @@ class Denoiser:
             images = self._transfer.to_device(torch.cat([placement.read(x, *at), upsampled(group)], dim=1)).mul_(c_in)
             return self.model.mixins["patch_embed"].embed(images.to(self.model.dtype))
 
-        leaving: deque[tuple[Group, torch.Tensor, Copy]] = deque()
+        leaving: deque[tuple[Group, torch.Tensor, torch.Tensor, Copy]] = deque()
 
         def decode(group: Group, hidden: torch.Tensor) -> None:
             output = self.model.mixins["final_layer"].decode(hidden, emb).float()
-            leaving.append((group, *self._transfer.to_host(output)))
+            finite, _ = self._transfer.to_host(_is_finite(output))  # there when the pixels are
+            leaving.append((group, finite, *self._transfer.to_host(output)))
             if len(leaving) > self._transfer.in_flight:
                 finish(*leaving.popleft())
 
-        def finish(group: Group, output: torch.Tensor, copy: Copy) -> None:
+        def finish(group: Group, finite: torch.Tensor, output: torch.Tensor, copy: Copy) -> None:
             copy.synchronize()
-            if not bool(torch.isfinite(output).all()):
+            if not bool(finite):
                 raise FloatingPointError(
                     f"the network gave NaN or infinity in {group} at network call {self.calls}, sigma {sigma:.4g}"
                 )
@@ -278,3 +279,8 @@ class Denoiser:
     def _progress(self, done: int, total: int) -> None:
         if self.on_progress:
             self.on_progress(done, total)
+
+
+def _is_finite(pixels: torch.Tensor) -> torch.Tensor:
+    """One bool, where the pixels are, and no second tensor as large as they: NaN is both the least and the largest."""
+    return torch.stack([pixels.amin(), pixels.amax()]).isfinite().all()

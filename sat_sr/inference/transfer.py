@@ -62,7 +62,10 @@ class Transfer:
         return picture.to(self._device)
 
     def to_host(self, picture: torch.Tensor) -> tuple[torch.Tensor, Copy]:
-        """The way back: its place on the host, and the copy that must be done before somebody looks there."""
+        """The way back: its place on the host, and the copy that must be done before somebody looks there.
+
+        Pictures come in the order in which they were sent.
+        """
         return picture.to(CPU), Done()
 
 

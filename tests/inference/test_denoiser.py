@@ -11,6 +11,7 @@ import torch
 
 from sat_sr.diffusion.edm import denoise
 from sat_sr.diffusion.samplers import heun
+from sat_sr.inference import denoiser as denoiser_module
 from sat_sr.inference.denoiser import Denoiser
 from sat_sr.inference.out_of_memory import is_out_of_memory
 from sat_sr.inference.planner import Plan, make_plan
@@ -78,6 +79,13 @@ def test_nan_names_blocks_and_call(model, make_inputs, order):
     x[..., 16 + 3, 2 * 16 + 5] = float("nan")
     with pytest.raises(FloatingPointError, match=r"blocks \(1,2\)\.\.\(1,2\) at network call 2, sigma 1\.7"):
         denoiser(x, SIGMA)
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "3e38"])
+def test_one_number_that_is_not_finite_is_found(value):
+    pixels = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    pixels[1, 2, 33, 57] = float(value)
+    assert bool(denoiser_module._is_finite(pixels)) == (value == "3e38")
 
 
 def test_conditions_that_do_not_fit_are_refused(model, make_inputs):

@@ -56,3 +56,14 @@ def test_a_network_call_in_half_precision_with_a_clip_embedding(make_model, make
     with device:
         found = Denoiser(make_model(config).bfloat16(), plan, *conditions)(x, 1.7)
     assert float((found - expected).norm() / expected.norm()) < 3e-2
+
+
+def test_pixels_are_looked_at_where_they_were_computed(make_model, make_inputs, device, monkeypatch):
+    """For NaN and infinity: on the host that takes longer than everything else that is done with them there."""
+    x, lr, lr_upsampled, _ = make_inputs(CONFIG, (2, 2))
+    plan = make_plan(CONFIG, tuple(x.shape[-2:]), device="cuda", dtype=torch.float32, kernel="merge")
+    looked, is_finite = [], denoiser_module._is_finite
+    monkeypatch.setattr(denoiser_module, "_is_finite", lambda x: looked.append(device.has(x)) or is_finite(x))
+    with device:
+        Denoiser(make_model(CONFIG), plan, lr, lr_upsampled)(x, 1.7)
+    assert looked and all(looked)

@@ -69,7 +69,7 @@ class LateTransfer(EarlyTransfer):
         place = torch.full_like(picture, float("nan"))
         copy = LateCopy(self.pictures, place, picture, None)
         self.pictures.append(copy)
-        assert len(self.pictures) <= 2, "one is on its way while the next is computed"
+        assert len(self.pictures) <= 4, "one, and whether it is finite, are on their way while the next is computed"
         return place, copy
 
     def copy(self, destination, source, after=None):
