@@ -5,6 +5,7 @@ The release conditions on OpenCLIP's ViT-L/14 (`datacomp_xl_s13b_b90k`): exact G
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -88,7 +89,9 @@ class CLIPImageEncoder(nn.Module):
     def forward(self, lr: Tensor) -> Tensor:
         """(B, 3, h, w) in [-1, 1] -> (B, V) float32, each row of length 1."""
         pixels = self.preprocess(lr).to(self.tower.visual_projection.weight.dtype)
-        return F.normalize(self.tower(pixel_values=pixels).image_embeds.float(), dim=-1)
+        with _exact_convolution():
+            embedding = self.tower(pixel_values=pixels).image_embeds
+        return F.normalize(embedding.float(), dim=-1)
 
     @classmethod
     def from_openclip(cls, weights: Mapping[str, Tensor], *, head_width: int = 64) -> CLIPImageEncoder:
@@ -124,6 +127,20 @@ class CLIPImageEncoder(nn.Module):
         embeddings = tower.vision_model.embeddings
         embeddings.position_ids = torch.arange(embeddings.num_positions).expand(1, -1)
         return cls(tower)
+
+
+@contextlib.contextmanager
+def _exact_convolution() -> Iterator[None]:
+    """Without TF32, which PyTorch allows cuDNN, other than matrix products, by default.
+
+    A training on a GPU is to have the embedding of generation, which computes it on the host.
+    """
+    cudnn = torch.backends.cudnn
+    before, cudnn.allow_tf32 = cudnn.allow_tf32, False
+    try:
+        yield
+    finally:
+        cudnn.allow_tf32 = before
 
 
 def _rename_openclip(weights: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:

@@ -63,6 +63,16 @@ def test_the_tower_is_frozen_and_half_precision_returns_float32(encoder):
     assert (exact * rough).sum(-1).min() > 0.99
 
 
+def test_the_convolution_may_not_round_to_tf32(encoder):
+    """As it would on CUDA; whatever was allowed before is allowed again."""
+    cudnn, allowed = torch.backends.cudnn, []
+    convolution = encoder.tower.vision_model.embeddings.patch_embedding
+    convolution.register_forward_hook(lambda *_: allowed.append(cudnn.allow_tf32))
+    assert cudnn.allow_tf32  # PyTorch's default
+    encoder(torch.rand(1, 3, 20, 30))
+    assert allowed == [False] and cudnn.allow_tf32
+
+
 @pytest.mark.parametrize("size", [(37, 91), (300, 250), (7, 7)])
 def test_preprocess_is_the_plain_recipe(size):
     image = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0)) * 2 - 1
