@@ -30,7 +30,7 @@ from sat_sr.training.deepspeed_config import read_deepspeed_config
 from sat_sr.training.logs import say, warn
 from sat_sr.training.memory import held_bytes
 from sat_sr.training.preemption import Preemption
-from sat_sr.training.ranks import Ranks, find_ranks, start_process_group
+from sat_sr.training.ranks import Ranks, find_ranks, start_process_group, wait_for_all
 from sat_sr.training.recipe import Recipe, settle
 
 # In the errors of gloo, of the store where ranks meet, and of NCCL.
@@ -86,7 +86,7 @@ def _train(settings: argparse.Namespace, recipe: Recipe, ranks: Ranks, use_cuda:
     trainer = Trainer(settings, recipe, device, preemption)
     logging.disable(logging.NOTSET)
     code = trainer.run()
-    torch.distributed.barrier()  # all have saved and logged
+    wait_for_all()  # all have saved and logged
     return code
 
 

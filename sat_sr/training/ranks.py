@@ -114,3 +114,14 @@ def gather(value: Any) -> list[Any]:
     of_ranks = [None] * dist.get_world_size()
     dist.all_gather_object(of_ranks, value)
     return of_ranks
+
+
+def wait_for_all() -> None:
+    """Until all ranks are here.
+
+    One alone does not ask: DeepSpeed makes its group without a device, and PyTorch warns of a barrier there, on CUDA.
+    """
+    import torch.distributed as dist
+
+    if dist.get_world_size() > 1:
+        dist.barrier()

@@ -40,6 +40,7 @@ from sat_sr.checkpoint.run_folder import (
 from sat_sr.config import InfDiTConfig
 from sat_sr.training.engine import link_optimizer_state
 from sat_sr.training.logs import warn
+from sat_sr.training.ranks import wait_for_all
 from sat_sr.training.repartition import load_repartitioned
 from sat_sr.training.run_lock import lock_folder
 
@@ -126,7 +127,7 @@ def save(
         ) from error
     if dist.get_rank() == 0:
         remove_old(folder, keep_last)
-    dist.barrier()
+    wait_for_all()
 
 
 def _save(
@@ -137,7 +138,7 @@ def _save(
     temporary = folder / f"{_TEMPORARY}{step}"
     if rank == 0:
         _remove_temporary(folder)
-    dist.barrier()
+    wait_for_all()
     about = {FORMAT: {"config": config.to_dict()}}  # beside the weights, as in every .pt of this project
     engine.save_checkpoint(str(folder), tag=temporary.name, client_state=about, save_latest=False)
     _write(temporary / data_position(rank), json.dumps(position))
@@ -148,7 +149,7 @@ def _save(
     else:
         for _ in averaged:  # takes part in the exchange
             pass
-    dist.barrier()
+    wait_for_all()
     if rank == 0:
         publish(folder, temporary, step)
 

@@ -23,7 +23,7 @@ from sat_sr.training.logs import RunLog, duration
 from sat_sr.training.noise import TrainingNoise
 from sat_sr.training.optimizer import learning_rate
 from sat_sr.training.preemption import Preemption
-from sat_sr.training.ranks import gather
+from sat_sr.training.ranks import gather, wait_for_all
 from sat_sr.training.recipe import Recipe
 from sat_sr.training.resume import changes, decisive_settings, fixed_settings, require_same
 from sat_sr.training.tf32 import tf32
@@ -43,7 +43,7 @@ class Trainer:
         self.folder = Path(settings.save, settings.experiment_name or "")
         if self.rank == 0:
             self._lock = state.claim_folder(self.folder, settings.model)  # for as long as this process lives
-        dist.barrier()
+        wait_for_all()
         state.require_shared(self.folder)
         checkpoint = find_latest(self.folder)
         saved = state.read_training(checkpoint) if checkpoint else {}

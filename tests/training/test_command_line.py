@@ -19,7 +19,7 @@ from sat_sr.model.layout import parameter_shapes
 from sat_sr.training.arguments import parse_arguments
 from sat_sr.training.deepspeed_config import read_deepspeed_config
 from sat_sr.training.preemption import Preemption
-from sat_sr.training.ranks import find_ranks
+from sat_sr.training.ranks import find_ranks, wait_for_all
 from sat_sr.training.recipe import settle
 from sat_sr.training.tf32 import tf32
 
@@ -305,6 +305,15 @@ def dry_run(monkeypatch, capsys, *flags):
     assert launch.launch(parse_arguments(["--dry-run", "--device", "cpu", *flags]), Preemption()) == 0
     said, settings = capsys.readouterr().out.split("{\n", 1)
     return re.sub(r"(?m)^\d\d:\d\d:\d\d ", "", said), json.loads("{" + settings)
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_one_rank_waits_for_nobody(monkeypatch, world):
+    waited = []
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: world)
+    monkeypatch.setattr(torch.distributed, "barrier", lambda: waited.append(world))
+    wait_for_all()
+    assert len(waited) == world - 1
 
 
 def test_tf32_is_for_what_is_inside():
