@@ -17,6 +17,7 @@ from sat_sr.inference.ranks import Ranks
 
 RENDEZVOUS_TIMEOUT = timedelta(minutes=5)  # ranks start together; model files may come from a slow disk
 EXCHANGE_TIMEOUT = timedelta(hours=2)  # the last rank waits for the first line while all others compute theirs
+NCCL_BLOCKS = 4  # thread blocks of an exchange between GPUs, where NCCL_MAX_CTAS does not say
 _PATIENCE = 10.0  # seconds without a word
 _TURN = 0.1  # seconds after which Python looks whether a signal has come
 
@@ -55,6 +56,8 @@ def join(
     device = torch.device(device)
     if device.type == "cuda":
         torch.cuda.set_device(device)
+        # A line is asked for a layer ahead: until it comes, NCCL keeps as many multiprocessors busy, with waiting.
+        os.environ.setdefault("NCCL_MAX_CTAS", str(NCCL_BLOCKS))
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     mine = json.dumps(settings, sort_keys=True, default=str), _gpu(device)
 

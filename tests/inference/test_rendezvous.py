@@ -14,6 +14,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from sat_sr.inference import rendezvous
@@ -61,6 +62,20 @@ def test_a_meeting_place_that_is_taken_is_reported_at_once(place):
         taken.listen()
         with pytest.raises(ConnectionError, match="a free MASTER_PORT"):
             rendezvous.join({}, "cpu", 0, 2)
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, "4"), ("16", "16")])
+def test_exchanges_leave_most_of_a_gpu_to_the_network(place, monkeypatch, given, expected):
+    """Set before NCCL looks at it; what the user has set stays."""
+    monkeypatch.setenv("NCCL_MAX_CTAS", given or "")
+    if not given:
+        monkeypatch.delenv("NCCL_MAX_CTAS")
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setattr(rendezvous, "_gpu", lambda device: "a GPU")
+    seen = []
+    monkeypatch.setattr(rendezvous, "_in_background", lambda *_: seen.append(os.environ.get("NCCL_MAX_CTAS")))
+    rendezvous.join({}, "cuda", 0, 2)
+    assert seen == [expected]
 
 
 if __name__ == "__main__":
