@@ -85,10 +85,7 @@ class Ranks:
         return CanvasPart(rows, columns, overlap, self.all_reduce_sum)
 
     def close(self) -> None:
-        """Part from the others: NCCL warns of a process that ends without.
-
-        No network can be used afterwards: SAT asks the group how many ranks share its weights.
-        """
+        """Part from the others: NCCL warns of a process that ends without."""
         if self.world > 1:
             dist.destroy_process_group()
 
