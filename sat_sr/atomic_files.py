@@ -35,6 +35,12 @@ def atomic_file(path: Path, *, durable: bool = False) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def write_durably(path: Path, text: str) -> None:
+    """A text file, UTF-8, that is whole, or as it was before, even after a power cut."""
+    with atomic_file(path, durable=True) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
 @contextlib.contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
     """A hidden folder, to be filled: it becomes `path`, which may be an empty folder, when the block ends well, else it

@@ -8,91 +8,33 @@ both are functions of the seed, the rank and the step.
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
-import os
 import shutil
-import socket
 import zipfile
 from collections.abc import Callable, Iterator
-from functools import cache
 from pathlib import Path
-from typing import TextIO
 
 import torch
 import torch.distributed as dist
 from deepspeed import DeepSpeedEngine
 from deepspeed.utils import safe_get_full_optimizer_state
 
-from sat_sr.atomic_files import LEFTOVERS, atomic_file, sync
+from sat_sr.atomic_files import write_durably
 from sat_sr.checkpoint import FORMAT
 from sat_sr.checkpoint.run_folder import (
-    CONFIG,
     EMA_WEIGHTS,
-    LATEST,
     MODEL_STATES,
     TRAINING,
     data_position,
     find_latest,
     optimizer_states,
-    steps,
 )
-from sat_sr.config import InfDiTConfig
+from sat_sr.training.checkpoint_names import TEMPORARY, publish, remove_old, remove_temporary
 from sat_sr.training.engine import link_optimizer_state
-from sat_sr.training.logs import warn
 from sat_sr.training.ranks import wait_for_all
 from sat_sr.training.repartition import load_repartitioned
-from sat_sr.training.run_lock import lock_folder
 
-_TEMPORARY = "tmp-"
-_REMOVED = f"{_TEMPORARY}removed-"
 WriteEMA = Callable[[Path, dict[str, torch.Tensor]], None]
-
-
-def claim_folder(folder: Path, config: InfDiTConfig) -> TextIO:
-    """Makes the run's folder and writes config.json, or checks the one that is there if there is a checkpoint as well.
-
-    returns  the folder's lock, see `lock_folder`
-
-    Raises ValueError when the checkpoints are of a model of another architecture, another process trains there, the
-    folder cannot be made, or config.json is damaged.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise ValueError(
-            f"--save {folder}: no folder can be made there ({error.strerror}): choose another place"
-        ) from None
-    lock = lock_folder(folder)
-    path = folder / CONFIG
-    if not (path.exists() and find_latest(folder)):  # a start that failed before it saved has claimed nothing
-        _write(path, json.dumps(config.to_dict(), indent=2) + "\n")
-        return lock
-    try:
-        there = InfDiTConfig.from_json(path.read_text(encoding="utf-8")).to_dict()
-    except (ValueError, TypeError) as error:
-        raise ValueError(
-            f"{path} is damaged ({error}): remove it, and start with the model that the run had; it is written anew"
-        ) from error
-    here = config.to_dict()
-    differing = [f"{name} {there[name]} (here {here[name]})" for name in here if here[name] != there[name]]
-    if differing:
-        raise ValueError(
-            f"{folder} holds a run of another architecture: {', '.join(differing)}; choose another --save, or that "
-            "model"
-        )
-    return lock
-
-
-def require_shared(folder: Path) -> None:
-    """On every rank, when the folder is claimed. Raises ValueError where it is not the folder that rank 0 claimed."""
-    if not (folder / CONFIG).exists():
-        raise ValueError(
-            f"{folder.absolute()} on {socket.gethostname()} is not the folder of rank 0, there is no {CONFIG} in it: "
-            "put --save on a file system that all nodes share"
-        )
 
 
 def save(
@@ -118,7 +60,7 @@ def save(
         if not _could_not_write(error):
             raise
         if dist.get_rank() == 0:
-            shutil.rmtree(folder / f"{_TEMPORARY}{step}", ignore_errors=True)  # half a checkpoint only takes up room
+            shutil.rmtree(folder / f"{TEMPORARY}{step}", ignore_errors=True)  # half a checkpoint only takes up room
         previous = find_latest(folder)
         raise OSError(
             f"checkpoint {step} could not be written to {folder} ({str(error).splitlines()[0]}; "
@@ -135,49 +77,23 @@ def _save(
 ) -> None:
     config = engine.module.config
     rank = dist.get_rank()
-    temporary = folder / f"{_TEMPORARY}{step}"
+    temporary = folder / f"{TEMPORARY}{step}"
     if rank == 0:
-        _remove_temporary(folder)
+        remove_temporary(folder)
     wait_for_all()
     about = {FORMAT: {"config": config.to_dict()}}  # beside the weights, as in every .pt of this project
     engine.save_checkpoint(str(folder), tag=temporary.name, client_state=about, save_latest=False)
-    _write(temporary / data_position(rank), json.dumps(position))
+    write_durably(temporary / data_position(rank), json.dumps(position))
     averaged = gather_ema(engine)
     if rank == 0:
         write_ema(temporary / EMA_WEIGHTS, {name: tensor.cpu() for name, tensor in averaged})
-        _write(temporary / TRAINING, json.dumps(training, indent=2) + "\n")
+        write_durably(temporary / TRAINING, json.dumps(training, indent=2) + "\n")
     else:
         for _ in averaged:  # takes part in the exchange
             pass
     wait_for_all()
     if rank == 0:
         publish(folder, temporary, step)
-
-
-def publish(folder: Path, temporary: Path, step: int) -> None:
-    """Gives a complete checkpoint its name, then points `latest` at it."""
-    for file in temporary.iterdir():
-        sync(file)
-    final = folder / str(step)
-    if final.exists():  # a crash came between the two steps below; `latest` names an older one
-        _remove(final)
-    os.rename(temporary, final)
-    _write(folder / LATEST, str(step))
-
-
-def remove_old(folder: Path, keep_last: int) -> None:
-    """Removes all but the newest `keep_last` checkpoints (0: none is removed) up to the one that `latest` names.
-
-    Later ones are of a run that was taken back by hand: they are not counted, and replaced when this one gets there.
-    One that cannot be removed is reported once, and tried again with the next checkpoint.
-    """
-    latest = find_latest(folder)
-    counted = [step for step in steps(folder) if latest and step <= int(latest.name)]
-    for step in counted[:-keep_last] if keep_last else []:
-        try:
-            _remove(folder / str(step))
-        except OSError as error:
-            _report_left_over(folder / str(step), error.strerror)
 
 
 def load(engine: DeepSpeedEngine, checkpoint: Path, ranks: int) -> None:
@@ -270,40 +186,3 @@ def ema_weights(engine: DeepSpeedEngine) -> Iterator[None]:
 def _could_not_write(error: Exception) -> bool:
     """PyTorch's writer, in C++, has a RuntimeError for a full disk; others have nothing to do with the disk."""
     return isinstance(error, OSError) or any(sign in str(error) for sign in ("PytorchStreamWriter", "inline_container"))
-
-
-def _write(path: Path, text: str) -> None:
-    with atomic_file(path, durable=True) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
-def _remove(checkpoint: Path) -> None:
-    """Renamed first, so that a removal that is cut short leaves no half checkpoint under a step's name."""
-    doomed = checkpoint.with_name(f"{_REMOVED}{checkpoint.name}")
-    while doomed.exists():  # what was left of one of the same step
-        doomed = doomed.with_name(f"{doomed.name}-again")
-    os.rename(checkpoint, doomed)
-    _delete(doomed)
-
-
-def _remove_temporary(folder: Path) -> None:
-    for path in folder.glob(f"{_TEMPORARY}*"):
-        if path.name.startswith(_REMOVED):
-            _delete(path)
-        else:
-            shutil.rmtree(path)
-    for path in folder.glob(LEFTOVERS):
-        path.unlink()
-
-
-def _delete(doomed: Path) -> None:
-    """NFS removes no folder with a file that somebody has open, which should not end a run."""
-    try:
-        shutil.rmtree(doomed)
-    except OSError as error:
-        _report_left_over(doomed, error.strerror)
-
-
-@cache
-def _report_left_over(path: Path, reason: str) -> None:
-    warn(f"{path}, an old checkpoint, cannot be removed ({reason}): tried again with each checkpoint to come")

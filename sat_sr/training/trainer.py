@@ -26,6 +26,7 @@ from sat_sr.training.preemption import Preemption
 from sat_sr.training.ranks import gather, wait_for_all
 from sat_sr.training.recipe import Recipe
 from sat_sr.training.resume import changes, decisive_settings, fixed_settings, require_same
+from sat_sr.training.run_claim import claim_folder, require_shared
 from sat_sr.training.tf32 import tf32
 from sat_sr.training.validation import SIGMAS, validate, write_picture
 from sat_sr.training.weights import starting_point
@@ -42,9 +43,9 @@ class Trainer:
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
         self.folder = Path(settings.save, settings.experiment_name or "")
         if self.rank == 0:
-            self._lock = state.claim_folder(self.folder, settings.model)  # for as long as this process lives
+            self._lock = claim_folder(self.folder, settings.model)  # for as long as this process lives
         wait_for_all()
-        state.require_shared(self.folder)
+        require_shared(self.folder)
         checkpoint = find_latest(self.folder)
         saved = state.read_training(checkpoint) if checkpoint else {}
         require_same(self.folder, saved, fixed_settings(settings, recipe))

@@ -8,12 +8,12 @@ import subprocess
 import sys
 
 import pytest
+from sat_sr.training.run_lock import lock_folder
 
 from sat_sr.checkpoint.run_folder import find_latest
 from sat_sr.config import InfDiTConfig
-from sat_sr.training import state
+from sat_sr.training import checkpoint_names, run_claim, state
 from sat_sr.training.logs import RunLog
-from sat_sr.training.run_lock import lock_folder
 
 FILES = ("mp_rank_00_model_states.pt", "ema.safetensors", "training.json", "data_rank_0.json")
 
@@ -24,13 +24,13 @@ class Crash(BaseException):
 
 def write_checkpoint(folder, step, keep_last=2):
     """What state.save does after the engine has written its files, with files that name their step."""
-    state._remove_temporary(folder)
+    checkpoint_names.remove_temporary(folder)
     temporary = folder / f"tmp-{step}"
     temporary.mkdir()
     for name in FILES:
         (temporary / name).write_text(json.dumps({"step": step}))
-    state.publish(folder, temporary, step)
-    state.remove_old(folder, keep_last)
+    checkpoint_names.publish(folder, temporary, step)
+    checkpoint_names.remove_old(folder, keep_last)
 
 
 def latest_step(folder):
@@ -101,7 +101,7 @@ def test_the_one_that_latest_names_is_kept_though_a_newer_is_there(tmp_path):
     for step in (1, 2, 3):
         write_checkpoint(tmp_path, step, keep_last=0)
     (tmp_path / "latest").write_text("1")  # the user went back
-    state.remove_old(tmp_path, 1)
+    checkpoint_names.remove_old(tmp_path, 1)
     assert latest_step(tmp_path) == 1
 
 
@@ -148,12 +148,12 @@ def test_without_latest_the_newest_checkpoint_is_taken(tmp_path):
 
 
 def test_a_start_that_saved_nothing_has_not_claimed_the_folder(tmp_path):
-    state.claim_folder(tmp_path, InfDiTConfig.preset("official")).close()
-    state.claim_folder(tmp_path, InfDiTConfig.preset("mini")).close()
+    run_claim.claim_folder(tmp_path, InfDiTConfig.preset("official")).close()
+    run_claim.claim_folder(tmp_path, InfDiTConfig.preset("mini")).close()
     assert InfDiTConfig.from_json((tmp_path / "config.json").read_text()) == InfDiTConfig.preset("mini")
     write_checkpoint(tmp_path, 1)
     with pytest.raises(ValueError, match=r"num_layers 4 \(here 28\).*hidden_size 192 \(here 1280\)"):
-        state.claim_folder(tmp_path, InfDiTConfig.preset("official"))
+        run_claim.claim_folder(tmp_path, InfDiTConfig.preset("official"))
 
 
 def test_a_folder_is_of_one_process_until_that_ends(tmp_path):
@@ -192,16 +192,16 @@ def test_a_broken_latest_is_named_with_what_there_is(tmp_path):
 
 
 def test_a_rank_that_sees_another_folder_than_rank_0_is_refused(tmp_path):
-    state.claim_folder(tmp_path / "run", InfDiTConfig.preset("mini"))
-    state.require_shared(tmp_path / "run")
+    run_claim.claim_folder(tmp_path / "run", InfDiTConfig.preset("mini"))
+    run_claim.require_shared(tmp_path / "run")
     with pytest.raises(ValueError, match=r"elsewhere/run on .* put --save on a file system that all nodes share"):
-        state.require_shared(tmp_path / "elsewhere" / "run")
+        run_claim.require_shared(tmp_path / "elsewhere" / "run")
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match=r"--save .*/file/run: no folder can be made there \(Not a directory\)"):
-        state.claim_folder(tmp_path / "file" / "run", InfDiTConfig.preset("mini"))
+        run_claim.claim_folder(tmp_path / "file" / "run", InfDiTConfig.preset("mini"))
 
 
 @pytest.mark.parametrize("content", [None, "", "[]", "{}", '{"step": 1', b"\xff"])
@@ -226,4 +226,4 @@ def test_a_damaged_config_of_a_run_is_named(tmp_path, content):
     write_checkpoint(tmp_path, 1)
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(ValueError, match=r"config.json is damaged \(.+\): remove it, and start with the model that"):
-        state.claim_folder(tmp_path, InfDiTConfig.preset("mini"))
+        run_claim.claim_folder(tmp_path, InfDiTConfig.preset("mini"))
