@@ -22,7 +22,7 @@ OUT_DIR="samples"        # where NAME_sr.png goes
 
 source "$root/scripts/environment.sh" "" ""  # no extras; without words it would see the pictures
 
-# What is given on the command line outweighs the settings above.
+# What is given on the command line overrides the settings above.
 type=$INFERENCE_TYPE size="" place="" steps="" before=""
 for argument in "$@"; do
     flag=${argument//_/-}

@@ -32,7 +32,7 @@ def load_clip(
             the local Hugging Face cache is taken without asking the network
     dtype   of the parameters; None: as in the file
 
-    Raises FileNotFoundError that says what to download and where to put it, and ValueError for what is no such tower.
+    Raises FileNotFoundError that says what to download and where to put it, and ValueError for something else.
     """
     find = _finder(source)
     weights = next((path for name in _WEIGHTS if (path := find(name))), None)
@@ -108,7 +108,7 @@ def _head_width(path: Path | None, openclip: bool) -> int:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no JSON ({error}): fetch it again") from None
+        raise ValueError(f"{path} is not JSON ({error}): fetch it again") from None
     config: dict[str, Any] = config.get("model_cfg", config) if openclip else config
     vision = config.get("vision_cfg" if openclip else "vision_config", config)
     if config.get("quick_gelu") or vision.get("hidden_act") == "quick_gelu":

@@ -224,7 +224,7 @@ def _parse_json(path: Path, **texts: str) -> dict[str, Any]:
     try:
         return {key: json.loads(text) for key, text in texts.items()}
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: {', '.join(texts)} in it is no JSON ({error}): write or convert it again") from None
+        raise ValueError(f"{path}: {', '.join(texts)} in it is not JSON ({error}): write or convert it again") from None
 
 
 def _configuration(path: Path, stated: Any, shapes: Mapping[str, Shape]) -> tuple[InfDiTConfig, str | None]:

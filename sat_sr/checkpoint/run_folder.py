@@ -64,7 +64,7 @@ def find_latest(folder: Path) -> Path | None:
         return folder / str(found[-1]) if found else None
     if not tag.isdecimal() or not (folder / tag / TRAINING).is_file():
         raise ValueError(
-            f"{folder / LATEST} names {tag!r}, which is no checkpoint in {folder}: write the name of a complete one "
+            f"{folder / LATEST} names {tag!r}, which is not a checkpoint in {folder}: write the name of a complete one "
             f"into it (there are: {', '.join(map(str, steps(folder))) or 'none'}), or choose another --save to start "
             "anew"
         )

@@ -34,7 +34,7 @@ def check_sampler_defaults(values: Mapping[str, Any], block: int, where: str = "
     fast = values.get("fast") if isinstance(values, Mapping) else None
     for part, inside in ((values, ""), *([(fast, ", fast")] if fast is not None else [])):
         if not isinstance(part, Mapping):
-            raise ValueError(f'{where}{inside}: {part!r} is no object like {{"name": "heun", "num_steps": 20}}')
+            raise ValueError(f'{where}{inside}: {part!r} is not an object like {{"name": "heun", "num_steps": 20}}')
         known = KEYS if inside else [*KEYS, "fast"]
         if unknown := [key for key in part if key not in known]:
             raise ValueError(f"{where}{inside}: unknown key {unknown[0]!r}, the known ones are {', '.join(known)}")

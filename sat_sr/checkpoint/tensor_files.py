@@ -67,7 +67,9 @@ def is_safetensors(path: Path) -> bool:
             f"{path} is a bare pickle (PyTorch's format before 1.6, or no checkpoint at all), which is not read: "
             "if it is yours, load it where it was made and save it again with torch.save"
         )
-    raise ValueError(f"{path} is no checkpoint: neither a PyTorch file (.pt) nor a safetensors file begins like this")
+    raise ValueError(
+        f"{path} is not a checkpoint: neither a PyTorch file (.pt) nor a safetensors file begins like this"
+    )
 
 
 def read_pt(path: Path) -> Any:

@@ -63,7 +63,7 @@ def expand_inputs(
 def _from_path(text: str, recursive: bool, excluded: str | None) -> Iterator[Entry]:
     path = Path(text)
     if not text or "\0" in text:
-        yield _problem(path, f"{text!r} is no path: leave it out")
+        yield _problem(path, f"{text!r} is not a path: leave it out")
         return
     try:
         mode = _mode(path)
@@ -107,7 +107,7 @@ def _file(path: Path, *, explicit: bool = True, folder: PurePosixPath = HERE) ->
     except OSError as error:
         return _problem(path, f"{path} cannot be opened ({error.strerror}): check it or leave it out")
     if not stat.S_ISREG(mode):
-        return _problem(path, f"{path} is no regular file but a device, pipe or socket: save the picture to a file")
+        return _problem(path, f"{path} is not a regular file but a device, pipe or socket: save the picture to a file")
     return Entry(path, path.stem, folder=folder, explicit=explicit)
 
 
@@ -161,7 +161,7 @@ def _from_tar(archive: Path) -> Iterator[Entry]:
                     count += 1
                     yield _member(archive, info.name, info)
     except (tarfile.TarError, OSError, ValueError) as error:
-        yield _problem(archive, f"{archive} is no whole tar archive ({error}): unpack it and give the folder")
+        yield _problem(archive, f"{archive} is not a complete tar archive ({error}): unpack it and give the folder")
         return
     if not count:
         yield _problem(archive, f"{archive} holds no picture: name another archive")
@@ -242,7 +242,7 @@ def _from_line(text: str, folder: Path, recursive: bool, excluded: str | None) -
             if entry.error or (entry.explicit and not entry.member):
                 yield replace(entry, box=PAIR_BOXES[pair["half"]])
             else:
-                yield _problem(entry.source, f"{text}: {sheet} is no single pair sheet: name the sheets one by one")
+                yield _problem(entry.source, f"{text}: {sheet} is not a single pair sheet: name the sheets one by one")
                 return
     elif whole is not None and Path(whole).suffix.lower() == ".txt" and os.path.isfile(whole):
         yield _problem(Path(whole), f"{whole} is a list itself: give it as an argument of its own")

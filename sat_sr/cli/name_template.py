@@ -16,7 +16,7 @@ OF_SIZE = ("width", "height", "scale")  # fields that differ from picture to pic
 def check_template(template: str, fields: Sequence[str]) -> bool:
     """Whether a name template asks for what depends on the output's size.
 
-    ValueError if it is no template of these fields: nothing but `{field}` and `{field:format}` is allowed, since a
+    ValueError if it is not a template of these fields: nothing but `{field}` and `{field:format}` is allowed, since a
     template may look into the objects that it formats.
     """
     try:
@@ -31,11 +31,11 @@ def check_template(template: str, fields: Sequence[str]) -> bool:
         if any(re.search(r"\d{4}", spec or "") for _, _, spec, _ in parts):  # {stem:>9999999999} fills the memory
             raise ValueError("a format may not be wider than 999")
     except ValueError as error:
-        message = f"the name {template!r} is no template ({error}): write it like {DEFAULT_TEMPLATE!r}"
+        message = f"the name {template!r} is not a template ({error}): write it like {DEFAULT_TEMPLATE!r}"
         raise ValueError(message) from error
     literal = "".join(text for text, *_ in parts)
     if "/" in literal or "\\" in literal or "\0" in literal or not template.strip(" ."):
-        raise ValueError(f"the name {template!r} is no file name: folders belong into --out-dir")
+        raise ValueError(f"the name {template!r} is not a file name: folders belong into --out-dir")
     if Path(template).suffix.lower() in WRITE_FORMATS:
         raise ValueError(f"the name {template!r} has a suffix: leave it out, --format sets it")
     return not set(names).isdisjoint(OF_SIZE)
@@ -48,5 +48,5 @@ def fill_template(template: str, fields: Mapping[str, object]) -> str:
     except (ValueError, OverflowError, MemoryError) as error:
         raise ValueError(f"the name {template!r} cannot be made ({error}): simplify its formats") from error
     if set(name) & {"/", "\\", "\0"}:  # of a format: {stem:/>9}
-        raise ValueError(f"the name {template!r} makes {name!r}, which is no file name: simplify its formats")
+        raise ValueError(f"the name {template!r} makes {name!r}, which is not a file name: simplify its formats")
     return name

@@ -99,7 +99,7 @@ def _check_choices(
     if (out_dir is None) == (out_file is None):
         raise ValueError("give either a folder for the outputs or one output file")
     if existing not in ("error", "skip", "overwrite", "number"):
-        raise ValueError(f"existing={existing!r} is none of 'error', 'skip', 'overwrite', 'number'")
+        raise ValueError(f"existing={existing!r} is not one of 'error', 'skip', 'overwrite', 'number'")
     if format != "keep" and format not in FORMAT_CHOICES:
         raise ValueError(f"format {format!r} is not written: choose from {', '.join([*FORMAT_CHOICES, 'keep'])}")
     if out_file is not None:

@@ -99,7 +99,7 @@ class Run:
                 return
             entries = expand_inputs(typed, recursive=self.args.recursive, exclude=self._out_dir())
             for entry in entries:
-                if entry.error:  # a slip of the hand is no failure
+                if entry.error:  # a slip of the hand is not a failure
                     self.console.error(entry.error)
             self._do_all(worker, self._plan(worker, [entry for entry in entries if not entry.error]))
 

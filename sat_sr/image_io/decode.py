@@ -161,7 +161,7 @@ def _samples(image: Image.Image, bits: int, name: str, notes: list[str]) -> tupl
     if mode == "I":  # grey PNM above 8 bits, signed or 32-bit TIFF
         samples = np.asarray(image)
         if samples.min() < 0 or samples.max() > 65535 or image.format == "TIFF":
-            raise PictureError(f"{name} has signed or 32-bit samples, which is no picture format: save it as 16-bit")
+            raise PictureError(f"{name} has signed or 32-bit samples, which is not a picture format: save it as 16-bit")
         return samples.astype(np.uint16)[..., None], "grey"
     if mode == "F":
         raise PictureError(f"{name} has floating-point samples without a known range: save it as 16-bit PNG or TIFF")

@@ -106,7 +106,9 @@ def _decoding(source: Source, notes: list[str]) -> Iterator[tuple[BinaryIO, str]
     if is_path and os.path.isdir(source):
         raise PictureError(f"{name} is a folder where a picture file is wanted: name a file in it")
     if is_path and os.path.exists(source) and not os.path.isfile(source):
-        raise PictureError(f"{name} is no regular file (a device, a pipe, a socket): save the picture to a file first")
+        raise PictureError(
+            f"{name} is not a regular file (a device, a pipe, a socket): save the picture to a file first"
+        )
     try:
         file = open(source, "rb") if is_path else source.open()  # noqa: SIM115 (closed below)
     except FileNotFoundError as error:

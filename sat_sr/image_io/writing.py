@@ -150,7 +150,7 @@ def _format_by(path: Path, format: str | None) -> str:
     suffix = path.suffix.lower() if format is None else FORMAT_CHOICES.get(format, format)
     if suffix not in WRITE_FORMATS:
         raise PictureError(
-            f"{path}: {suffix or 'no suffix'} is no format that is written: use {', '.join(FORMAT_CHOICES)}"
+            f"{path}: {suffix or 'no suffix'} is not a format that is written: use {', '.join(FORMAT_CHOICES)}"
         )
     return WRITE_FORMATS[suffix]
 

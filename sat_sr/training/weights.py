@@ -25,7 +25,7 @@ def initial_model(settings: argparse.Namespace, seed: int, start: Checkpoint | N
 def starting_point(settings: argparse.Namespace, resumed: Path | None) -> Checkpoint | None:
     """The file whose weights and CLIP tower are taken: the resumed checkpoint, else --load.
 
-    Raises ValueError or FileNotFoundError for what is no such file, or is damaged.
+    Raises ValueError or FileNotFoundError for another kind of file, or a damaged one.
     """
     source = resumed or settings.load
     try:

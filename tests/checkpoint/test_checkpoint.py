@@ -390,7 +390,7 @@ BAD = {
     "web page": r"web page.*download the file itself",
     "git-lfs pointer": r"git lfs pull",
     "empty": r"is empty",
-    "picture": r"is no checkpoint: neither",
+    "picture": r"is not a checkpoint: neither",
     "Real-ESRGAN": r"no state dict under the key 'module' \(it has: params_ema\)",
     "other network": r"another architecture \(there is no mixins\..*2 tensors named conv_in\.weight, conv_out\.weight",
     "missing and unexpected": r"8 missing: transformer\.layers\.1\.[\w.]+(, [\w.]+){3}, …; 1 unexpected: lora\.a\)",
@@ -400,7 +400,7 @@ BAD = {
     "no latest": r"without the file 'latest'",
     "latest without its folder": r"names '900', which is not there: name one of 100",
     "latest that leads away": r"latest holds '\.\./\.\./etc'",
-    "broken config.json": r"config in it is no JSON",
+    "broken config.json": r"config in it is not JSON",
     "foreign config": r"configuration in it is not valid \(unknown configuration key model_type",
     "incomplete tag": r"has no mp_rank_00_model_states\.pt \(inside: nothing\)",
 }

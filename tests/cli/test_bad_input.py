@@ -56,9 +56,9 @@ BAD = {
     "latin.txt": (lambda path: Path(path).write_bytes(b"caf\xe9.png\n"), "line 1: byte 0xe9 is not UTF-8"),
     "wide.txt": (lambda path: Path(path).write_text("a.png\n", encoding="utf-16"), "wide.txt is in UTF-16"),
     "none.txt": (lambda path: Path(path).write_text("# nothing\n"), "none.txt names no picture"),
-    "bad.tar": (lambda path: Path(path).write_bytes(b"no tar"), "bad.tar is no whole tar archive"),
+    "bad.tar": (lambda path: Path(path).write_bytes(b"no tar"), "bad.tar is not a complete tar archive"),
     "no*thing": (lambda path: None, "nothing matches no*thing"),
-    "pipe.png": (os.mkfifo, "pipe.png is no regular file"),
+    "pipe.png": (os.mkfifo, "pipe.png is not a regular file"),
     "list.txt": (lambda path: Path(path).mkdir(), "folder list.txt holds no picture"),
 }
 

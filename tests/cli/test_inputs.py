@@ -215,7 +215,7 @@ def test_tar_members_are_entries(folder):
     Path("text.tar").write_text("no archive" * 100)
     Path("empty.tar").write_bytes(bytes(10240))
     cut, text, empty = (expand_inputs([name])[-1] for name in ("cut.tar", "text.tar", "empty.tar"))
-    assert "no whole tar archive" in text.error and "holds no picture" in empty.error
+    assert "not a complete tar archive" in text.error and "holds no picture" in empty.error
     with pytest.raises(PictureError):
         cut.read()
 
@@ -246,7 +246,7 @@ def test_what_is_wrong_has_its_sentence_and_the_others_are_done(folder):
     assert [str(entry.source) for entry in entries if not entry.error] == ["b.png"]
     told = [entry.error for entry in entries if entry.error]
     words = ["not there", "link to nowhere.png", "holds no picture", "line 1: byte 0xdf", "UTF-16", "names no picture",
-             "is a list itself", "no regular file", "no path", "no path",
+             "is a list itself", "not a regular file", "not a path", "not a path",
              "compressed archive"]  # fmt: skip
     assert len(told) == len(words)
     for error, word in zip(told, words, strict=True):

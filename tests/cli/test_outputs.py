@@ -130,10 +130,10 @@ def test_places_that_cannot_be_written_are_told_in_the_plan_and_the_others_are_p
 @pytest.mark.parametrize(
     ("options", "word"),
     [({"template": "{stem.__class__}"}, "no field"), ({"template": "{nope}"}, r"\{scale\}"),
-     ({"template": "{stem"}, "no template"), ({"template": "../{stem}"}, "no file name"),
-     ({"template": ""}, "no file name"), ({"template": "{stem}.png"}, "suffix"),
+     ({"template": "{stem"}, "not a template"), ({"template": "../{stem}"}, "not a file name"),
+     ({"template": ""}, "not a file name"), ({"template": "{stem}.png"}, "suffix"),
      ({"template": "{stem:{scale}}"}, "format"), ({"template": "{stem:d}"}, r"'\{stem:d\}' cannot be made"),
-     ({"template": "{stem:/>9}"}, "is no file name"),
+     ({"template": "{stem:/>9}"}, "is not a file name"),
      ({"format": "gif"}, "choose from png, jpg, webp, tiff, keep"),
      ({"out_file": "x.png"}, "either"), ({"existing": "ask"}, "none of")],
 )  # fmt: skip
