@@ -39,8 +39,8 @@ def test_good_values_are_returned_and_become_settings():
         ({"fast": {"num_steps": -1}}, "sampler defaults, fast: num_steps=-1"),
         ({"sigma_max": 1, "fast": {"sigma_min": 2}}, "sampler defaults, fast: sigma_min=2, sigma_max=1"),
         ({"fast": {"fast": {}}}, "sampler defaults, fast: unknown key 'fast'"),
-        ({"fast": 3}, "sampler defaults, fast: 3 is no object"),
-        ([], "sampler defaults: .* is no object"),
+        ({"fast": 3}, "sampler defaults, fast: 3 is not an object"),
+        ([], "sampler defaults: .* is not an object"),
     ],
 )
 def test_sampler_defaults_are_checked(values, message):

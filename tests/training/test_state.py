@@ -8,12 +8,12 @@ import subprocess
 import sys
 
 import pytest
-from sat_sr.training.run_lock import lock_folder
 
 from sat_sr.checkpoint.run_folder import find_latest
 from sat_sr.config import InfDiTConfig
 from sat_sr.training import checkpoint_names, run_claim, state
 from sat_sr.training.logs import RunLog
+from sat_sr.training.run_claim import lock_folder
 
 FILES = ("mp_rank_00_model_states.pt", "ema.safetensors", "training.json", "data_rank_0.json")
 
@@ -158,7 +158,7 @@ def test_a_start_that_saved_nothing_has_not_claimed_the_folder(tmp_path):
 
 def test_a_folder_is_of_one_process_until_that_ends(tmp_path):
     code = (
-        "import sys, pathlib; from sat_sr.training.run_lock import lock_folder; "
+        "import sys, pathlib; from sat_sr.training.run_claim import lock_folder; "
         "lock = lock_folder(pathlib.Path(sys.argv[1])); print('has it', flush=True); sys.stdin.read()"
     )
     command = [sys.executable, "-c", code, str(tmp_path)]
