@@ -187,7 +187,7 @@ def test_a_broken_latest_is_named_with_what_there_is(tmp_path):
     write_checkpoint(tmp_path, 7)
     for text in ("8", "../7", ""):
         (tmp_path / "latest").write_text(text)
-        with pytest.raises(ValueError, match=r"no checkpoint in .* \(there are: 7\)"):
+        with pytest.raises(ValueError, match=r"not a checkpoint in .* \(there are: 7\)"):
             find_latest(tmp_path)
 
 
