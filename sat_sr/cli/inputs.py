@@ -150,16 +150,20 @@ def _from_tar(archive: Path) -> Iterator[Entry]:
     try:
         with tarfile.open(archive, "r:") as tar:
             for info in tar:
-                if info.isreg() and not info.issparse():
-                    files[info.name] = info
+                data = info if info.isreg() and not info.issparse() else None
+                if info.issym() or info.islnk():
+                    data = files.get(_target(info))
+                if data:
+                    files[os.path.normpath(info.name)] = data
                 if not _is_picture(PurePosixPath(info.name)):
                     continue
-                if info.issym() or info.islnk():
+                if data:
                     count += 1
-                    yield _linked_member(archive, info, files)
-                elif info.name in files:
+                    yield _member(archive, info.name, data)
+                elif info.issym() or info.islnk():
                     count += 1
-                    yield _member(archive, info.name, info)
+                    link = f"{archive}:{info.name} is a link to {info.linkname}"
+                    yield _problem(archive, f"{link}, of which there is no file before it: pack the files themselves")
     except (tarfile.TarError, OSError, ValueError) as error:
         yield _problem(archive, f"{archive} is not a complete tar archive ({error}): unpack it and give the folder")
         return
@@ -178,16 +182,9 @@ def _member(archive: Path, name: str, data: tarfile.TarInfo) -> Entry:
     return entry
 
 
-def _linked_member(archive: Path, link: tarfile.TarInfo, files: dict[str, tarfile.TarInfo]) -> Entry:
-    """A picture that is a link to one of the files before it."""
-    target = link.linkname
-    if link.issym():
-        target = os.path.normpath(os.path.join(os.path.dirname(link.name), target))
-    if target in files:
-        return _member(archive, link.name, files[target])
-    return _problem(
-        archive, f"{archive}:{link.name} is a link to {target}, which the archive does not hold before it: pack it anew"
-    )
+def _target(link: tarfile.TarInfo) -> str:
+    """The member that a link means: hard links name it from the top of the archive."""
+    return os.path.normpath(os.path.join(os.path.dirname(link.name) if link.issym() else "", link.linkname))
 
 
 # --- lists ------------------------------------------------------------------------------------------------------------
@@ -280,7 +277,7 @@ def _matching(text: str, folder: Path) -> str | None:
 
 
 def _without_repeats(entries: list[Entry]) -> list[Entry]:
-    """Each picture once, where it is named first (a name of its own outweighs being found in a folder). Links of
+    """Each picture once, where it is named first; one that is named is so for good, wherever else it is found. Links of
     different names are pictures of their own: their outputs are."""
     kept: dict[tuple, Entry] = {}
     for number, entry in enumerate(entries):

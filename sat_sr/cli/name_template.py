@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import string
 from collections.abc import Mapping, Sequence
@@ -47,6 +48,6 @@ def fill_template(template: str, fields: Mapping[str, object]) -> str:
         name = template.format(**fields)
     except (ValueError, OverflowError, MemoryError) as error:
         raise ValueError(f"the name {template!r} cannot be made ({error}): simplify its formats") from error
-    if set(name) & {"/", "\\", "\0"}:  # of a format: {stem:/>9}
+    if set(name) & {os.sep, os.altsep, "\0"}:  # of a format: {stem:/>9}
         raise ValueError(f"the name {template!r} makes {name!r}, which is not a file name: simplify its formats")
     return name

@@ -15,7 +15,7 @@ from sat_sr.cli.entry import Entry
 from sat_sr.cli.free_names import FreeNames, key_of
 from sat_sr.cli.name_template import DEFAULT_TEMPLATE, OF_SIZE, check_template, fill_template
 from sat_sr.image_io.picture import FORMAT_CHOICES, WRITE_FORMATS, PictureError
-from sat_sr.image_io.storage import storage_error
+from sat_sr.image_io.storage import require_writable, storage_error
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,23 @@ def plan_outputs(
     return [
         output if output.error or output.left_out else _named(output, own, names, existing, out_file is None)
         for output, own in zip(plan, sources, strict=True)
+    ]
+
+
+def into_writable_folders(plan: list[Output]) -> list[Output]:
+    """The plan, with an error for what cannot be written. PictureError when nothing can: ranks find that alike."""
+    refused: dict[Path, str] = {}
+    folders = {output.path.parent for output in plan if not (output.error or output.skip)}
+    for folder in sorted(folders):
+        try:
+            require_writable(folder)
+        except PictureError as error:
+            refused[folder] = str(error)
+    if refused and refused.keys() == folders:
+        raise PictureError(next(iter(refused.values())))
+    return [
+        replace(output, error=output.error or (None if output.skip else refused.get(output.path.parent)))
+        for output in plan
     ]
 
 

@@ -59,6 +59,8 @@ class Results:
         """different: the settings in which its finished output is not like this run."""
         self.skipped += 1
         name = output.entry.name
+        if not self.sharing.reports:
+            return
         if output.left_out:  # the note tells
             self.console.record({"status": "skipped", "input": name, "reason": output.note})
             return

@@ -18,15 +18,15 @@ from typing import TYPE_CHECKING, Any
 
 from sat_sr.cli.console import Console
 from sat_sr.cli.entry import Entry
-from sat_sr.cli.errors import CannotRun
+from sat_sr.cli.errors import CannotRun, reason_of
 from sat_sr.cli.find_network import find_network
 from sat_sr.cli.free_names import next_free, source_in
 from sat_sr.cli.inputs import expand_inputs
-from sat_sr.cli.outputs import Output, plan_outputs
+from sat_sr.cli.outputs import Output, into_writable_folders, plan_outputs
 from sat_sr.cli.results import Results
 from sat_sr.cli.sharing import Sharing
 from sat_sr.image_io.picture import Picture, PictureError
-from sat_sr.image_io.storage import NameTaken, require_writable
+from sat_sr.image_io.storage import NameTaken
 from sat_sr.programs import exit_codes
 
 if TYPE_CHECKING:
@@ -101,7 +101,10 @@ class Run:
             for entry in entries:
                 if entry.error:  # a slip of the hand is not a failure
                     self.console.error(entry.error)
-            self._do_all(worker, self._plan(worker, [entry for entry in entries if not entry.error]))
+            try:
+                self._do_all(worker, self._plan(worker, [entry for entry in entries if not entry.error]))
+            except CannotRun as error:  # with -o, several at once
+                self.console.error(str(error))
 
     def _start(self, network: Path) -> Worker:
         from sat_sr.cli.describe import introduction
@@ -155,8 +158,7 @@ class Run:
         }
         self.sharing.join(settings, worker.device, self.console.note)
         worker.ranks = self.sharing.ranks
-        if not self.sharing.reports:
-            self.console.quiet, self.console.json = True, False
+        self.console.quiet = self.console.quiet or not self.sharing.reports
 
     def _out_dir(self) -> str:
         return self.args.out_dir or DEFAULT_OUT_DIR
@@ -191,15 +193,14 @@ class Run:
             return None
 
     def _do_all(self, worker: Worker, plan: list[Output]) -> None:
+        try:
+            plan = into_writable_folders(plan)
+        except PictureError as error:
+            raise CannotRun(str(error)) from error
         # Outputs of other ranks that this one finds in a searched folder are not in the lists of those.
         outputs = [*self.sharing.mine([output for output in plan if not output.left_out])]
         if self.sharing.process.rank == 0:
             outputs += [output for output in plan if output.left_out]
-        for folder in sorted({output.path.parent for output in outputs if not (output.error or output.skip)}):
-            try:
-                require_writable(folder)
-            except PictureError as error:
-                raise CannotRun(str(error)) from error
         costs = (0 if output.error or output.skip else worker.cost(output.entry) for output in outputs)
         with self.console.list_progress(len(outputs), costs) as advance:
             for output in outputs:
@@ -280,15 +281,9 @@ class Run:
 
         of_all  as in `Results.fail`
         """
-        from sat_sr.inference.out_of_memory import is_out_of_memory
-
         try:
             yield
-        except (ValueError, OSError, MemoryError, FloatingPointError) as error:
-            self.results.fail(entry, str(error) or "there is not enough memory: ask for a smaller size", of_all=of_all)
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
-            reason = str(error).partition("\n")[0]
-            way_out = "give --memory, or ask for a smaller size"
-            self.results.fail(entry, f"there is not enough memory ({reason}): {way_out}", of_all=of_all)
+        except ConnectionError as error:  # in between pictures, too
+            self.results.fail(entry, str(error), of_all=False)
+        except (ValueError, OSError, MemoryError, FloatingPointError, RuntimeError) as error:
+            self.results.fail(entry, reason_of(error), of_all=of_all)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sat_sr.cli.errors import CannotRun
+from sat_sr.cli.errors import CannotRun, reason_of
 from sat_sr.image_io.picture import PictureError
 from sat_sr.programs import exit_codes
 from sat_sr.programs.launcher import Process
@@ -70,11 +70,11 @@ class Sharing:
         try:
             result = action()
         except (ValueError, OSError, MemoryError, RuntimeError) as caught:
-            error = caught
+            reason, error = reason_of(caught), caught
         first = self.ranks.first_with(error is not None) if self.ranks else None
         if error:
             if first == self.process.rank and not self.reports:
-                report(str(error))
+                report(reason)
             raise error
         if first is not None:
             raise PictureError(f"rank {first} cannot do it: its message says why")

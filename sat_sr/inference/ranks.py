@@ -85,8 +85,8 @@ class Ranks:
         return CanvasPart(rows, columns, overlap, self.all_reduce_sum)
 
     def close(self) -> None:
-        """Part from the others: NCCL warns of a process that ends without."""
-        if self.world > 1:
+        """Part from the others, after the last exchange: NCCL warns of a process that ends without."""
+        if self.world > 1 and dist.is_initialized():
             dist.destroy_process_group()
 
     def neighbours(self) -> LineExchange | None:

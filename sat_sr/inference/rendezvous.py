@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import threading
@@ -19,6 +20,7 @@ RENDEZVOUS_TIMEOUT = timedelta(minutes=5)  # ranks start together; model files m
 EXCHANGE_TIMEOUT = timedelta(hours=2)  # the last rank waits for the first line while all others compute theirs
 NCCL_BLOCKS = 4  # thread blocks of an exchange between GPUs, where NCCL_MAX_CTAS does not say
 _PATIENCE = 10.0  # seconds without a word
+_meetings = itertools.count()  # of this process, as of the others
 _TURN = 0.1  # seconds after which Python looks whether a signal has come
 
 Gathered = list[tuple[str, str | None]]  # of each rank: its settings as JSON, its GPU
@@ -58,6 +60,7 @@ def join(
         torch.cuda.set_device(device)
         # A line is asked for a layer ahead: until it comes, NCCL keeps as many multiprocessors busy, with waiting.
         os.environ.setdefault("NCCL_MAX_CTAS", str(NCCL_BLOCKS))
+    meeting = next(_meetings)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     mine = json.dumps(settings, sort_keys=True, default=str), _gpu(device)
 
@@ -67,7 +70,8 @@ def join(
             torch.cuda.set_device(device)  # of this thread
         store, _, _ = next(iter(rendezvous("env://", rank, world, timeout=RENDEZVOUS_TIMEOUT)))
         # torchrun keeps its store when it restarts the ranks: what they wrote before is no longer true.
-        store = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+        attempt = f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}, meeting {meeting}"
+        store = dist.PrefixStore(attempt, store)
         dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=EXCHANGE_TIMEOUT)
         everyone: Gathered = [mine] * world
         dist.all_gather_object(everyone, mine, group=dist.new_group(backend="gloo", timeout=RENDEZVOUS_TIMEOUT))
@@ -146,10 +150,14 @@ def _difference(everyone: Sequence[str]) -> str | None:
     first, *others = map(json.loads, everyone)
     for rank, other in enumerate(others, 1):
         for name in sorted(first.keys() | other.keys()):
-            if first.get(name) != other.get(name):
+            of_first, of_other = first.get(name), other.get(name)
+            if isinstance(of_first, list) and isinstance(of_other, list):  # of pictures: not all of them
+                pairs = itertools.zip_longest(of_first, of_other)
+                of_first, of_other = next((pair for pair in pairs if pair[0] != pair[1]), (None, None))
+            if of_first != of_other:
                 return (
-                    f"rank 0 has {name}={first.get(name)!r}, rank {rank} has {other.get(name)!r}: start all ranks with "
-                    "the same arguments"
+                    f"rank 0 has {name}={of_first!r}, rank {rank} has {of_other!r}: start all ranks with the same "
+                    "arguments"
                 )
     return None
 

@@ -131,16 +131,17 @@ class CLIPImageEncoder(nn.Module):
 
 @contextlib.contextmanager
 def _exact_convolution() -> Iterator[None]:
-    """Without TF32, which PyTorch allows cuDNN, other than matrix products, by default.
+    """Without cuDNN, to which PyTorch allows TF32 by default, other than to matrix products.
 
-    A training on a GPU is to have the embedding of generation, which computes it on the host.
+    Training on a GPU is to have the embedding of generation, which computes it on the host. (There are two settings of
+    cuDNN's precision, and PyTorch refuses to read one where somebody has used the other.)
     """
     cudnn = torch.backends.cudnn
-    before, cudnn.allow_tf32 = cudnn.allow_tf32, False
+    before, cudnn.enabled = cudnn.enabled, False
     try:
         yield
     finally:
-        cudnn.allow_tf32 = before
+        cudnn.enabled = before
 
 
 def _rename_openclip(weights: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:

@@ -101,7 +101,7 @@ def test_pair_sheets(folder):
     for ask in (small.read, small.size):
         with pytest.raises(PictureError, match=r"b\.png is 8x8 px, too small"):
             ask()
-    assert "no single pair sheet" in several.error and "none.png 1 is not there" in missing.error
+    assert "not a single pair sheet" in several.error and "none.png 1 is not there" in missing.error
 
 
 def test_standard_input(folder):
@@ -209,7 +209,7 @@ def test_tar_members_are_entries(folder):
     assert "outside the archive" in evil.error and "outside the archive" in absolute.error
     assert (same.stem, linked.stem, linked.folder) == ("same", "sym", PurePosixPath("x"))
     assert same.open().read() == linked.open().read() == Path("b.png").read_bytes()
-    assert "out.png is a link to /etc/passwd, which the archive does not hold" in outside.error
+    assert "out.png is a link to /etc/passwd, of which there is no file" in outside.error
 
     Path("cut.tar").write_bytes(Path("shard.tar").read_bytes()[:700])
     Path("text.tar").write_text("no archive" * 100)
@@ -218,6 +218,27 @@ def test_tar_members_are_entries(folder):
     assert "not a complete tar archive" in text.error and "holds no picture" in empty.error
     with pytest.raises(PictureError):
         cut.read()
+
+
+def test_links_of_a_tar_mean_what_they_mean_when_it_is_unpacked(folder):
+    """Names with ./, a link to a link, one to a file that comes later, and a folder under the name of a picture."""
+    data = Path("b.png").read_bytes()
+    with tarfile.open("links.tar", "w") as tar:
+        file, symbolic, hard = tarfile.REGTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE
+        for name, kind, target in (
+            ("./a.png", file, ""), ("./s.png", symbolic, "a.png"), ("./h.png", hard, "a.png"),
+            ("./x/t.png", symbolic, "../s.png"), ("./early.png", symbolic, "z.png"), ("./z.png", file, ""),
+            ("./a.png", tarfile.DIRTYPE, ""),
+        ):  # fmt: skip
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname, info.size = kind, target, len(data) if kind == file else 0
+            tar.addfile(info, io.BytesIO(data) if info.size else None)
+    entries = expand_inputs(["links.tar"])
+    good = [entry.stem for entry in entries if not entry.error]
+    assert good == ["a", "s", "h", "t", "z"]
+    assert all(entry.open().read() == data for entry in entries if not entry.error)
+    (early,) = (entry.error for entry in entries if entry.error)
+    assert "early.png is a link to z.png, of which there is no file before it" in early
 
 
 def test_what_is_wrong_has_its_sentence_and_the_others_are_done(folder):

@@ -127,6 +127,10 @@ def test_places_that_cannot_be_written_are_told_in_the_plan_and_the_others_are_p
     assert paths(plan_outputs(entries[1:], out_dir="o", existing="number")) == ["o/pipe_sr_2.png", "o/a_sr.png"]
 
 
+def test_a_backslash_in_the_name_of_a_picture_is_none_of_the_template(folder):
+    assert paths(plan_outputs([entry("w\\in.png")], out_dir="o")) == ["o/w\\in_sr.png"]
+
+
 @pytest.mark.parametrize(
     ("options", "word"),
     [({"template": "{stem.__class__}"}, "no field"), ({"template": "{nope}"}, r"\{scale\}"),
@@ -135,7 +139,7 @@ def test_places_that_cannot_be_written_are_told_in_the_plan_and_the_others_are_p
      ({"template": "{stem:{scale}}"}, "format"), ({"template": "{stem:d}"}, r"'\{stem:d\}' cannot be made"),
      ({"template": "{stem:/>9}"}, "is not a file name"),
      ({"format": "gif"}, "choose from png, jpg, webp, tiff, keep"),
-     ({"out_file": "x.png"}, "either"), ({"existing": "ask"}, "none of")],
+     ({"out_file": "x.png"}, "either"), ({"existing": "ask"}, "not one of")],
 )  # fmt: skip
 def test_plans_that_cannot_work(folder, options, word):
     with pytest.raises(ValueError, match=word):

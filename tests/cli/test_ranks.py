@@ -17,6 +17,7 @@ from sat_sr.cli import main
 from sat_sr.cli import worker as worker_module
 from sat_sr.cli.arguments import parse_arguments
 from sat_sr.cli.sharing import Sharing
+from sat_sr.image_io import PictureError
 from sat_sr.programs.launcher import Process
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -148,6 +149,32 @@ def test_a_rank_that_fails_waits_for_the_others_under_torchrun(monkeypatch):
     for thread in (first, second):
         thread.join(timeout=20)
         assert not thread.is_alive()
+
+
+def test_a_picture_that_one_rank_cannot_read_is_done_by_none():
+    class Ranks:
+        first_with = staticmethod(lambda here: 1)
+
+    def no_memory():
+        raise MemoryError
+
+    reported = []
+    with pytest.raises(PictureError, match="rank 1 cannot do it"):
+        Sharing(Process(0, 2), Ranks()).agree(lambda: "picture", reported.append)
+    assert not reported
+    with pytest.raises(MemoryError):
+        Sharing(Process(1, 2), Ranks()).agree(no_memory, reported.append)
+    assert reported == ["there is not enough memory: ask for a smaller size"]
+
+
+def test_a_folder_that_cannot_be_written_is_the_failure_of_its_pictures(cli, picture):
+    paths = [picture("in/a.png"), picture("in/sub/b.png")]
+    Path("out").mkdir()
+    Path("out/sub").touch()
+    outcome = cli("in", "--recursive", "--out-dir", "out")
+    assert outcome.code == 1 and os.listdir("out") and Path("out/a_sr.png").exists()
+    assert f"{paths[1].relative_to(Path.cwd())}: " in outcome.err
+    assert cli(paths[1], "--out-dir", "out/sub").code == 2
 
 
 @pytest.mark.parametrize(("rank", "code", "said"), [("0", 2, ["[0] error: one is not like the other"]), ("1", 1, [])])

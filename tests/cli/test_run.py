@@ -144,6 +144,9 @@ def test_it_asks_for_paths_and_again_after_a_bad_one(cli, picture, monkeypatch, 
     answers = iter(["'with blank.png' \"it's (1).png\""])
     cli("--out-dir", "dropped")
     assert sorted(os.listdir("dropped")) == ["it's (1)_sr.png", "with blank_sr.png"]
+    answers = iter(["*.png", "it*.png"])
+    outcome = cli("-o", "one.png")
+    assert "is one file for 2 pictures" in outcome.err and Path("one.png").exists(), "and it asks again"
     picture("folder/a.png")
     answers = iter(["folder", "folder"])
     cli("--out-dir", "folder")

@@ -5,6 +5,7 @@ As a program (PICTURE OUTPUT): the command line, which says so at once.
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -62,6 +63,32 @@ def test_a_meeting_place_that_is_taken_is_reported_at_once(place):
         taken.listen()
         with pytest.raises(ConnectionError, match="a free MASTER_PORT"):
             rendezvous.join({}, "cpu", 0, 2)
+
+
+def test_ranks_that_have_parted_can_meet_again_in_the_store_of_torchrun():
+    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    code = (
+        "import sys; from sat_sr.inference.rendezvous import join\n"
+        "for meeting in range(2):\n"
+        "    ranks = join({}, 'cpu', int(sys.argv[1]), 2)\n"
+        "    print(ranks.first_with(ranks.rank == 1)); ranks.close(); ranks.close()"
+    )
+    environment = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(rank)],
+            env={**os.environ, **environment, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, text=True,
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    assert [process.communicate(timeout=120)[0] for process in processes] == ["1\n1\n"] * 2
+
+
+def test_of_lists_that_differ_the_first_difference_is_named():
+    said = rendezvous._difference(
+        [json.dumps({"pictures": names}) for names in (["a: to do", "b: to do"], ["a: to do"])]
+    )
+    assert said.startswith("rank 0 has pictures='b: to do', rank 1 has None: start all ranks")
 
 
 @pytest.mark.parametrize(("given", "expected"), [(None, "4"), ("16", "16")])

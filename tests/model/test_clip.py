@@ -64,13 +64,13 @@ def test_the_tower_is_frozen_and_half_precision_returns_float32(encoder):
 
 
 def test_the_convolution_may_not_round_to_tf32(encoder):
-    """As it would on CUDA; whatever was allowed before is allowed again."""
-    cudnn, allowed = torch.backends.cudnn, []
+    """As cuDNN would on CUDA; what was used before is used again."""
+    cudnn, used = torch.backends.cudnn, []
     convolution = encoder.tower.vision_model.embeddings.patch_embedding
-    convolution.register_forward_hook(lambda *_: allowed.append(cudnn.allow_tf32))
-    assert cudnn.allow_tf32  # PyTorch's default
+    convolution.register_forward_hook(lambda *_: used.append(cudnn.enabled))
+    assert cudnn.enabled  # PyTorch's default
     encoder(torch.rand(1, 3, 20, 30))
-    assert allowed == [False] and cudnn.allow_tf32
+    assert used == [False] and cudnn.enabled
 
 
 @pytest.mark.parametrize("size", [(37, 91), (300, 250), (7, 7)])
