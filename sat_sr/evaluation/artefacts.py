@@ -20,22 +20,22 @@ ROUNDING_ENERGY = 1 / 12  # squared levels: what rounding to 8 bit adds to any p
 LEAST_FLAT_PIXELS = 1024  # fewer say nothing about a picture's smooth areas
 
 
-def grid_ratio(luma: np.ndarray, period: int, places: Iterable[int] = (0,), among: int = 1) -> float:
+def grid_ratio(luma: np.ndarray, period: int, offsets: Iterable[int] = (0,), among: int = 1) -> float:
     """How much steeper the picture is across the lines of a grid than elsewhere, for the call whose grid shows most.
 
     With horizontal differences d(y, x) = |luma(y, x) - luma(y, x-1)| and the vertical ones likewise, both directions
-    pooled, a network call that had the picture `place` pixels farther in has the lines x ≡ -place (mod period), and
+    pooled, a network call that had the picture `offset` pixels farther in has the lines x ≡ -offset (mod period), and
 
-        mean of d on its lines  /  mean of d on all other x ≡ -place (mod among).
+        mean of d on its lines  /  mean of d on all other x ≡ -offset (mod among).
 
-    The result is the largest of these ratios. A picture without a grid has about 1, a little more with every place
-    that is looked at, since the largest of several is taken: compare with the target at the same places. Bicubic
+    The result is the largest of these ratios. A picture without a grid has about 1, a little more with every offset
+    that is looked at, since the largest of several is taken: compare with the target at the same offsets. Bicubic
     interpolation by 4 has more at period 4, for it is steepest halfway between the samples; `among` 4 keeps that out
     of the blocks' figure.
 
     luma     (H, W) in levels
     period   pixels between grid lines: the side of a patch or of a block
-    places   where the picture lay on the grid in the calls (`inference.placement`); 0: the grid begins in its corner
+    offsets  of the picture on the grid in the calls (`inference.placement`); 0: the grid begins in its corner
     among    1: elsewhere is anywhere; the side of a patch, a divisor of period: only lines at the same place in a patch
     returns  a ratio; nan where the picture has no line of the grid or nothing but lines, or is constant elsewhere
     """
@@ -47,7 +47,7 @@ def grid_ratio(luma: np.ndarray, period: int, places: Iterable[int] = (0,), amon
         totals += np.bincount(phases, steps.sum(axis=1), period)
         counts += np.bincount(phases, minlength=period) * steps.shape[1]
     ratios = []
-    for line in {-place % period for place in places}:
+    for line in {-offset % period for offset in offsets}:
         others = [phase for phase in range(line % among, period, among) if phase != line]
         if counts[line] and totals[others].sum() > 0:
             ratios.append(totals[line] / counts[line] * counts[others].sum() / totals[others].sum())

@@ -127,17 +127,17 @@ class Metrics:
         lr: np.ndarray,
         picture: np.ndarray,
         columns: Iterable[str] | None = None,
-        places: Iterable[int] = (0,),
+        offsets: Iterable[int] = (0,),
     ) -> dict[str, float | None]:
         """Figures of one output.
 
         target, picture  (H, W, 3) uint8; lr (h, w, 3) uint8
         columns          all of `columns` if None
-        places           of the picture on the grid in the calls that made it (`grid_ratio`)
+        offsets          of the picture on the grid in the calls that made it (`grid_ratio`)
         returns          {column: figure}; None where the picture gives no answer (no flat area, no line of the grid)
         """
         assert target.shape == picture.shape, (target.shape, picture.shape)
-        columns, places = self.columns if columns is None else list(columns), list(places)
+        columns, offsets = self.columns if columns is None else list(columns), list(offsets)
         target_y, picture_y = luma(target), luma(picture)
         figures = {}
         for column in columns:
@@ -158,10 +158,10 @@ class Metrics:
                 case "consistency":
                     value = consistency(lr, picture)
                 case "patch_grid" | "block_grid":
-                    value = grid_ratio(picture_y, *sizes, places)
+                    value = grid_ratio(picture_y, *sizes, offsets)
                 case "block_lines":
                     block, patch = sizes
-                    value = grid_ratio(picture_y, block, places, among=patch)
+                    value = grid_ratio(picture_y, block, offsets, among=patch)
                 case "flat_energy":
                     value = flat_energy(picture_y, target_y)
             figures[column] = value if math.isfinite(value) else None

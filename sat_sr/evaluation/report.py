@@ -25,7 +25,7 @@ def mean_of(values: Sequence[float | None]) -> float | None:
 def summarize(evaluation: Evaluation, run: Run) -> dict:
     """Means of a run: every figure over the pictures that have it; calls and seconds; the largest peak.
 
-    For networks "target" has those of the target's grids, at the places of the run's own.
+    For networks "target" has those of the target's grids, at the offsets of the run's own.
     """
     results = [evaluation.result(run, name) for name in evaluation.pairs.names]
     summary = {c: mean_of([r["figures"][c] for r in results]) for c in evaluation.columns(run)}

@@ -236,13 +236,13 @@ class Evaluation:
     def _measure(self, run: Run, pair: Pair, picture: np.ndarray, columns: list[str]) -> None:
         """Compute figures and record them. Grids are looked for where the run had them, or, without a network, in the
         corner."""
-        key, places, found = self._picture_key(pair.name), [0], {}
+        key, offsets, found = self._picture_key(pair.name), [0], {}
         if run.network:
-            places = SamplingSettings(**self.records.get(run.key, key)["settings"]).grid_offsets(self._blocks[run.key])
+            offsets = SamplingSettings(**self.records.get(run.key, key)["settings"]).grid_offsets(self._blocks[run.key])
             grids = [column for column in columns if column.startswith(GRIDS)]
             known = self.records.get(self._figures_key(run), key).get("target", {})
-            found["target"] = known | self.metrics(pair.target, pair.lr, pair.target, grids, places)
-        figures = self.metrics(pair.target, pair.lr, picture, columns, places)
+            found["target"] = known | self.metrics(pair.target, pair.lr, pair.target, grids, offsets)
+        figures = self.metrics(pair.target, pair.lr, picture, columns, offsets)
         self.records.add(self._figures_key(run), key, figures=figures, **found)
 
     def _upscale(self, upscaler: Upscaler, run: Run, pair: Pair) -> tuple[np.ndarray, dict]:

@@ -49,7 +49,7 @@ def test_a_size_is_repeated_as_it_was_asked_for(cli, picture, flags, expected, s
     assert size_of("second.png") == expected
 
 
-def test_the_fast_preset_outweighs_the_sampling_of_an_earlier_picture(cli, picture):
+def test_the_fast_preset_overrides_the_sampling_of_an_earlier_picture(cli, picture):
     path = picture("a.png")
     cli(path, "--num-steps", 3, "--sampler", "heun", "--seed", 11, "-o", "first.png")
     outcome = cli(path, "--from-picture", "first.png", "--fast", "-o", "fast.png")

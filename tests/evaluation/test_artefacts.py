@@ -47,16 +47,16 @@ def test_grid_ratio_of_noise_is_one():
 def test_a_grid_is_found_at_its_own_phase_only():
     shifted = staircase(130, 4, step=3.0, slope=1.0)[2:, 2:]  # lines now at 2, 6, 10, …
     assert grid_ratio(shifted, 4) == pytest.approx(0.6, abs=0.01)  # they count as "elsewhere" there: 1 / (5/3)
-    assert grid_ratio(shifted, 4, places=[2]) == pytest.approx(3.0, rel=1e-9)
+    assert grid_ratio(shifted, 4, offsets=[2]) == pytest.approx(3.0, rel=1e-9)
 
 
 @pytest.mark.parametrize("place", [0, 18, 4, 22])
 def test_the_grid_of_every_call_is_looked_for(place):
     """Four calls, the grid moving on by 18 px in blocks of 32: a picture p px farther in has its lines at 32 - p."""
     marked = staircase(256 + place, 32, step=2.0, slope=1.0)[place:, place:]
-    assert grid_ratio(marked, 32, places=[0, 18, 4, 22]) == pytest.approx(2.0, rel=1e-9)
+    assert grid_ratio(marked, 32, offsets=[0, 18, 4, 22]) == pytest.approx(2.0, rel=1e-9)
     others = [p for p in (0, 18, 4, 22) if p != place]
-    assert grid_ratio(marked, 32, places=others) == pytest.approx(31 / 32, rel=0.01)
+    assert grid_ratio(marked, 32, offsets=others) == pytest.approx(31 / 32, rel=0.01)
 
 
 def test_what_comes_every_patch_is_no_block_line():
@@ -66,12 +66,12 @@ def test_what_comes_every_patch_is_no_block_line():
     line = np.concatenate([[0.0], np.cumsum(steps)])
     picture = line[:, None] + line[None, :]
     everywhere = np.array([3.0 if p % 4 == 0 else 1.0 for p in range(32) if p != 12])
-    assert grid_ratio(picture, 32, places=[20]) == pytest.approx(4.5 / everywhere.mean(), rel=0.01)  # 3.05
-    assert grid_ratio(picture, 32, places=[20], among=4) == pytest.approx(1.5, rel=1e-9)
+    assert grid_ratio(picture, 32, offsets=[20]) == pytest.approx(4.5 / everywhere.mean(), rel=0.01)  # 3.05
+    assert grid_ratio(picture, 32, offsets=[20], among=4) == pytest.approx(1.5, rel=1e-9)
     # Lines of other calls: among those at the same place in a patch one of seven is the marked one, or none is.
-    assert grid_ratio(picture, 32, places=[0], among=4) == pytest.approx(7 / (6 + 1.5), rel=0.01)
-    assert grid_ratio(picture, 32, places=[18], among=4) == pytest.approx(1.0, rel=1e-9)
-    assert grid_ratio(picture, 32, places=[0, 18, 20], among=4) == pytest.approx(1.5, rel=1e-9)
+    assert grid_ratio(picture, 32, offsets=[0], among=4) == pytest.approx(7 / (6 + 1.5), rel=0.01)
+    assert grid_ratio(picture, 32, offsets=[18], among=4) == pytest.approx(1.0, rel=1e-9)
+    assert grid_ratio(picture, 32, offsets=[0, 18, 20], among=4) == pytest.approx(1.5, rel=1e-9)
 
 
 @pytest.mark.parametrize("picture", [np.zeros((64, 64)), np.zeros((3, 3))])

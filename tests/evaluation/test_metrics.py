@@ -82,7 +82,7 @@ def test_grids_are_looked_for_where_they_lay():
     picture[:, (np.arange(128) - 10) // 32 % 2 == 1] = 30
     picture += np.arange(64, dtype=np.uint8)[:, None, None]  # a ramp the other way: 1 level a pixel
     figures = m.Metrics(["patch_grid", "block_grid", "block_lines"], [(4, 32)])
-    at_rest, moved = (figures(picture, picture[::4, ::4], picture, places=places) for places in ([0], [0, 22]))
+    at_rest, moved = (figures(picture, picture[::4, ::4], picture, offsets=offsets) for offsets in ([0], [0, 22]))
     step, lines = 30 * 64, len(range(10, 128, 32))
     # Columns of 64 pixels, 4 of the 127 with a step; the ramp has 63 rows of 128 pixels, 2 of them at 10, 42.
     elsewhere = (127 - lines) * 64 + 61 * 128

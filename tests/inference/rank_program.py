@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 # (grid, order of the ranks in turn, offload, back-projection, step of the grid): high and wide, both orders, mixed,
 # the state on the device and the host, with and without a look at the whole picture in every call, at rest and moving
-# on, so that ranks compute rows for the one before, the one behind, and both.
+# on, so that ranks compute rows for the one before, the one after, and both.
 CASES = [
     ((3, 2), ("layer",), "none", True, 0),
     ((2, 5), ("layer",), "state", False, 6),
