@@ -2,13 +2,13 @@
 # Train the official size, conditioned by CLIP, with the official hyperparameters. Edit below, or append flags: of a
 # flag that comes twice the last one counts.
 #
-#   bash train_text2image_sr_big_clip.sh [FLAGS]                 this machine: a rank a GPU by torchrun, or one on the CPU
+#   bash train_text2image_sr_big_clip.sh [FLAGS]                 this machine: one rank per GPU by torchrun, or one on the CPU
 #   srun --kill-on-bad-exit=1 --cpus-per-task=8 bash train_text2image_sr_big_clip.sh [FLAGS]
-#                                                                a rank a Slurm task; all end with one. srun does not
+#                                                                one rank per Slurm task; all end with one. srun does not
 #                                                                take --cpus-per-task over from salloc or sbatch
 #   sbatch scripts/train.sbatch [FLAGS]                          several nodes, requeued until done
 #
-# The same command again goes on where the last checkpoint was saved.
+# The same command again continues where the last checkpoint was saved.
 # PYTHON: the interpreter (python3). NPROC: ranks on this machine (one a GPU).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"

@@ -12,7 +12,10 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-LEFTOVERS = ".*.tmp"  # pattern of the files that a killed process leaves in a folder
+
+def leftovers(name: str) -> str:
+    """Pattern of the temporary names that killed processes have left of a file called so."""
+    return f".{name}.*.tmp"
 
 
 @contextlib.contextmanager
@@ -58,11 +61,16 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.unfinished-", dir=path if inside else path.parent))
     try:
         yield temporary
+        temporary.chmod(0o755)
         if inside:
-            _move_up(temporary)
-        else:
-            temporary.chmod(0o755)
+            _move_up(temporary, path)
+            return
+        try:
             temporary.replace(path)
+        except OSError:  # a mount that does not look like one, of a folder of the same file system; or not empty
+            if not path.is_dir():
+                raise
+            _move_up(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -71,12 +79,11 @@ def _can_be_replaced(folder: Path) -> bool:
     return not (os.path.ismount(folder) or folder.samefile(os.curdir)) and os.access(folder.parent, os.W_OK)
 
 
-def _move_up(temporary: Path) -> None:
-    folder = temporary.parent
+def _move_up(temporary: Path, folder: Path) -> None:
     if others := [path for path in folder.iterdir() if path != temporary]:
         raise FileExistsError(f"{folder} is no longer empty, {others[0].name} is in it: nothing is overwritten")
     for path in temporary.iterdir():
-        path.rename(folder / path.name)
+        shutil.move(path, folder / path.name)  # a rename, if it is not another file system
 
 
 def sync(path: Path) -> None:

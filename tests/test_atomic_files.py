@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
 import pytest
 
-from sat_sr.atomic_files import LEFTOVERS, atomic_file, atomic_folder
+from sat_sr.atomic_files import atomic_file, atomic_folder, leftovers
 
 
 @pytest.mark.parametrize("durable", [False, True])
@@ -16,7 +17,7 @@ def test_a_file_has_its_name_when_it_is_complete(tmp_path, durable):
     path.write_text("old")
     with atomic_file(path, durable=durable) as temporary:
         temporary.write_text("new")
-        assert path.read_text() == "old" and [*tmp_path.glob(LEFTOVERS)] == [temporary]
+        assert path.read_text() == "old" and [*tmp_path.glob(leftovers("a.txt"))] == [temporary]
     assert path.read_text() == "new" and [*tmp_path.iterdir()] == [path]
 
 
@@ -71,6 +72,30 @@ def test_the_working_directory_is_filled_and_stays_the_working_directory(tmp_pat
     monkeypatch.chdir(tmp_path / "here")
     write_shards(Path("."))
     assert sorted(os.listdir(os.curdir)) == ["0.tar", "1.tar"] and os.listdir(tmp_path) == ["here"]
+
+
+def test_a_mount_that_does_not_look_like_one_is_filled_too(tmp_path, monkeypatch):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+
+    def busy(self, target):
+        raise OSError(errno.EBUSY, "Device or resource busy")
+
+    monkeypatch.setattr(Path, "replace", busy)
+    write_shards(disk)
+    assert os.listdir(tmp_path) == ["disk"]
+
+
+def test_what_was_put_there_meanwhile_stays_alone(tmp_path):
+    path = tmp_path / "shards"
+    with (
+        pytest.raises(FileExistsError, match=r"mine.txt is in it: nothing is overwritten"),
+        atomic_folder(path) as folder,
+    ):
+        (folder / "0.tar").touch()
+        path.mkdir()
+        (path / "mine.txt").touch()
+    assert os.listdir(path) == ["mine.txt"] and os.listdir(tmp_path) == ["shards"]
 
 
 def test_a_mount_point_is_filled_as_it_cannot_be_replaced(tmp_path, monkeypatch):

@@ -90,6 +90,9 @@ def training_stream(
     )
 
 
+STREAM_STATE = frozenset(("next_worker", "addresses", "counts"))  # keys of TrainingStream.state_dict
+
+
 class TrainingStream:
     """What `training_stream` gives. Iterating continues where the last iteration, or what `resume` got, left off."""
 

@@ -22,9 +22,9 @@ def expand_shards(spec: str | Sequence[str]) -> list[str]:
 
     spec      `;DIR1,DIR2*3`: a leading semicolon means folders, searched through for tars; `*3` takes a folder's shards
               three times. This is how the release names its data.
-              Otherwise a list with commas of: paths (`a.tar`), folders, globs (`data/*.tar`, `data/*` for folders, of
-              which each tar is taken once), brace lists
-              (`data/{0000..0009}.tar`), and URLs that webdataset opens (`https://host/{00..99}.tar`, `pipe:…`).
+              Otherwise a list with commas of: paths (`a.tar`), folders, globs (`data/*.tar`; `data/*` for the tars
+              there and in the folders there, each once), brace lists (`data/{0000..0009}.tar`), and URLs that
+              webdataset opens (`https://host/{00..99}.tar`, `pipe:…`).
               What starts with `pipe:` is a shell command, commas and all, that webdataset runs; several are
               separated by `::`. Never take such a text from somebody you do not trust.
               Several such texts name the shards of all of them.
@@ -66,14 +66,18 @@ def _folder(part: str) -> list[str]:
 
 
 def _tars_in(folder: Path) -> list[str]:
-    found = (path for path in files_below(folder) if path.name.endswith(SUFFIXES))
-    # Hidden folders are of make_shards.py: what it has not finished, or was killed in.
-    tars = sorted(str(path) for path in found if not any(p.startswith(".") for p in path.relative_to(folder).parts))
+    tars = _tars_below(folder)
     if not tars:
         raise ValueError(
             f"shard folder {str(folder)!r}: no {', '.join(SUFFIXES)} in it; scripts/make_shards.py makes some"
         )
     return tars
+
+
+def _tars_below(folder: Path) -> list[str]:
+    found = (path for path in files_below(folder) if path.name.endswith(SUFFIXES))
+    # Hidden folders are of make_shards.py: what it has not finished, or was killed in.
+    return sorted(str(path) for path in found if not any(p.startswith(".") for p in path.relative_to(folder).parts))
 
 
 def _split(text: str) -> list[str]:
@@ -105,13 +109,22 @@ def _one(part: str) -> list[str]:
         elif path.exists():
             shards.append(str(path))
         else:
-            found = sorted(glob.glob(str(path), recursive=True)) if glob.has_magic(name) else []
+            found = _matching(str(path)) if glob.has_magic(name) else []
             if not found:
                 of = f" (of {part!r})" if name != part else ""
-                raise ValueError(f"shards {name!r}{of}: nothing matches")
-            tars = [tar for hit in found for tar in (_tars_in(Path(hit)) if os.path.isdir(hit) else [hit])]
-            shards += dict.fromkeys(tars)  # `**` matches folders and what is in them
+                raise ValueError(f"shards {name!r}{of}: nothing matches that is a shard or holds some")
+            shards += found
     return shards
+
+
+def _matching(pattern: str) -> list[str]:
+    """The files that match, and the tars in folders that do; each once, however many names lead to it."""
+    found: dict[str, str] = {}
+    for hit in sorted(glob.glob(pattern, recursive=True)):
+        for tar in _tars_below(Path(hit)) if os.path.isdir(hit) else [hit]:
+            if tar.endswith(SUFFIXES):  # `data/*` matches notes, too
+                found.setdefault(os.path.realpath(tar), tar)
+    return [*found.values()]
 
 
 def _url(part: str, scheme: str) -> list[str]:

@@ -77,7 +77,7 @@ def why_worker_died(error: BaseException) -> str:
     return (
         f"a data worker found no room for a batch in {SHARED_MEMORY}, the shared memory{size}: make it larger (docker "
         f"run --shm-size=8g; mount -o remount,size=8g {SHARED_MEMORY}), or give --num-workers 0 or a smaller "
-        "--micro-batch-size; the number of workers belongs to a run, so change it in a new one only"
+        "--micro-batch-size; a run may resume with fewer workers, its samples are then dealt anew"
     )
 
 

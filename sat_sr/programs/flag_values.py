@@ -12,11 +12,14 @@ from sat_sr.inference.byte_sizes import parse_bytes
 
 def integer(least: int, most: int = 10**18) -> Callable[[str], int]:
     def convert(text: str) -> int:
-        if not re.fullmatch(r"[+-]?\d{1,20}", text) or int(text) < least:
-            raise ArgumentTypeError(f"{text} must be an integer of at least {least}")
-        if int(text) > most:
-            raise ArgumentTypeError(f"{text} must be an integer of at most {most}")
-        return int(text)
+        try:
+            value = int(text)
+        except ValueError:
+            raise ArgumentTypeError(f"{text} must be an integer of at least {least}") from None
+        if not least <= value <= most:
+            limit = f"at least {least}" if value < least else f"at most {most}"
+            raise ArgumentTypeError(f"{text} must be an integer of {limit}")
+        return value
 
     return convert
 

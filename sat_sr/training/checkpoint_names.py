@@ -7,8 +7,8 @@ import shutil
 from functools import cache
 from pathlib import Path
 
-from sat_sr.atomic_files import LEFTOVERS, sync, write_durably
-from sat_sr.checkpoint.run_folder import LATEST, find_latest, steps
+from sat_sr.atomic_files import leftovers, sync, write_durably
+from sat_sr.checkpoint.run_folder import CONFIG, LATEST, find_latest, steps
 from sat_sr.training.logs import warn
 
 TEMPORARY = "tmp-"  # begins the name of one that is being written
@@ -55,10 +55,11 @@ def remove_temporary(folder: Path) -> None:
     for path in folder.glob(f"{TEMPORARY}*"):
         if path.name.startswith(_REMOVED):
             _delete(path)
-        else:
+        elif path.is_dir():
             shutil.rmtree(path)
-    for path in folder.glob(LEFTOVERS):
-        path.unlink()
+    for name in (CONFIG, LATEST):  # not those of others: somebody may export weights into the folder
+        for path in folder.glob(leftovers(name)):
+            path.unlink(missing_ok=True)
 
 
 def _delete(doomed: Path) -> None:

@@ -64,6 +64,8 @@ def launch(settings: argparse.Namespace, preemption: Preemption) -> int:
     except Exception as error:
         if sentence := _sentence(error, settings):
             warn(f"error: {sentence}")
+            if isinstance(error, ModuleNotFoundError):
+                code = exit_codes.WRONG_USE
         else:
             traceback.print_exc()
     except KeyboardInterrupt:

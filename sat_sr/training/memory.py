@@ -35,4 +35,8 @@ def held_bytes(shapes: Mapping[str, tuple[int, ...]], recipe: Recipe, optimizer:
     # ZeRO: float32 weights and states in slices; so are the gradients, but whole where stage 1 adds several up.
     slices = FLOAT32 * (1 + STATES["adamw"]) * trained / recipe.world_size
     whole = recipe.zero_stage == 1 and recipe.accumulation > 1
-    return network + slices + (gradients if whole else gradients / recipe.world_size)
+    kept = gradients if whole else gradients / recipe.world_size
+    if recipe.engine.get("data_types", {}).get("grad_accum_dtype") == "fp32" and recipe.precision == "bf16":
+        # Stage 1 is another engine then, which keeps all gradients in float32 as well.
+        kept = kept + FLOAT32 * trained if recipe.zero_stage == 1 else FLOAT32 * trained / recipe.world_size
+    return network + slices + kept

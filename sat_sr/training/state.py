@@ -29,6 +29,7 @@ from sat_sr.checkpoint.run_folder import (
     find_latest,
     optimizer_states,
 )
+from sat_sr.data.pipeline import STREAM_STATE
 from sat_sr.training.checkpoint_names import TEMPORARY, publish, remove_old, remove_temporary
 from sat_sr.training.engine import link_optimizer_state
 from sat_sr.training.ranks import wait_for_all
@@ -122,7 +123,12 @@ def require_whole(checkpoint: Path, ranks: int, partitioned: bool) -> None:
 
 def data_positions(checkpoint: Path, ranks: int) -> list[dict]:
     """Where each of the `ranks` ranks that saved it stood in its data. Raises ValueError as `read_training`."""
-    return [_read_json(checkpoint / data_position(rank), "batches", "stream") for rank in range(ranks)]
+    paths = [checkpoint / data_position(rank) for rank in range(ranks)]
+    positions = [_read_json(path, "batches", "stream") for path in paths]
+    for path, position in zip(paths, positions, strict=True):
+        if not isinstance(position["stream"], dict) or not position["stream"].keys() >= STREAM_STATE:
+            raise _damaged(path, f"its stream must have {', '.join(sorted(STREAM_STATE))}")
+    return positions
 
 
 def read_training(checkpoint: Path) -> dict:

@@ -66,8 +66,7 @@ class Trainer:
             settings, self.seed, self.rank, self.world_size, recipe.micro_batch, device, self.clip
         )
         require_same_shards("--train-data", self.batches.shards)
-        if settings.valid_data:
-            require_same_shards("--valid-data", expand_shards(settings.valid_data))
+        require_same_shards("--valid-data", expand_shards(settings.valid_data) if settings.valid_data else [])
         self.decisive = decisive_settings(settings, recipe, self.batches.shards, self.clip)
         self.engine = build_engine(settings, recipe, self.seed, start)
         other_order = ""
@@ -121,8 +120,7 @@ class Trainer:
                 self._log_interval()
             stop = not last and self._stop_asked()
             due = due or self.step % settings.save_interval == 0
-            # Not in the middle of bad steps, nor after them, see _count_bad_step: what came before may have spoiled the
-            # weights.
+            # Not in the middle of bad steps: what came before may have spoiled the weights.
             if stop or last or (due and not self.bad_steps):
                 self._save()
                 due = False
@@ -204,7 +202,8 @@ class Trainer:
         culprits = [report for report in reports if not torch.tensor(report[0]).isfinite()] or reports
         what = "; ".join(f"loss {value} on {', '.join(names)}" for value, names in culprits)
         self.log.line(f"step {self.step} skipped on all ranks, no finite gradient ({self.bad_steps} in a row): {what}")
-        last = self.step == self.settings.train_iters
+        # A single one may be the sample's fault, and has changed nothing.
+        last = self.step == self.settings.train_iters and self.bad_steps > 1
         if last or self.bad_steps >= self.settings.max_bad_steps:
             series = "1 step" if self.bad_steps == 1 else f"{self.bad_steps} steps in a row"
             end = ", the end of the run, which is not saved" if last else ""

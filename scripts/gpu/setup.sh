@@ -43,7 +43,7 @@ fi
 imports || stop "$(tail -n 1 <<<"$said"): install it beside PyTorch, or give WHEELS, a folder of wheels that has it"
 
 began=$SECONDS
-left() { # MARGIN: seconds to LIMIT less a margin for what comes behind. For timeout: 0 is for ever
+left() { # MARGIN: seconds to LIMIT less a margin for what comes after it. For timeout: 0 is for ever
     local rest
     [ -n "${LIMIT:-}" ] || { echo 0 && return; }
     rest=$((LIMIT - SECONDS + began - $1))

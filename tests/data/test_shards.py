@@ -33,11 +33,13 @@ def test_paths_globs_braces_and_folders_in_one_list(folders):
 
 
 def test_folders_that_a_glob_matches_are_searched_through_and_a_tar_is_taken_once(folders):
-    (folders / "empty").rmdir()
     tars = [f"{folders}/{name}" for name in ("a/0001.tar", "a/deep/0002.tar", "b/0000.tar")]
-    assert expand_shards(f"{folders}/*") == tars
-    (folders / "a" / "notes.txt").unlink()
-    assert sorted(expand_shards(f"{folders}/**")) == tars
+    assert expand_shards(f"{folders}/*") == tars, "no matter that one folder has none"
+    (folders / "linked").symlink_to(folders / "a")
+    assert sorted(expand_shards(f"{folders}/**")) == tars, "nor notes, nor a second name"
+    assert sorted(expand_shards(f"{folders}/**/*.tar")) == tars
+    with pytest.raises(ValueError, match="nothing matches that is a shard or holds some"):
+        expand_shards(f"{folders}/empt*")
 
 
 def test_linked_folders_are_searched_through_once_and_loops_end(folders):

@@ -360,6 +360,8 @@ def read_events(path):
 def measure_memory(report):
     """What all tensors of a trainer take at each step of the engine, against what a dry run says."""
     sizes = ["--num-layers=2", "--hidden-size=192", "--num-attention-heads=6"]
+    sums = FOLDER / "float32_sums.json"
+    sums.write_text('{"data_types": {"grad_accum_dtype": "fp32"}}')
     variants = {
         "stage 0": ["--zero-stage=0"],
         "muon": ["--zero-stage=0", "--optimizer=muon"],
@@ -367,6 +369,9 @@ def measure_memory(report):
         "stage 1, once": ["--zero-stage=1", "--gradient-accumulation-steps=1"],
         "stage 2": ["--zero-stage=2"],
         "bf16": ["--zero-stage=1", "--precision=bf16"],
+        "bf16, float32 sums, stage 2": ["--zero-stage=2", "--precision=bf16", f"--deepspeed-config={sums}"],
+        # Last, as its memory is not given back at once.
+        "bf16, float32 sums": ["--zero-stage=1", "--precision=bf16", f"--deepspeed-config={sums}"],
     }
     update, report["memory"] = trainer_module.update, {}
     for name, flags in variants.items():
@@ -379,6 +384,7 @@ def measure_memory(report):
         trainer_module.update = measured
         trainer = build(f"memory {name}", *sizes, *flags)
         trainer.train_step()
+        trainer.train_step()  # some engines make their states in the first
         trainer_module.update = update
         told = held_bytes(parameter_shapes(trainer.settings.model), trainer.recipe, trainer.settings.optimizer)
         report["memory"][name] = [max(found), told]

@@ -114,9 +114,11 @@ def skip_bad_steps(report, *flags):
 
 
 def end_in_bad_steps(report):
-    """The last step of a run is bad; and a signal comes while they are."""
+    """The last step of a run is bad, and the last two; and a signal comes in the middle of such steps."""
     flags = ["--save-interval", "2", "--keep-last", "1"]
-    trainer = build("bad-last", *flags, damaged=(5,))
+    trainer, _ = train("bad-single", *flags, damaged=(5,))
+    report["bad single saved"] = steps(trainer.folder)
+    trainer = build("bad-last", *flags, damaged=(4, 5))
     try:
         trainer.run()
     except FloatingPointError as error:

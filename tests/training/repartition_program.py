@@ -71,7 +71,7 @@ def passes(trainer):
     return [address[0] for address in trainer.batches.position()["stream"]["addresses"]]
 
 
-def go_on(report, name, flags):
+def resume(report, name, flags):
     trainer = build(name, *flags)
     there = torch.load(FOLDER / f"{name}.pt")
     here = whole_state(trainer.engine)
@@ -124,7 +124,7 @@ def main() -> None:
         elif (FOLDER / "positions").exists():
             come_back(report, name, flags)
         else:
-            go_on(report, name, flags)
+            resume(report, name, flags)
     write(report)
     dist.barrier()
     os._exit(0)

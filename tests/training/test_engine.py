@@ -34,7 +34,7 @@ def test_training_is_that_of_a_plain_loop_over_single_samples(reports, world_siz
 @pytest.mark.parametrize("world_size", [1, 2])
 def test_a_dry_run_tells_the_memory_that_the_engine_takes(reports, world_size):
     memory = reports[world_size][0]["memory"]
-    assert len(memory) == 6
+    assert len(memory) == 8
     for name, (found, told) in memory.items():
         assert told == pytest.approx(found, rel=0.03), name
 

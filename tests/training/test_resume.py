@@ -84,10 +84,11 @@ def test_bad_steps_cost_no_good_checkpoint_at_the_end_of_a_run_or_when_it_is_sto
     for report in reports[world_size]:
         message = report["bad last"]
         assert message.startswith(
-            "1 step without a finite gradient, the last is step 6, the end of the run, which is not"
+            "2 steps in a row without a finite gradient, the last is step 6, the end of the run, which is not"
         )
         assert "write the name of an earlier one into `latest`" in message
         assert report["bad last saved"] == [4]
+        assert report["bad single saved"] == [4, 6]  # one skipped step has spoiled nothing
         assert report["bad stopped saved"] == [2, 3]  # though one is to be kept
 
 

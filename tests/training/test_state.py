@@ -183,6 +183,15 @@ def test_damaged_lines_of_the_log_are_left_out_and_the_rest_kept(tmp_path, capsy
     assert "log.jsonl: 1 record(s) after step 5 are dropped: those steps come again" in said.out
 
 
+def test_what_is_left_over_of_the_run_is_removed_and_nothing_of_others(tmp_path):
+    for name in ("tmp-5", "tmp-removed-4"):
+        (tmp_path / name).mkdir()
+    for name in ("tmp-notes", ".latest.7.tmp", ".mine.safetensors.7.tmp"):
+        (tmp_path / name).touch()
+    checkpoint_names.remove_temporary(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".mine.safetensors.7.tmp", "tmp-notes"]
+
+
 def test_a_broken_latest_is_named_with_what_there_is(tmp_path):
     write_checkpoint(tmp_path, 7)
     for text in ("8", "../7", ""):
@@ -219,6 +228,14 @@ def test_a_damaged_or_missing_file_of_a_checkpoint_is_named_with_the_way_out(tmp
             read(checkpoint)
         assert str(error.value).startswith(f"{checkpoint / name} is damaged or missing (")
         assert str(error.value).endswith(f"write the name of an earlier checkpoint into `latest` of {tmp_path / name}")
+
+
+def test_a_position_that_a_stream_cannot_take_is_named(tmp_path):
+    checkpoint = tmp_path / "7"
+    checkpoint.mkdir()
+    (checkpoint / "data_rank_0.json").write_text('{"batches": 0, "stream": {"turn": 0, "addresses": [], "counts": []}}')
+    with pytest.raises(ValueError, match=r"data_rank_0.json is damaged .*addresses, counts, next_worker"):
+        state.data_positions(checkpoint, 1)
 
 
 @pytest.mark.parametrize("content", ["", "[1]", "null", '{"layers": 3}'])
