@@ -149,7 +149,8 @@ def run(*arguments):
 def test_shards_that_match_nothing_end_the_program_with_one_sentence(tmp_path):
     result = run("--train-data", f"{tmp_path}/*.tar", "--save", str(tmp_path / "run"), "--device", "cpu")
     assert result.returncode == 1
-    assert result.stderr.splitlines() == [f"error: shards '{tmp_path}/*.tar': nothing matches that is a shard or holds some"]
+    said = f"error: shards '{tmp_path}/*.tar': nothing matches that is a shard or holds some"
+    assert result.stderr.splitlines() == [said]
     assert not (tmp_path / "run").exists()
 
 
