@@ -264,6 +264,7 @@ def test_each_rank_has_a_gpu_of_its_own_for_everything(network, monkeypatch):
     monkeypatch.setattr(worker_module, "resolve_device", lambda name: torch.device("cuda"))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     args = parse_arguments(["a.png", "--dtype", "float32"])
     for local_rank in range(3):
         worker = worker_module.Worker(args, network, seed=0, local_rank=local_rank, local_ranks=3)
