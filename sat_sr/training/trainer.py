@@ -247,6 +247,7 @@ class Trainer:
                 seed=self.seed,
                 device=self.device,
                 stop=self._stop_asked,
+                asked=lambda: self.preemption.asked,
             )
         self.engine.train()
         if result is None:
