@@ -257,6 +257,19 @@ def differ_between_ranks(report):
             build("shards", name, own)
         except ValueError as error:
             report[f"other {name}"] = str(error)
+    # Copies on disks of the nodes' own.
+    disk = FOLDER / f"disk of node {RANKS.rank}"
+    disk.mkdir()
+    copies = [shutil.copy(path, disk) for path in sorted(Path(shards).parent.glob("*.tar"))]
+    disks = ["--train-data", f";{disk}", "--valid-data", f";{disk}", "--seed=17", "--train-iters=5"]
+    trainer, _ = train("own disks", *disks)
+    report["keys of own disks"] = [key for step in trainer.steps for key in step["keys"]]
+    if RANKS.rank:
+        os.truncate(copies[1], 5000)
+    try:
+        build("own disks", *disks)
+    except ValueError as error:
+        report["cut copy"] = str(error)
 
 
 def log_means(report):
