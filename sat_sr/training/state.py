@@ -115,13 +115,12 @@ def load(engine: DeepSpeedEngine, checkpoint: Path, ranks: int) -> None:
 def require_whole(checkpoint: Path, ranks: int, partitioned: bool) -> None:
     """Before anything slow: the files that `load` will read are there, and what their checksums say.
 
-    Raises ValueError that names the one that is not; of what only the checksums tell, on the rank that looked at it.
+    Each rank looks at its share of them. Raises ValueError, on that rank, which names the one that is not.
     """
     paths = [checkpoint / MODEL_STATES, *(optimizer_states(checkpoint, ranks) if partitioned else ())]
-    for path in paths:
+    for path in paths[dist.get_rank() :: dist.get_world_size()]:
         if not zipfile.is_zipfile(path):  # what PyTorch writes is one, with its table of contents at the end
             raise _damaged(path, "cut short" if path.exists() else "not there")
-    for path in paths[dist.get_rank() :: dist.get_world_size()]:
         try:
             check_values(path)
         except ValueError as error:
