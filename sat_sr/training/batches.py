@@ -77,6 +77,11 @@ class TrainingBatches:
         return self._stream.shards
 
     @property
+    def streams(self) -> int:
+        """Data workers of all ranks together."""
+        return self._stream.streams
+
+    @property
     def counts(self) -> Counter[str]:
         """Samples skipped or converted so far, by reason."""
         return self._stream.counts

@@ -121,6 +121,16 @@ def test_ranks_that_find_other_shards_are_refused(reports, name):
         assert re.match(rf"{pattern}, there 0000.tar of [\d,]+ bytes: ", report[f"other {name}"])
 
 
+def test_ranks_resume_from_the_checkpoint_that_rank_0_finds(reports):
+    assert [report["resumed at"] for report in reports[2]] == [2, 2]
+
+
+def test_fewer_shards_than_workers_are_told(reports):
+    (report,) = reports[1]
+    assert "shard(s) for" not in report["more validation"]
+    assert "1 shard(s) for 2 data workers: each of them reads all" in report["few shards"]
+
+
 def test_ranks_may_have_their_shards_in_folders_of_their_own(reports):
     first, second = reports[2]
     for report in (first, second):
