@@ -273,6 +273,22 @@ def test_a_signal_while_it_starts_is_heard(shards, tmp_path):
     assert process.returncode == 75 and (tmp_path / "latest").read_text() == "1"
 
 
+@pytest.mark.parametrize("gone", ["disk", "reader"])
+def test_a_run_whose_output_ends_goes_on(tiny_flags, tmp_path, gone):
+    """`sbatch --output` on a full disk; `2>&1 | tee` of a connection that has broken."""
+    reads, writes = os.pipe()
+    os.close(reads)
+    with open("/dev/full" if gone == "disk" else writes, "w") as place, open(tmp_path / "errors", "w") as errors:
+        code = subprocess.run(
+            [sys.executable, "train_text2image_sr.py", *tiny_flags, "--train-iters=2", "--save", str(tmp_path / "run")],
+            cwd=ROOT, stdout=place, stderr=errors if gone == "disk" else place, timeout=300,
+        ).returncode  # fmt: skip
+    assert code == 0 and (tmp_path / "run" / "latest").read_text() == "2"
+    if gone == "disk":
+        (said,) = (tmp_path / "errors").read_text().splitlines()
+        assert said.startswith("standard output cannot be written (No space left on device): the run goes on without")
+
+
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the worker in Linux's /proc")
 @pytest.mark.parametrize("interval", ["1", "1000000"])  # most of the time in writing, or in computing
 def test_a_data_worker_that_was_killed_is_told_in_one_sentence(tiny_flags, tmp_path, interval):
