@@ -118,6 +118,8 @@ def test_ranks_from_torchrun_from_slurm_and_alone(monkeypatch, tmp_path):
     ranks = find_ranks(slurm)
     assert (ranks.rank, ranks.local_rank, ranks.world_size) == (5, 1, 8)
     assert (ranks.master_addr, ranks.master_port, ranks.source) == ("node3", 14567, "Slurm")
+    part = find_ranks({**slurm, "SLURM_NODELIST": "node[1-4]", "SLURM_STEP_NODELIST": "node[3-4]"})
+    assert part.master_addr == "node3"  # srun --relative=2 --nodes=2
     torchrun = {"RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "4", "MASTER_ADDR": "host", "MASTER_PORT": "29500"}
     ranks = find_ranks(slurm | torchrun)  # torchrun inside a Slurm step: torchrun numbers the ranks
     assert (ranks.rank, ranks.world_size, ranks.master_addr, ranks.source) == (3, 4, "host", "torchrun")
