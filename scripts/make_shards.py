@@ -142,6 +142,9 @@ def pack(entry: tuple[str, Path], *, min_side: int, tile: int | None, quality: i
     key, path = entry
     try:
         data = path.read_bytes()
+    except OSError as error:  # of rights, or of a disk that has gone: no fault of the picture
+        return Packed(skipped=f"cannot be read ({error.strerror})")
+    try:
         with Image.open(io.BytesIO(data)) as image:
             if min(image.size) < min_side:
                 return Packed(skipped=f"a side below {min_side} px")

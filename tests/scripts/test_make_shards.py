@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import importlib.util
 import io
@@ -122,6 +123,20 @@ def test_a_bar_counts_the_pictures_on_a_terminal_only(run, photos, tmp_path, mon
     first, *_, last, end = re.split("[\r\n]+", terminal.getvalue().strip("\r"))
     assert first.startswith("packing:   0%") and "| 0/8 [" in first
     assert last.startswith("packing: 100%") and "| 8/8 [" in last and not end
+
+
+def test_a_picture_that_cannot_be_read_is_told_from_a_damaged_one(run, photos, tmp_path, monkeypatch):
+    read = Path.read_bytes
+
+    def read_bytes(path: Path) -> bytes:
+        if path.name == "plain.jpg":
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+    said, _ = run("make_shards", photos, tmp_path / "out", "--min-side", 64, "--jobs", 1)
+    assert re.search(r"skipped 1: cannot be read \(Stale file handle\)\n +\S+plain.jpg\n", said)
+    assert re.search(r"skipped 1: cannot be decoded\n +\S+broken.jpg\n", said)
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs Linux's sched_setaffinity")
