@@ -57,7 +57,8 @@ class Sharing:
             from sat_sr.inference.rendezvous import decline
 
             report(str(error))
-            decline(self.process.rank, self.process.world_size)
+            with contextlib.suppress(KeyboardInterrupt):  # torchrun's signal, when another has ended first
+                decline(self.process.rank, self.process.world_size)
             raise SystemExit(exit_codes.WRONG_USE) from error
 
     def join(self, settings: Mapping[str, Any], device: torch.device, console: Console) -> None:

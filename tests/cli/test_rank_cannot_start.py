@@ -54,6 +54,7 @@ def test_the_others_do_their_part_of_a_list(cli, picture, network, damaged):
 
 def test_ranks_that_compute_pictures_together_all_end(cli, picture, network, damaged):
     result = torchrun([network, damaged], [picture("a.png"), picture("b.png"), "--split-picture"])
+    assert len(said(result.stderr)) == 2, result.stderr
     cut, known = sorted(said(result.stderr), reverse=True)
     assert cut.startswith(f"[1] error: {damaged} is cut off or damaged")
     assert known == "[0] error: rank 1 cannot start: its message says why"
