@@ -42,6 +42,7 @@ def convert(source: Path, target: Path, dtype: str, sampler_defaults: dict | Non
     torch_dtype = getattr(torch, DTYPES[dtype]) if DTYPES[dtype] else None
     checkpoint = load(source)
     print("read", "\n     ".join(checkpoint.report()))
+    checkpoint.check_values()
     if target.exists() and target.samefile(checkpoint.path):
         raise ValueError(f"{target} is what is read: give OUT another name")
     if not target.parent.is_dir():

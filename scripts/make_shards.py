@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import os
 import random
 import signal
 import sys
@@ -32,6 +31,7 @@ from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from sat_sr.programs.cores import own_cores
 
 UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
 NAMED = 10  # files that are named for each reason of skipping; the rest is counted
@@ -105,7 +105,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--min-side", type=int, default=512, help="skip pictures with a side below this (default: 512)")
     parser.add_argument("--tile", type=int, help="cut pictures into disjoint squares of this side, as many as fit")
     parser.add_argument("--quality", type=int, default=95, help="of the JPEGs that are made here (default: 95)")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes (default: all cores)")
+    parser.add_argument("--jobs", type=int, default=own_cores(), help="processes (default: one a core)")
     args = parser.parse_args()
     if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
         parser.error(f"{args.out} exists already: name a new folder, nothing is overwritten")
@@ -142,6 +142,9 @@ def pack(entry: tuple[str, Path], *, min_side: int, tile: int | None, quality: i
     key, path = entry
     try:
         data = path.read_bytes()
+    except OSError as error:  # of rights, or of a disk that has gone: no fault of the picture
+        return Packed(skipped=f"cannot be read ({error.strerror})")
+    try:
         with Image.open(io.BytesIO(data)) as image:
             if min(image.size) < min_side:
                 return Packed(skipped=f"a side below {min_side} px")

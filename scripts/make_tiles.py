@@ -18,6 +18,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from sat_sr.programs.cores import own_cores
 
 
 def main() -> None:
@@ -31,7 +32,7 @@ def main() -> None:
     parser.add_argument("--detailed", type=float, default=38.0, metavar="DB", help="detailed below (default: 38 dB)")
     parser.add_argument("--smooth", type=float, default=0.0, metavar="PART", help="part of smooth tiles (default: 0)")
     parser.add_argument("--also-half", action="store_true", help="offer tiles of the halved photographs as well")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes (default: all cores)")
+    parser.add_argument("--jobs", type=int, default=own_cores(), help="processes (default: one a core)")
     args = parser.parse_args()
     if args.tile < 16 or args.tile % 4:
         parser.error(f"--tile {args.tile}: a multiple of 4 and at least 16 is wanted")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from sat_sr.checkpoint.tensor_files import is_safetensors, read_pt, read_safetensors
+from sat_sr.checkpoint.tensor_files import check_values, is_safetensors, read_pt, read_safetensors
 
 if TYPE_CHECKING:
     from sat_sr.model.clip import CLIPImageEncoder
@@ -41,6 +41,7 @@ def load_clip(
     openclip = weights.name.startswith("open_clip_")
     head_width = _head_width(find(_OPENCLIP_CONFIG if openclip else _TRANSFORMERS_CONFIG), openclip)
     tensors = read_safetensors(weights)[0] if is_safetensors(weights) else read_pt(weights)
+    check_values(weights)
     if not isinstance(tensors, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
         raise ValueError(f"{weights} holds no state dict: OpenCLIP's or transformers' weights are wanted")
 

@@ -29,7 +29,7 @@ from sat_sr.checkpoint.clip_weights import DEFAULT_CLIP, load_clip
 from sat_sr.checkpoint.find_weights import WHERE_FROM, find_weights
 from sat_sr.checkpoint.run_folder import CONFIG
 from sat_sr.checkpoint.sampler_defaults import check_sampler_defaults
-from sat_sr.checkpoint.tensor_files import convert, is_safetensors, read_pt, read_safetensors, shapes_of
+from sat_sr.checkpoint.tensor_files import check_values, convert, is_safetensors, read_pt, read_safetensors, shapes_of
 from sat_sr.config import InfDiTConfig
 from sat_sr.model.layout import CLIP_PREFIX, ROPE_TABLES, Shape, infer_config, mismatch, parameter_shapes
 
@@ -70,6 +70,10 @@ class Checkpoint:
         """The dtype of most parameters."""
         return max(_parameters_by_dtype(self.tensors).items(), key=lambda item: item[1])[0]
 
+    def check_values(self) -> None:
+        """Before they are used. Raises ValueError where checksums in the file say that they are damaged."""
+        check_values(self.path)
+
     def report(self) -> list[str]:
         """What was found, a line each, for printing."""
         sizes = " ".join(f"{name}={value}" for name, value in self.config.to_dict().items())
@@ -88,7 +92,7 @@ class Checkpoint:
 
 
 def load(path: str | Path) -> Checkpoint:
-    """Opens a checkpoint file or folder and checks every name and shape; no values are read.
+    """Opens a checkpoint file or folder and checks every name and shape; no values are read, see `check_values`.
 
     Raises ValueError for what is no Inf-DiT checkpoint, is damaged, or asks for code; FileNotFoundError. The message is
     one sentence with the culprit and the way out.
@@ -134,9 +138,10 @@ def load_model(
     source  a checkpoint, or where it lies
     dtype   of the parameters; None: as in the file. Tensors that need no conversion stay memory-mapped on the CPU.
 
-    Raises what `load` raises.
+    Raises what `load` raises, also for values that the checksums of a `.pt` say are damaged.
     """
     checkpoint = source if isinstance(source, Checkpoint) else load(source)
+    checkpoint.check_values()
     from sat_sr.model.inf_dit import InfDiT  # imports SAT, which takes seconds
 
     dtype = dtype or checkpoint.dtype

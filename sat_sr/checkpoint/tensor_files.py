@@ -7,11 +7,13 @@ safetensors. Reading maps the file into memory: a tensor costs nothing until its
 from __future__ import annotations
 
 import argparse
+import contextlib
+import errno
 import json
 import pickle
 import struct
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,13 @@ _HARMLESS = [
     (_INERT, "argparse.Namespace"),
     *((_INERT, f"deepspeed.runtime.fp16.loss_scaler.{name}") for name in ("LossScaler", "DynamicLossScaler")),
 ]
+
+# What a damaged pickle can end in, and a damaged zip.
+_OF_DAMAGED_PICKLES = (
+    pickle.UnpicklingError, RuntimeError, EOFError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError,
+    AssertionError, ImportError, MemoryError, struct.error,
+)  # fmt: skip
+_OF_DAMAGED_ZIPS = (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError, OSError, struct.error)
 
 _SAFETENSORS_DTYPES = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32", torch.float64: "F64"}
 
@@ -75,20 +84,33 @@ def is_safetensors(path: Path) -> bool:
 def read_pt(path: Path) -> Any:
     """What torch.save wrote, memory-mapped, by `torch.load(weights_only=True)`: no code of the file runs.
 
-    Raises ValueError when the file is damaged, no PyTorch file, or asks for code.
+    Raises ValueError when the file is damaged, no PyTorch file, or asks for code. Damage of the tensors' values:
+    `check_values`.
     """
     _check_zip(path)
     try:
         with torch.serialization.safe_globals(_HARMLESS):
             return torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"{path} is refused and nothing in it was run: besides tensors it holds {_unsafe_globals(path) or error}; "
-            'get plain weights, or, if you trust its maker, save torch.load(…, weights_only=False)["module"] again'
-        ) from None
-    except (RuntimeError, EOFError, ValueError, TypeError, KeyError, AttributeError) as error:
-        # A damaged pickle can end in any of these.
-        raise ValueError(f"{path} is damaged ({str(error).splitlines()[0]}): fetch it again") from error
+    except _OF_DAMAGED_PICKLES as error:
+        if isinstance(error, pickle.UnpicklingError) and (unsafe := _unsafe_globals(path)):
+            raise ValueError(
+                f"{path} is refused and nothing in it was run: besides tensors it holds {unsafe}; get plain weights, "
+                'or, if you trust its maker, save torch.load(…, weights_only=False)["module"] again'
+            ) from None
+        # Of PyTorch's text, which begins with advice, what it is about.
+        reason = str(error).rpartition("WeightsUnpickler error: ")[2].partition("\n")[0] or type(error).__name__
+        raise ValueError(f"{path} is damaged ({reason}): fetch it again") from error
+
+
+def check_values(path: Path) -> None:
+    """Reads the whole file. Raises ValueError where the checksums of a `.pt` say that it is damaged.
+
+    PyTorch writes checksums and looks at none. Safetensors have none.
+    """
+    if is_safetensors(path):
+        return
+    with _opened(path) as archive:
+        _check_entries(path, archive, archive.infolist())
 
 
 def _unsafe_globals(path: Path) -> str:
@@ -96,20 +118,49 @@ def _unsafe_globals(path: Path) -> str:
     try:
         with torch.serialization.safe_globals(_HARMLESS):
             return ", ".join(torch.serialization.get_unsafe_globals_in_checkpoint(path))
-    except ValueError:  # a pickle that cannot even be listed
+    except _OF_DAMAGED_PICKLES:  # it cannot even be listed
         return ""
 
 
 def _check_zip(path: Path) -> None:
-    """Raises ValueError unless the file is a whole zip with PyTorch's entries, stored as they are."""
+    """Raises ValueError unless the file is a whole zip with PyTorch's entries, stored as they are, and what is in them
+    is what their checksums say; not yet the values of tensors."""
+    with _opened(path) as archive:
+        entries = archive.infolist()
+        _check_kind(path, entries)
+        _check_entries(path, archive, [entry for entry in entries if "/data/" not in entry.filename])
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
+    """Raises ValueError where it is no whole zip."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
-    except zipfile.BadZipFile:
+        archive = zipfile.ZipFile(path)
+    except _OF_DAMAGED_ZIPS as error:
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # of a place before the file's start
+            raise
         raise ValueError(
             f"{path} is cut off or damaged ({path.stat().st_size:,} bytes, the zip's directory at its end is not "
             "there): fetch it again, and compare its size with the source's"
         ) from None
+    with archive:
+        yield archive
+
+
+def _check_entries(path: Path, archive: zipfile.ZipFile, entries: Sequence[zipfile.ZipInfo]) -> None:
+    """Raises ValueError for one that is not what its checksum says; 0 stands for none."""
+    for entry in entries:
+        if not entry.CRC:
+            continue
+        try:
+            with archive.open(entry) as content:
+                while content.read(1 << 20):
+                    pass
+        except _OF_DAMAGED_ZIPS as error:
+            raise ValueError(f"{path} is damaged ({error}): fetch it again") from error
+
+
+def _check_kind(path: Path, entries: Sequence[zipfile.ZipInfo]) -> None:
     names = {entry.filename.partition("/")[2] for entry in entries}
     if "data.pkl" not in names:
         inside = ", ".join(entry.filename for entry in entries[:3]) or "nothing"

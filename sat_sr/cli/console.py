@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from sat_sr.cli.bars import PICTURE_FORMAT, Bar, ListBar, interval
 from sat_sr.cli.time_left import TimeLeft
+from sat_sr.programs.streams import leave
 
 _BAR_COLUMNS = 40  # of a picture's bar, without the name
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))}
@@ -98,8 +99,7 @@ class Console:
         try:
             yield
         except OSError as error:
-            with open(os.devnull, "wb") as nowhere:
-                os.dup2(nowhere.fileno(), stream.fileno())
+            leave(stream)
             if isinstance(error, BrokenPipeError):
                 return
             self.lost = True

@@ -23,6 +23,7 @@ class Results:
     """Of one call of the program.
 
     made  files that were written
+    due   pictures that this rank is to do
     """
 
     console: Console
@@ -31,6 +32,7 @@ class Results:
     skipped: int = 0
     failed: list[str] = field(default_factory=list)
     made: list[Path] = field(default_factory=list)
+    due: int = 0
 
     def written(self, output: Output, path: Path | None, record: dict[str, Any], notes: list[str], cost: Cost) -> None:
         """A picture is finished, and written to `path`; None where the first rank has done that, and reports it.
@@ -78,8 +80,18 @@ class Results:
         if self.sharing.together and not of_all:  # the others would wait for this one
             raise SystemExit(exit_codes.FAILED)
 
+    def report_left(self) -> None:
+        """What a rank that cannot go on leaves of its share: the others do theirs."""
+        process = self.sharing.process
+        if process.world_size > 1 and (left := self.due - self._total):
+            self.console.error(f"{left} picture(s) of rank {process.rank} are not done")
+
+    @property
+    def _total(self) -> int:
+        return self.done + self.skipped + len(self.failed)
+
     def summary(self) -> None:
-        total = self.done + self.skipped + len(self.failed)
+        total = self._total
         if total > 1:
             counts = {"done": self.done, "skipped": self.skipped, "failed": len(self.failed)}
             self.console.line(", ".join(f"{count} {what}" for what, count in counts.items() if count))

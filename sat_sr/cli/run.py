@@ -57,40 +57,49 @@ class Run:
     def run(self) -> int:
         for note in self.args.notes:
             self.console.note(note)
-        network = find_network(self.args.network)
-        if self.args.inputs:
-            self._do_list(network)
-        else:
-            self._do_what_is_asked_for(network)
-        self.results.summary()
-        failed = bool(self.results.failed or self.console.lost)
-        self.sharing.finish(failed, self.console.note)
-        return exit_codes.FAILED if failed else exit_codes.DONE
+        code = exit_codes.DONE
+        try:
+            if self.args.inputs:
+                self._do_list()
+            else:
+                self._do_what_is_asked_for()
+            self.results.summary()
+        except CannotRun as error:
+            self.console.error(str(error))
+            self.results.report_left()
+            code = exit_codes.WRONG_USE
+        if code == exit_codes.DONE and (self.results.failed or self.console.lost):
+            code = exit_codes.FAILED
+        self.sharing.finish(code != exit_codes.DONE, self.console.note)
+        return code
 
-    def _do_list(self, network: Path) -> None:
+    def _do_list(self) -> None:
         args, ranks = self.args, self.sharing.process.world_size
         if "-" in args.inputs and ranks > 1:  # torchrun's would each read a part of it
             raise CannotRun(f"{ranks} ranks cannot share standard input: save the list as a .txt file")
         entries = expand_inputs(args.inputs, recursive=args.recursive, exclude=self._out_dir())
-        if all(entry.error for entry in entries):
+        self.results.due = len(self.sharing.mine(entries))
+        together = self._split(entries) and not args.estimate
+        if all(entry.error for entry in entries) and not together:
             for entry in self.sharing.mine(entries):
                 self.results.fail(entry, entry.error or "")
             return
-        worker = self._start(network)
-        plan = self._plan(worker, entries)
+        with self.sharing.awaited(self.console.error) if together else contextlib.nullcontext():
+            worker = self._start()
+            plan = self._plan(worker, entries)
         if args.estimate:
             for output in self.sharing.mine(plan):
                 self._do(worker, output, self._estimate)
             return
-        if self._split(entries):
+        if together:
             self._join(worker, plan)
         self._do_all(worker, plan)
 
-    def _do_what_is_asked_for(self, network: Path) -> None:
+    def _do_what_is_asked_for(self) -> None:
         """Pictures that the user names, one after the other, until Ctrl-D."""
         if (ranks := self.sharing.process.world_size) > 1:
             raise CannotRun(f"{ranks} ranks cannot be asked for pictures: name them, or a list")
-        worker = self._start(network)
+        worker = self._start()
         while True:
             try:
                 typed = self.console.ask_paths(PROMPT)
@@ -106,12 +115,13 @@ class Run:
             except CannotRun as error:  # with -o, several at once
                 self.console.error(str(error))
 
-    def _start(self, network: Path) -> Worker:
+    def _start(self) -> Worker:
         from sat_sr.cli.describe import introduction
         from sat_sr.cli.worker import Worker
         from sat_sr.inference.devices import share_cores
 
         args, process = self.args, self.sharing.process
+        network = find_network(args.network)
         seed = args.seed
         if seed is None:
             seed = 0 if process.world_size > 1 else secrets.randbelow(2**32)  # ranks that share a list do not meet
@@ -156,7 +166,7 @@ class Run:
                 f"{output.entry.name}: {output.error or ('skipped' if output.skip else 'to do')}" for output in plan
             ],
         }
-        self.sharing.join(settings, worker.device, self.console.note)
+        self.sharing.join(settings, worker.device, self.console)
         worker.ranks = self.sharing.ranks
         self.console.quiet = self.console.quiet or not self.sharing.reports
 
@@ -201,6 +211,7 @@ class Run:
         outputs = [*self.sharing.mine([output for output in plan if not output.left_out])]
         if self.sharing.process.rank == 0:
             outputs += [output for output in plan if output.left_out]
+        self.results.due = len(outputs)
         costs = (0 if output.error or output.skip else worker.cost(output.entry) for output in outputs)
         with self.console.list_progress(len(outputs), costs) as advance:
             for output in outputs:
@@ -234,7 +245,7 @@ class Run:
         console.line(describe(worker, entry.name, work))
         for note in notes:
             console.note(note, entry.name)
-        worker.load()
+        self.sharing.all_run(worker.load)
         # From here on ranks that compute the picture together wait for one another.
         with self._failures(entry, of_all=False):
             try:

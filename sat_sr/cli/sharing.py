@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,6 +17,7 @@ from sat_sr.programs.launcher import Process
 if TYPE_CHECKING:
     import torch
 
+    from sat_sr.cli.console import Console
     from sat_sr.inference.ranks import Ranks
 
 Result = TypeVar("Result")
@@ -46,19 +48,35 @@ class Sharing:
         """This rank's part of a list: every rank makes the same list."""
         return items if self.together else items[self.process.rank :: self.process.world_size]
 
-    def join(self, settings: Mapping[str, Any], device: torch.device, on_wait: Callable[[str], None]) -> None:
+    @contextlib.contextmanager
+    def awaited(self, report: Callable[[str], None]) -> Iterator[None]:
+        """What comes before `join`: where this rank cannot run, `report` tells why, and all ranks end."""
+        try:
+            yield
+        except CannotRun as error:
+            from sat_sr.inference.rendezvous import decline
+
+            report(str(error))
+            with contextlib.suppress(KeyboardInterrupt):  # torchrun's signal, when another has ended first
+                decline(self.process.rank, self.process.world_size)
+            raise SystemExit(exit_codes.WRONG_USE) from error
+
+    def join(self, settings: Mapping[str, Any], device: torch.device, console: Console) -> None:
         """From here on the ranks compute every picture together; the first one reports and writes for all.
 
-        settings, device, on_wait  as in `rendezvous.join`
+        settings, device  as in `rendezvous.join`
+
+        Raises SystemExit where they cannot, which is told.
         """
         from sat_sr.inference.rendezvous import RanksDiffer, join
 
         try:
-            self.ranks = join(settings, device, self.process.rank, self.process.world_size, on_wait=on_wait)
+            self.ranks = join(settings, device, self.process.rank, self.process.world_size, on_wait=console.note)
         except (ValueError, OSError) as error:
             if isinstance(error, RanksDiffer) and self.process.rank:  # all know it, the first one reports it
                 raise SystemExit(exit_codes.FAILED) from error
-            raise CannotRun(str(error)) from error
+            console.error(str(error))
+            raise SystemExit(exit_codes.WRONG_USE) from error
 
     def agree(self, action: Callable[[], Result], report: Callable[[str], None]) -> Result:
         """What `action` returns, or the error that it raises. PictureError where that error is another rank's, with
@@ -79,6 +97,19 @@ class Sharing:
         if first is not None:
             raise PictureError(f"rank {first} cannot do it: its message says why")
         return result
+
+    def all_run(self, action: Callable[[], object]) -> None:
+        """Raises CannotRun where `action` does, or does on another rank with which this one would compute pictures."""
+        error: CannotRun | None = None
+        try:
+            action()
+        except CannotRun as caught:
+            error = caught
+        first = self.ranks.first_with(error is not None) if self.ranks else None
+        if error:
+            raise error
+        if first is not None:
+            raise CannotRun(f"rank {first} cannot go on: its message says why")
 
     def finish(self, failed: bool, on_wait: Callable[[str], None]) -> None:
         """To be called last. A rank that ends with an error waits for the others: torchrun would end them with it.

@@ -88,7 +88,7 @@ class Worker:
             )
         except (ValueError, OSError) as error:
             raise CannotRun(str(error)) from error
-        except RuntimeError as error:
+        except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
             raise CannotRun(

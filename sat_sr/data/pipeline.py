@@ -110,6 +110,11 @@ class TrainingStream:
         return self._source.shards
 
     @property
+    def streams(self) -> int:
+        """How many there are, over all workers of all ranks."""
+        return self._source.streams
+
+    @property
     def counts(self) -> Counter[str]:
         """How many samples were skipped or converted so far, by reason, over all workers and since the first start."""
         return sum((Counter(counts) for counts in self._counts), Counter())

@@ -51,6 +51,11 @@ def fingerprint(shards: Sequence[str]) -> str:
     return f"{len(shards)}, list {hashlib.sha256(os.fsencode(chr(10).join(shards))).hexdigest()[:8]}"
 
 
+def named_and_sized(shard: str) -> str:
+    """What tells a shard from others wherever it lies: its file's name and size; of a URL, all of it."""
+    return shard if URL.match(shard) else f"{os.path.basename(shard)} of {os.path.getsize(shard):,} bytes"
+
+
 def _folder(part: str) -> list[str]:
     """`DIR` or `DIR*3`."""
     name, star, times = part.rpartition("*")

@@ -7,6 +7,7 @@ import os
 import torch
 
 from sat_sr.model.stock import before_ampere
+from sat_sr.programs.cores import own_cores
 
 
 def resolve_device(name: str) -> torch.device:
@@ -40,7 +41,7 @@ def share_cores(processes: int) -> None:
     threads, by_torchrun = os.environ.get("OMP_NUM_THREADS"), "TORCHELASTIC_RUN_ID" in os.environ
     if processes == 1 or (threads and not (by_torchrun and threads == "1")):
         return
-    ours = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    ours = own_cores()
     # Slurm may have divided the cores of the job among its tasks already.
     shared = int(on_node) if (on_node := os.environ.get("SLURM_CPUS_ON_NODE", "")).isdecimal() else ours
     torch.set_num_threads(max(1, min(ours, shared // processes)))

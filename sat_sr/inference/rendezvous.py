@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -52,9 +53,7 @@ def join(
     """
     if world == 1:
         return Ranks(0, 1)
-    place = ":".join(filter(None, (os.environ.get("MASTER_ADDR"), os.environ.get("MASTER_PORT"))))
-    if ":" not in place:
-        raise ValueError("ranks that share a picture meet at MASTER_ADDR and MASTER_PORT: set both, or use torchrun")
+    place = _place()
     device = torch.device(device)
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -68,19 +67,19 @@ def join(
         """Why these ranks cannot compute a picture together; None when they can."""
         if device.type == "cuda":
             torch.cuda.set_device(device)  # of this thread
-        store, _, _ = next(iter(rendezvous("env://", rank, world, timeout=RENDEZVOUS_TIMEOUT)))
-        # torchrun keeps its store when it restarts the ranks: what they wrote before is no longer true.
-        attempt = f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}, meeting {meeting}"
-        store = dist.PrefixStore(attempt, store)
+        store = _store(rank, world, meeting)
+        if (absent := _first_that_declines(store, rank, world, comes=True)) is not None:
+            return f"rank {absent} cannot start: its message says why"
         dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=EXCHANGE_TIMEOUT)
         everyone: Gathered = [mine] * world
         dist.all_gather_object(everyone, mine, group=dist.new_group(backend="gloo", timeout=RENDEZVOUS_TIMEOUT))
         settings_of, gpus = zip(*everyone, strict=True)
-        wrong = _difference(settings_of) or _shared_gpu(gpus)
-        if not wrong:
-            _shake_hands(rank, world, device)
-            store.set_timeout(EXCHANGE_TIMEOUT)  # a group given a store leaves its timeout as it was
-        return wrong
+        if wrong := _difference(settings_of) or _shared_gpu(gpus):
+            dist.destroy_process_group()
+            return wrong
+        _shake_hands(rank, world, device)
+        store.set_timeout(EXCHANGE_TIMEOUT)  # a group given a store leaves its timeout as it was
+        return None
 
     def waiting() -> None:
         on_wait(f"rank {rank} of {world} waits for the others at {place}, for {RENDEZVOUS_TIMEOUT} at most")
@@ -94,9 +93,56 @@ def join(
             "same MASTER_ADDR and a free MASTER_PORT, or see what the others say"
         ) from error
     if wrong:
-        dist.destroy_process_group()
         raise RanksDiffer(wrong)
     return Ranks(rank, world)
+
+
+def decline(rank: int, world: int) -> None:
+    """In place of `join`, for a rank that cannot start: the others, which wait for it there, raise RanksDiffer.
+
+    Returns when all know, or after RENDEZVOUS_TIMEOUT.
+    """
+    meeting = next(_meetings)
+
+    def tell() -> None:
+        _first_that_declines(_store(rank, world, meeting), rank, world, comes=False)
+
+    with contextlib.suppress(RuntimeError, ValueError, TimeoutError):  # nobody waits
+        _place()
+        _in_background(tell, lambda: None)
+        time.sleep(10 * _TURN)  # all know, and are on their way out: torchrun need not end them
+
+
+def _place() -> str:
+    """HOST:PORT. Raises ValueError without."""
+    place = ":".join(filter(None, (os.environ.get("MASTER_ADDR"), os.environ.get("MASTER_PORT"))))
+    if ":" not in place:
+        raise ValueError("ranks that share a picture meet at MASTER_ADDR and MASTER_PORT: set both, or use torchrun")
+    return place
+
+
+def _store(rank: int, world: int, meeting: int) -> dist.Store:
+    """What all ranks of a meeting can write to and read."""
+    store, _, _ = next(iter(rendezvous("env://", rank, world, timeout=RENDEZVOUS_TIMEOUT)))
+    # torchrun keeps its store when it restarts the ranks: what they wrote before is no longer true.
+    return dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}, meeting {meeting}", store)
+
+
+def _first_that_declines(store: dist.Store, rank: int, world: int, *, comes: bool) -> int | None:
+    """The first rank that cannot start, in all of them; None when all come, which each says of itself.
+
+    Where one does not, all leave together: the store may go with rank 0, and torchrun ends all with the first.
+    """
+    yes = b"yes"
+    store.set(f"rank {rank} comes", yes if comes else b"no")
+    absent = [other for other in range(world) if store.get(f"rank {other} comes") != yes]
+    if not absent:
+        return None
+    with contextlib.suppress(RuntimeError):  # it has gone: so all know
+        store.add("know", 1)
+        while store.add("know", 0) < world:
+            time.sleep(_TURN)
+    return absent[0]
 
 
 def _shake_hands(rank: int, world: int, device: torch.device) -> None:

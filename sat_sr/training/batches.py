@@ -6,14 +6,16 @@ import argparse
 import socket
 from collections import Counter
 from collections.abc import Callable
+from itertools import zip_longest
 
 import torch
+import torch.distributed as dist
 
 from sat_sr.data.conditions import make_conditions
 from sat_sr.data.degradation_law import parse_degradation
 from sat_sr.data.pipeline import training_stream
 from sat_sr.data.samples import nothing_usable
-from sat_sr.data.shards import expand_shards, fingerprint
+from sat_sr.data.shards import expand_shards, fingerprint, named_and_sized
 from sat_sr.data.tensors import collate
 from sat_sr.data.validation_set import validation_samples
 from sat_sr.training.noise import mix_seed
@@ -73,6 +75,11 @@ class TrainingBatches:
     def shards(self) -> list[str]:
         """All that are read, by all ranks together."""
         return self._stream.shards
+
+    @property
+    def streams(self) -> int:
+        """Data workers of all ranks together."""
+        return self._stream.streams
 
     @property
     def counts(self) -> Counter[str]:
@@ -137,14 +144,23 @@ def validation_batches(
 def require_same_shards(name: str, shards: list[str]) -> None:
     """Raises ValueError, on all ranks, where a rank has found other shards: each would deal another list.
 
+    Their folders may differ, as where each node has copied the shards to a disk of its own: then names and sizes tell.
+
     name  of the flag that names them
     """
-    found = gather((fingerprint(shards), socket.gethostname()))
-    for rank, (here, host) in enumerate(found):
-        if here != found[0][0]:
+    if len(set(gather(fingerprint(shards)))) == 1:
+        return
+    here, of_first = [named_and_sized(shard) for shard in shards], [None]
+    if dist.get_rank() == 0:
+        of_first = [here]
+    dist.broadcast_object_list(of_first)
+    pairs = enumerate(zip_longest(here, of_first[0], fillvalue="missing"), 1)
+    difference = next(((number, *pair) for number, pair in pairs if pair[0] != pair[1]), None)
+    for rank, (found, host) in enumerate(gather((difference, socket.gethostname()))):
+        if found:
             raise ValueError(
-                f"{name} names other shards on rank {rank} ({here}; on {host}) than on rank 0 ({found[0][0]}; on "
-                f"{found[0][1]}): all ranks need the same files under the same paths"
+                f"{name} names other shards on rank {rank}, on {host}, than on rank 0: number {found[0]} is "
+                f"{found[1]}, there {found[2]}: all ranks need the same files in the same order, in whichever folder"
             )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import errno
 import json
@@ -67,12 +68,13 @@ def launch(settings: argparse.Namespace, preemption: Preemption) -> int:
             if isinstance(error, ModuleNotFoundError):
                 code = exit_codes.WRONG_USE
         else:
-            traceback.print_exc()
+            warn(traceback.format_exc().rstrip())
     except KeyboardInterrupt:
         warn("interrupted: what came after the last checkpoint is lost (SIGTERM or SIGUSR1 would have saved first)")
         code = exit_codes.of_signal(signal.SIGINT)
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):
+            stream.flush()
     os._exit(code)
 
 

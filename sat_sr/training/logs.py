@@ -11,12 +11,17 @@ import torch
 
 from sat_sr.atomic_files import atomic_file
 from sat_sr.checkpoint.run_folder import LOG, TENSORBOARD
+from sat_sr.programs.streams import leave
 from sat_sr.training.tensorboard import EventFile
 
 
 def say(message: str) -> None:
     """One line for the user, with the time of day. For rank 0, or for what concerns one rank."""
-    print(f"{time.strftime('%H:%M:%S')} {message}", flush=True)
+    try:
+        print(f"{time.strftime('%H:%M:%S')} {message}", flush=True)
+    except OSError as error:  # the run goes on when its log cannot
+        leave(sys.stdout)
+        warn(f"standard output cannot be written ({error.strerror}): the run goes on without it, {LOG} has its numbers")
 
 
 class RunLog:
@@ -87,7 +92,10 @@ def _step_of(line: str) -> int:
 
 def warn(message: str) -> None:
     """To standard error, at once: for what goes wrong on any rank."""
-    print(message, file=sys.stderr, flush=True)
+    try:
+        print(message, file=sys.stderr, flush=True)
+    except OSError:
+        leave(sys.stderr)
 
 
 def duration(seconds: float) -> str:

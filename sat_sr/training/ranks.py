@@ -13,7 +13,7 @@ from sat_sr.programs.launcher import Process, require
 
 BASE_PORT = 10000  # MASTER_PORT under Slurm: this plus the last four digits of the job id
 # What must be set as well for ranks to meet.
-_MEETING = {"torchrun": ("LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"), "Slurm": ("SLURM_LOCALID", "SLURM_NODELIST")}
+_MEETING = {"torchrun": ("LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"), "Slurm": ("SLURM_LOCALID",)}
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,9 @@ class Ranks(Process):
 def find_ranks(environment: Mapping[str, str] | None = None) -> Ranks:
     """Reads the launcher's variables: torchrun's if there are any, else a Slurm step's (srun), else one process.
 
-    Under Slurm MASTER_ADDR is the first host of SLURM_NODELIST and MASTER_PORT is BASE_PORT + the last four digits of
-    SLURM_JOBID, unless they are set. Raises ValueError when a launcher's variables are incomplete or not numbers.
+    Under Slurm MASTER_ADDR is the first host of the step, for which srun may take a part of the job's, and MASTER_PORT
+    is BASE_PORT + the last four digits of SLURM_JOBID, unless they are set. Raises ValueError when a launcher's
+    variables are incomplete or not numbers.
     """
     environment = os.environ if environment is None else environment
     process = Process.of(environment)
@@ -46,8 +47,16 @@ def find_ranks(environment: Mapping[str, str] | None = None) -> Ranks:
     address, port = environment.get("MASTER_ADDR"), _port(environment)
     if process.source == "Slurm":
         job_id = environment.get("SLURM_JOB_ID", environment.get("SLURM_JOBID", "0"))
-        address, port = address or first_host(environment["SLURM_NODELIST"]), port or BASE_PORT + int(job_id[-4:])
+        address = address or _first_of_step(environment)
+        port = port or BASE_PORT + int(job_id[-4:])
     return Ranks(**asdict(process), master_addr=address or "127.0.0.1", master_port=port or _free_port())
+
+
+def _first_of_step(environment: Mapping[str, str]) -> str:
+    for name in ("SLURM_STEP_NODELIST", "SLURM_NODELIST"):
+        if environment.get(name):
+            return first_host(environment[name])
+    raise ValueError("started by Slurm, but SLURM_NODELIST is not set: set MASTER_ADDR, or start the ranks by srun")
 
 
 def first_host(node_list: str) -> str:

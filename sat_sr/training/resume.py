@@ -7,8 +7,9 @@ import hashlib
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 
-from sat_sr.checkpoint.run_folder import EMA_WEIGHTS
+from sat_sr.checkpoint.run_folder import EMA_WEIGHTS, find_latest
 from sat_sr.data.shards import fingerprint
 from sat_sr.programs.release_flags import flag
 from sat_sr.training.recipe import Recipe
@@ -19,6 +20,17 @@ DECISIVE = (
     "lr_decay_style", "muon_lr", "ema_decay", "p_mean", "p_std", "sigma_sampling", "gradient_weight", "seam_weight",
     "random_position", "tf32",
 )  # fmt: skip
+
+
+def checkpoint_of(folder: Path) -> Path | None:
+    """The checkpoint that all ranks resume from, which call this together: the one that rank 0 finds.
+
+    On NFS another node may see an older `latest` for a while. Raises ValueError on rank 0, as `find_latest`.
+    """
+    found = find_latest(folder) if dist.get_rank() == 0 else None
+    name = [found and found.name]
+    dist.broadcast_object_list(name)
+    return folder / name[0] if name[0] else None
 
 
 def fixed_settings(settings: argparse.Namespace, recipe: Recipe) -> dict:

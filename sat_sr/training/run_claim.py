@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import json
 import os
 import socket
+import time
 from pathlib import Path
 from typing import TextIO
 
@@ -14,6 +16,8 @@ from sat_sr.atomic_files import write_durably
 from sat_sr.checkpoint.run_folder import CONFIG, LOCK, find_latest
 from sat_sr.config import InfDiTConfig
 from sat_sr.training.logs import warn
+
+NFS_SECONDS = 60  # a node may remember for so long that a folder is not there, if it was asked for it before
 
 
 def claim_folder(folder: Path, config: InfDiTConfig) -> TextIO:
@@ -55,11 +59,16 @@ def claim_folder(folder: Path, config: InfDiTConfig) -> TextIO:
 
 def require_shared(folder: Path) -> None:
     """On every rank, when the folder is claimed. Raises ValueError where it is not the folder that rank 0 claimed."""
-    if not (folder / CONFIG).exists():
-        raise ValueError(
-            f"{folder.absolute()} on {socket.gethostname()} is not the folder of rank 0, there is no {CONFIG} in it: "
-            "put --save on a file system that all nodes share"
-        )
+    deadline = time.monotonic() + NFS_SECONDS
+    while not (folder / CONFIG).exists():
+        if time.monotonic() > deadline:
+            raise ValueError(
+                f"{folder.absolute()} on {socket.gethostname()} is not the folder of rank 0, there is no {CONFIG} in "
+                "it: put --save on a file system that all nodes share"
+            )
+        with contextlib.suppress(OSError):  # NFS asks the server again when a folder is opened
+            os.listdir(folder.parent)
+        time.sleep(0.1)
 
 
 def lock_folder(folder: Path) -> TextIO:

@@ -29,6 +29,7 @@ from sat_sr.checkpoint.run_folder import (
     find_latest,
     optimizer_states,
 )
+from sat_sr.checkpoint.tensor_files import check_values
 from sat_sr.data.pipeline import STREAM_STATE
 from sat_sr.training.checkpoint_names import TEMPORARY, publish, remove_old, remove_temporary
 from sat_sr.training.engine import link_optimizer_state
@@ -112,13 +113,18 @@ def load(engine: DeepSpeedEngine, checkpoint: Path, ranks: int) -> None:
 
 
 def require_whole(checkpoint: Path, ranks: int, partitioned: bool) -> None:
-    """Before anything slow: the files that `load` will read are there, and none of them breaks off.
+    """Before anything slow: the files that `load` will read are there, and what their checksums say.
 
-    Raises ValueError that names the one that is not, or does.
+    Each rank looks at its share of them. Raises ValueError, on that rank, which names the one that is not.
     """
-    for path in [checkpoint / MODEL_STATES, *(optimizer_states(checkpoint, ranks) if partitioned else ())]:
+    paths = [checkpoint / MODEL_STATES, *(optimizer_states(checkpoint, ranks) if partitioned else ())]
+    for path in paths[dist.get_rank() :: dist.get_world_size()]:
         if not zipfile.is_zipfile(path):  # what PyTorch writes is one, with its table of contents at the end
             raise _damaged(path, "cut short" if path.exists() else "not there")
+        try:
+            check_values(path)
+        except ValueError as error:
+            raise ValueError(f"{error}; or write the name of an earlier checkpoint into `latest`") from error
 
 
 def data_positions(checkpoint: Path, ranks: int) -> list[dict]:

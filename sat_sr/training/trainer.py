@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 
 from sat_sr.checkpoint import DEFAULT_CLIP, load_image_encoder, save_safetensors
-from sat_sr.checkpoint.run_folder import PICTURES, find_latest
+from sat_sr.checkpoint.run_folder import PICTURES
 from sat_sr.data.shards import expand_shards
 from sat_sr.diffusion.edm import edm_loss
 from sat_sr.programs import exit_codes
@@ -25,7 +25,7 @@ from sat_sr.training.optimizer import learning_rate
 from sat_sr.training.preemption import Preemption
 from sat_sr.training.ranks import gather, wait_for_all
 from sat_sr.training.recipe import Recipe
-from sat_sr.training.resume import changes, decisive_settings, fixed_settings, require_same
+from sat_sr.training.resume import changes, checkpoint_of, decisive_settings, fixed_settings, require_same
 from sat_sr.training.run_claim import claim_folder, require_shared
 from sat_sr.training.tf32 import tf32
 from sat_sr.training.validation import SIGMAS, validate, write_picture
@@ -46,7 +46,7 @@ class Trainer:
             self._lock = claim_folder(self.folder, settings.model)  # for as long as this process lives
         wait_for_all()
         require_shared(self.folder)
-        checkpoint = find_latest(self.folder)
+        checkpoint = checkpoint_of(self.folder)
         saved = state.read_training(checkpoint) if checkpoint else {}
         require_same(self.folder, saved, fixed_settings(settings, recipe))
         if checkpoint:
@@ -91,6 +91,11 @@ class Trainer:
             self.log.line(f"differs from step {self.step} on: {differing}")
         if other_order:
             self.log.line(f"samples are read in another order from step {self.step} on: {other_order}")
+        if (shards := len(self.batches.shards)) < self.batches.streams:
+            self.log.line(
+                f"{shards} shard(s) for {self.batches.streams} data workers: each of them reads all, in an order of "
+                "its own; with as many shards or more, a pass would read each sample once"
+            )
         self.log.line(note)
         self.noise = TrainingNoise(
             self.seed, self.rank, device, settings.p_mean, settings.p_std, settings.sigma_sampling == "stratified"
@@ -247,6 +252,7 @@ class Trainer:
                 seed=self.seed,
                 device=self.device,
                 stop=self._stop_asked,
+                asked=lambda: self.preemption.asked,
             )
         self.engine.train()
         if result is None:

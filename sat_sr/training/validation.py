@@ -43,6 +43,7 @@ def validate(
     seed: int,
     device: torch.device,
     stop: Callable[[], bool] = lambda: False,
+    asked: Callable[[], bool] = lambda: False,
 ) -> ValidationResult | None:
     """Runs the model on the same samples with the same noise each time; the numbers are means over all ranks' samples.
 
@@ -50,7 +51,10 @@ def validate(
     batches  dicts of "target", "lr", "lr_upsampled" and, with CLIP, "clip_embedding", on the CPU; may be empty on a
              rank that has no sample
     steps    of the sampler
-    stop     asked before each batch, by all ranks together; where it is true for all of them None is returned
+    stop     called before each batch and after the last, by all ranks together, the same for all: where it is true they
+             return None
+    asked    called before each call of the model: where it is true this rank leaves its batch, to be the sooner at the
+             next `stop`, which must be true then
     """
 
     def on_device(batch: dict) -> dict:
@@ -71,6 +75,8 @@ def validate(
         generator.manual_seed(mix_seed("validation", seed, number))
         noise = torch.randn(target.shape, generator=generator, device=device)
         for level, sigma in enumerate(SIGMAS):
+            if asked():
+                break
             loss = edm_loss(model, noise=noise, sigma=target.new_full((len(target),), sigma), **batch)
             sums[level] += loss.sum()
             counts[level] += len(loss)
@@ -82,27 +88,40 @@ def validate(
         if number >= len(batches) or not missing:
             continue
         batch = on_device({name: tensor[:missing] for name, tensor in batches[number].items()})
-        psnr, grid = _sample(model, batch, steps, generator)
+        try:
+            psnr, grid = _sample(model, batch, steps, generator, asked)
+        except _Left:
+            continue
         sums[-1] += psnr.sum()
         counts[-1] += len(psnr)
         grids.append(grid)
+    if stop():
+        return None
     dist.all_reduce(sums)
     dist.all_reduce(counts)
     *by_sigma, psnr = (sums / counts).tolist()
     return ValidationResult(sum(by_sigma) / len(by_sigma), by_sigma, psnr, torch.cat(grids, dim=-2) if grids else None)
 
 
-def _sample(model, batch: dict, steps: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """PSNR of each sample (B,), and the grid."""
+class _Left(Exception):
+    """A batch, in the middle of it."""
+
+
+def _sample(
+    model, batch: dict, steps: int, generator: torch.Generator, asked: Callable[[], bool]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """PSNR of each sample (B,), and the grid. Raises _Left where `asked` is true."""
+
+    def denoised(x: torch.Tensor, sigma: float) -> torch.Tensor:
+        if asked():
+            raise _Left
+        return denoise(model, x, x.new_full((len(x),), sigma), **conditions)
+
     conditions = {name: tensor for name, tensor in batch.items() if name != "target"}
     target, lr_upsampled = batch["target"], batch["lr_upsampled"]
     noise = torch.randn(target.shape, generator=generator, device=target.device)
     sigmas = karras_sigmas(steps, SIGMA_MIN, SIGMA_MAX)
-    sample = dpmpp_2m(
-        lambda x, sigma: denoise(model, x, x.new_full((len(x),), sigma), **conditions),
-        lr_upsampled + SIGMA_MAX * noise,
-        sigmas,
-    ).clamp(-1, 1)
+    sample = dpmpp_2m(denoised, lr_upsampled + SIGMA_MAX * noise, sigmas).clamp(-1, 1)
     psnr = 10 * torch.log10(4 / (sample - target).square().mean(dim=(1, 2, 3)))  # values span 2
     lr = batch["lr"].repeat_interleave(LR_FACTOR, -1).repeat_interleave(LR_FACTOR, -2)  # shown as its pixels are
     rows = torch.cat([lr, lr_upsampled, sample, target], dim=-1)  # (B, 3, H, 4W)

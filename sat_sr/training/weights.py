@@ -30,6 +30,8 @@ def starting_point(settings: argparse.Namespace, resumed: Path | None) -> Checkp
     source = resumed or settings.load
     try:
         start = load(source) if source else None
+        if start:
+            start.check_values()
     except (ValueError, FileNotFoundError) as error:
         if not resumed:
             raise

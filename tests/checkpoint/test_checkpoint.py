@@ -416,6 +416,81 @@ def test_bad_checkpoints_get_one_sentence(tmp_path, kind):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("kind", ["pt", "safetensors", "folder"])
+def test_damage_anywhere_gets_one_sentence_and_never_other_weights(tmp_path, kind):
+    """Flipped bits, overwritten bytes and cuts: in values, the pickle, the zip's directory, headers, `latest`."""
+    run = path = tmp_path / f"a.{kind}"
+    if kind == "pt":
+        save_pt(path, make_weights(), CONFIG, sampler_defaults={"num_steps": 5})
+    elif kind == "safetensors":
+        save_safetensors(path, make_weights(), CONFIG)
+    else:
+        run.mkdir()
+        training_folder(run)
+        path = run / "200" / "mp_rank_00_model_states.pt"
+    whole, rng = path.read_bytes(), random.Random(0)
+    wanted = {name: tensor.clone() for name, tensor in load(run).tensors.items()}
+    loaded = 0
+    for number in range(250):
+        content, at = bytearray(whole), rng.randrange(len(whole))
+        if number % 2:  # most is values: one in two elsewhere
+            at = rng.choice([*range(5000), *range(len(whole) - 9000, len(whole))])
+        damage = rng.choice(["flip", "flip", "overwrite", "cut"])
+        if damage == "flip":
+            content[at] ^= 1 << rng.randrange(8)
+        elif damage == "overwrite":
+            content[at : at + 64] = rng.randbytes(min(64, len(whole) - at))
+        else:
+            del content[at:]
+        path.write_bytes(content)
+        try:
+            checkpoint = load(run)
+            checkpoint.check_values()
+        except ValueError as error:
+            assert str(path) in str(error) and "\n" not in str(error)
+            continue
+        loaded += 1
+        if kind != "safetensors":  # no checksums
+            assert_same(checkpoint.tensors, wanted)
+    assert loaded < 200
+
+
+def test_a_damaged_pickle_with_the_right_checksum_gets_one_sentence(tmp_path):
+    """As a hostile file would have, or one from before checksums."""
+    save_pt(tmp_path / "a.pt", make_weights(), CONFIG)
+    with zipfile.ZipFile(tmp_path / "a.pt") as archive:
+        entries = {entry.filename: archive.read(entry) for entry in archive.infolist()}
+    (pickled,) = (name for name in entries if name.endswith("data.pkl"))
+    rng, failed = random.Random(0), 0
+    for _ in range(150):
+        content = bytearray(entries[pickled])
+        content[rng.randrange(len(content))] = rng.choice(b".(0\x85\x86hqrRtbcuseJKM}])Q\x99")
+        with zipfile.ZipFile(tmp_path / "b.pt", "w") as archive:
+            for name, data in entries.items():
+                archive.writestr(name, bytes(content) if name == pickled else data)
+        try:
+            load(tmp_path / "b.pt")
+        except ValueError as error:
+            assert "b.pt" in str(error) and "PyTorch 2.6" not in str(error)
+            failed += 1
+    assert failed > 100
+
+
+def test_weights_are_read_with_their_checksums_and_files_without_any_are_read(tmp_path):
+    torch.save({"module": make_weights()}, tmp_path / "a.pt")
+    content = bytearray((tmp_path / "a.pt").read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / "a.pt").write_bytes(content)
+    with pytest.raises(ValueError, match=r"a\.pt is damaged \(Bad CRC-32 for file '.+/data/\d+'\): fetch it again"):
+        load_model(tmp_path / "a.pt")
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save({"module": make_weights()}, tmp_path / "b.pt")
+    finally:
+        torch.serialization.set_crc32_options(True)
+    assert_same(load_model(tmp_path / "b.pt").state_dict(), make_weights())
+
+
 def test_fp16_overflow_is_told_from_an_infinity_that_was_there():
     assert convert("w", torch.tensor([1.0, float("inf")]), torch.float16).dtype == torch.float16
     with pytest.raises(ValueError, match=r"w reaches 7\.01e\+04"):

@@ -86,6 +86,16 @@ def test_clip_offline_says_what_to_fetch_and_where_to_put_it(no_network, monkeyp
         assert part in str(error.value)
 
 
+def test_clip_weights_with_a_flipped_bit_are_refused(tmp_path, tower):
+    path = tmp_path / "open_clip_pytorch_model.bin"
+    torch.save(tower, path)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"open_clip_pytorch_model\.bin is damaged \(Bad CRC-32"):
+        load_clip(tmp_path)
+
+
 @pytest.mark.parametrize("source", ["clip/of/mine", "./clip", "/nowhere/clip", "clip", "a b/c"])
 def test_clip_path_that_does_not_exist(no_network, source):
     with pytest.raises(FileNotFoundError, match="no such file or folder, and no hub id"):

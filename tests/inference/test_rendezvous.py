@@ -84,6 +84,29 @@ def test_ranks_that_have_parted_can_meet_again_in_the_store_of_torchrun():
     assert [process.communicate(timeout=120)[0] for process in processes] == ["1\n1\n"] * 2
 
 
+@pytest.mark.parametrize("absent", [0, 1])
+def test_ranks_that_wait_for_one_that_cannot_start_are_told(place, absent):
+    """Also by rank 0, at which they meet."""
+    code = (
+        "import sys; from sat_sr.inference.rendezvous import RanksDiffer, decline, join\n"
+        "rank, absent = map(int, sys.argv[1:])\n"
+        "if rank == absent: sys.exit(decline(rank, 3))\n"
+        "try: join({}, 'cpu', rank, 3)\n"
+        "except RanksDiffer as error: print(error)"
+    )
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(rank), str(absent)],
+            env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, text=True,
+        )
+        for rank in range(3)
+    ]  # fmt: skip
+    told = [process.communicate(timeout=120)[0] for process in processes]
+    reason = f"rank {absent} cannot start: its message says why\n"
+    assert told == ["" if rank == absent else reason for rank in range(3)]
+    assert [process.returncode for process in processes] == [0, 0, 0]
+
+
 def test_of_lists_that_differ_the_first_difference_is_named():
     said = rendezvous._difference(
         [json.dumps({"pictures": names}) for names in (["a: to do", "b: to do"], ["a: to do"])]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import importlib.util
 import io
@@ -122,6 +123,37 @@ def test_a_bar_counts_the_pictures_on_a_terminal_only(run, photos, tmp_path, mon
     first, *_, last, end = re.split("[\r\n]+", terminal.getvalue().strip("\r"))
     assert first.startswith("packing:   0%") and "| 0/8 [" in first
     assert last.startswith("packing: 100%") and "| 8/8 [" in last and not end
+
+
+def test_a_picture_that_cannot_be_read_is_told_from_a_damaged_one(run, photos, tmp_path, monkeypatch):
+    read = Path.read_bytes
+
+    def read_bytes(path: Path) -> bytes:
+        if path.name == "plain.jpg":
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+    said, _ = run("make_shards", photos, tmp_path / "out", "--min-side", 64, "--jobs", 1)
+    assert re.search(r"skipped 1: cannot be read \(Stale file handle\)\n +\S+plain.jpg\n", said)
+    assert re.search(r"skipped 1: cannot be decoded\n +\S+broken.jpg\n", said)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs Linux's sched_setaffinity")
+def test_there_is_one_process_for_each_core_that_is_left_to_the_program(photos, tmp_path):
+    """As Slurm leaves some of many: a process for each of a large node would take more memory than the job has."""
+    script = Path(__file__).parents[2] / "scripts" / "make_shards.py"
+    code = (
+        "import os, runpy, sys\nos.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\nos.cpu_count = lambda: 500\n"
+        "import sat_sr.data.processes as processes\nmap_over = processes.map_over\n"
+        "processes.map_over = lambda jobs: print('jobs', jobs) or map_over(jobs)\n"
+        "sys.argv = sys.argv[1:]\nrunpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    made = subprocess.run(
+        [sys.executable, "-c", code, script, photos, tmp_path / "out", "--min-side=64"],
+        capture_output=True, text=True, timeout=100, cwd=script.parents[1],
+    )  # fmt: skip
+    assert made.stdout.startswith("jobs 1\n"), made.stderr
 
 
 def test_shards_are_filled_to_their_size_and_reproducible_with_any_number_of_jobs(run, photos, tmp_path):

@@ -25,6 +25,7 @@ from PIL import Image
 from rank_tools import FLAGS, FOLDER, RANKS, build, digest, summary, train, weights, write
 from tensorboardX.proto.event_pb2 import Event
 
+from sat_sr.checkpoint import run_folder
 from sat_sr.checkpoint.run_folder import find_latest
 from sat_sr.diffusion.edm import edm_loss
 from sat_sr.model.inf_dit import InfDiT
@@ -224,6 +225,9 @@ def tell(report):
     with contextlib.redirect_stdout(said):
         build("told", *flags, "--eval-iters=2")
     report["more validation"] = said.getvalue()
+    with contextlib.redirect_stdout(said):
+        build("told", *flags, "--num-workers=2")
+    report["few shards"] = said.getvalue()
 
 
 def tell_of_other_shards(report):
@@ -257,6 +261,31 @@ def differ_between_ranks(report):
             build("shards", name, own)
         except ValueError as error:
             report[f"other {name}"] = str(error)
+    # Copies on disks of the nodes' own.
+    disk = FOLDER / f"disk of node {RANKS.rank}"
+    disk.mkdir()
+    copies = [shutil.copy(path, disk) for path in sorted(Path(shards).parent.glob("*.tar"))]
+    disks = ["--train-data", f";{disk}", "--valid-data", f";{disk}", "--seed=17", "--train-iters=5"]
+    trainer, _ = train("own disks", *disks)
+    report["keys of own disks"] = [key for step in trainer.steps for key in step["keys"]]
+    if RANKS.rank:
+        os.truncate(copies[1], 5000)
+    try:
+        build("own disks", *disks)
+    except ValueError as error:
+        report["cut copy"] = str(error)
+
+
+def see_an_older_checkpoint(report):
+    """The last rank does, as NFS may show it."""
+    train("seen", "--train-iters=2", "--save-interval=1")
+    read_latest = run_folder.read_latest
+    if RANKS.rank == RANKS.world_size - 1:
+        run_folder.read_latest = lambda folder: "1"
+    try:
+        report["resumed at"] = build("seen", "--train-iters=2").step
+    finally:
+        run_folder.read_latest = read_latest
 
 
 def log_means(report):
@@ -409,6 +438,7 @@ def main() -> None:
     measure_memory(report)
     if RANKS.world_size == 2:
         differ_between_ranks(report)
+        see_an_older_checkpoint(report)
     if RANKS.world_size == 1:
         resume_with(report, "workers", "--num-workers=2", "--augment=full", "--lr-dropout=0.5", "--cache-mb=1")
         resume_with(report, "device", "--degrade-on-device", "--lr-dropout=0.5")

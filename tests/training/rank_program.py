@@ -136,6 +136,12 @@ def refuse_what_does_not_fit(report):
     for name, file in (("cut", "mp_rank_00_model_states.pt"), ("emptied", "zero_pp_rank_0_mp_rank_00_optim_states.pt")):
         (damaged,) = (Path(shutil.copytree(FOLDER / "zero1-whole", FOLDER / name)) / "6").glob(f"*{file}")
         os.truncate(damaged, damaged.stat().st_size // 2 if name == "cut" else 0)
+    (damaged,) = (Path(shutil.copytree(FOLDER / "zero1-whole", FOLDER / "flipped")) / "6").glob("*_optim_states.pt")
+    with open(damaged, "r+b") as file:
+        file.seek(damaged.stat().st_size // 2)
+        (byte,) = file.read(1)
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte ^ 1]))
     os.truncate(Path(shutil.copytree(FOLDER / "zero1-whole", FOLDER / "averages")) / "6" / "ema.safetensors", 900)
     (Path(shutil.copytree(FOLDER / "zero1-whole", FOLDER / "gone")) / "6" / "mp_rank_00_model_states.pt").unlink()
     empty = FOLDER / "empty.tar"
@@ -146,7 +152,7 @@ def refuse_what_does_not_fit(report):
         "other precision": ("zero1-whole", "--precision", "bf16"),
         "other partition": ("zero1-whole", "--zero-stage", "0"),
         "other model": ("zero1-whole", "--num-layers", "2"),
-        **{f"{name} file": (name,) for name in ("cut", "emptied", "gone", "averages")},
+        **{f"{name} file": (name,) for name in ("cut", "emptied", "flipped", "gone", "averages")},
         "empty valid": ("valid", "--valid-data", str(empty)),
     }
     logs = {

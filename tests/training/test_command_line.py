@@ -118,6 +118,8 @@ def test_ranks_from_torchrun_from_slurm_and_alone(monkeypatch, tmp_path):
     ranks = find_ranks(slurm)
     assert (ranks.rank, ranks.local_rank, ranks.world_size) == (5, 1, 8)
     assert (ranks.master_addr, ranks.master_port, ranks.source) == ("node3", 14567, "Slurm")
+    part = find_ranks({**slurm, "SLURM_NODELIST": "node[1-4]", "SLURM_STEP_NODELIST": "node[3-4]"})
+    assert part.master_addr == "node3"  # srun --relative=2 --nodes=2
     torchrun = {"RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "4", "MASTER_ADDR": "host", "MASTER_PORT": "29500"}
     ranks = find_ranks(slurm | torchrun)  # torchrun inside a Slurm step: torchrun numbers the ranks
     assert (ranks.rank, ranks.world_size, ranks.master_addr, ranks.source) == (3, 4, "host", "torchrun")
@@ -271,6 +273,22 @@ def test_a_signal_while_it_starts_is_heard(shards, tmp_path):
         process.send_signal(signal.SIGUSR1)
         assert "stopped by a signal, saved at step 1" in process.stdout.read()
     assert process.returncode == 75 and (tmp_path / "latest").read_text() == "1"
+
+
+@pytest.mark.parametrize("gone", ["disk", "reader"])
+def test_a_run_whose_output_ends_goes_on(tiny_flags, tmp_path, gone):
+    """`sbatch --output` on a full disk; `2>&1 | tee` of a connection that has broken."""
+    reads, writes = os.pipe()
+    os.close(reads)
+    with open("/dev/full" if gone == "disk" else writes, "w") as place, open(tmp_path / "errors", "w") as errors:
+        code = subprocess.run(
+            [sys.executable, "train_text2image_sr.py", *tiny_flags, "--train-iters=2", "--save", str(tmp_path / "run")],
+            cwd=ROOT, stdout=place, stderr=errors if gone == "disk" else place, timeout=300,
+        ).returncode  # fmt: skip
+    assert code == 0 and (tmp_path / "run" / "latest").read_text() == "2"
+    if gone == "disk":
+        (said,) = (tmp_path / "errors").read_text().splitlines()
+        assert said.startswith("standard output cannot be written (No space left on device): the run goes on without")
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the worker in Linux's /proc")

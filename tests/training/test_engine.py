@@ -117,8 +117,25 @@ def test_ranks_that_were_given_other_seeds_use_the_first_and_share_each_pass_ove
 @pytest.mark.parametrize("name", ["--train-data", "--valid-data"])
 def test_ranks_that_find_other_shards_are_refused(reports, name):
     for report in reports[2]:
-        pattern = rf"{name} names other shards on rank 1 \(1, list (\w+); on .*\) than on rank 0 \(1, list (?!\1)\w+;"
-        assert re.match(pattern, report[f"other {name}"])
+        pattern = rf"{name} names other shards on rank 1, on \S+, than on rank 0: number 1 is 0001.tar of [\d,]+ bytes"
+        assert re.match(rf"{pattern}, there 0000.tar of [\d,]+ bytes: ", report[f"other {name}"])
+
+
+def test_ranks_resume_from_the_checkpoint_that_rank_0_finds(reports):
+    assert [report["resumed at"] for report in reports[2]] == [2, 2]
+
+
+def test_fewer_shards_than_workers_are_told(reports):
+    (report,) = reports[1]
+    assert "shard(s) for" not in report["more validation"]
+    assert "1 shard(s) for 2 data workers: each of them reads all" in report["few shards"]
+
+
+def test_ranks_may_have_their_shards_in_folders_of_their_own(reports):
+    first, second = reports[2]
+    for report in (first, second):
+        assert report["keys of own disks"] == report["keys"]
+        assert re.search(r"on rank 1, .* number 2 is 0001.tar of 5,000 bytes, there 0001.tar", report["cut copy"])
 
 
 def test_the_logged_loss_is_of_all_steps_and_the_time_of_training_alone(reports):

@@ -121,7 +121,9 @@ def test_what_does_not_fit_the_run_is_refused_by_name(reports):
         said = report[f"{name} file"]
         assert f"{file}_states.pt is damaged or missing (" in said and "an earlier checkpoint into `latest`" in said
     assert "ema.safetensors is cut off or damaged" in report["averages file"]
-    assert report["averages file"].endswith("; or write the name of an earlier checkpoint into `latest`")
+    assert "optim_states.pt is damaged (Bad CRC-32 for file" in report["flipped file"]
+    for name in ("averages", "flipped"):
+        assert report[f"{name} file"].endswith("; or write the name of an earlier checkpoint into `latest`")
     assert report["engines built for the refused"] == 1  # for the one without validation pictures
     assert report["logs left alone"]
 

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -200,11 +201,22 @@ def test_a_broken_latest_is_named_with_what_there_is(tmp_path):
             find_latest(tmp_path)
 
 
-def test_a_rank_that_sees_another_folder_than_rank_0_is_refused(tmp_path):
+def test_a_rank_that_sees_another_folder_than_rank_0_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(run_claim, "NFS_SECONDS", 0)
     run_claim.claim_folder(tmp_path / "run", InfDiTConfig.preset("mini"))
     run_claim.require_shared(tmp_path / "run")
     with pytest.raises(ValueError, match=r"elsewhere/run on .* put --save on a file system that all nodes share"):
         run_claim.require_shared(tmp_path / "elsewhere" / "run")
+
+
+def test_a_folder_that_a_node_sees_late_is_waited_for(tmp_path):
+    """NFS: what was not there a moment ago is remembered as not there."""
+    run = tmp_path / "run"
+    late = threading.Timer(0.5, run_claim.claim_folder, (run, InfDiTConfig.preset("mini")))
+    late.start()
+    run_claim.require_shared(run)
+    assert (run / "config.json").exists()
+    late.join()
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):

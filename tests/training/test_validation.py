@@ -70,3 +70,40 @@ def test_the_loss_at_each_level_is_that_of_the_formula_and_the_psnr_that_of_the_
     _, _, sample, target = np.split(result.grid.double().numpy(), 4, axis=-1)
     errors = ((sample - target) ** 2).reshape(3, 3, 16, 16).mean(axis=(0, 2, 3))  # of three rows
     assert result.psnr == pytest.approx(np.mean(10 * np.log10(255**2 / errors)), abs=0.05)  # it is shown in 8 bits
+
+
+CALLS = 3 * len(validation.SIGMAS) + 3 * 4  # of three batches, sampled in four steps
+
+
+@pytest.mark.parametrize("after", [0, 4, 7, 16, 20, CALLS - 1])
+def test_a_signal_is_answered_before_the_next_call_of_the_network_and_at_the_same_exchange_as_on_other_ranks(
+    monkeypatch, after
+):
+    network, calls, exchanges = Nothing(), [], []
+
+    class Counted(Nothing):
+        def __call__(self, *args, **kwargs):
+            calls.append(1)
+            return network(*args, **kwargs)
+
+    def run(asked, stops):
+        calls.clear()
+        exchanges.clear()
+
+        def stop():
+            exchanges.append("stop")
+            return stops and asked()
+
+        return validation.validate(
+            Counted(), [batch(0.5)] * 3, steps=4, seed=0, device=torch.device("cpu"), stop=stop, asked=asked
+        )
+
+    monkeypatch.setattr(validation.dist, "all_reduce", lambda numbers, op=None: exchanges.append("all_reduce"))
+    assert run(lambda: False, stops=True) is not None
+    assert len(calls) == CALLS
+    of_others = [*exchanges]
+    assert run(lambda: len(calls) >= after, stops=True) is None
+    assert len(calls) == after
+    assert exchanges == of_others[: len(exchanges)] and exchanges[-1] == "stop"
+    run(lambda: len(calls) >= after, stops=False)
+    assert exchanges == of_others, "wherever it leaves a batch"
