@@ -14,7 +14,7 @@ from PIL import ExifTags, Image, TiffImagePlugin
 
 from sat_sr.image_io.color import cmyk_to_srgb, lab_to_srgb
 from sat_sr.image_io.decoding_errors import DECODING_ERRORS
-from sat_sr.image_io.embedded import overlooked
+from sat_sr.image_io.embedded import not_carried, overlooked
 from sat_sr.image_io.metadata import (
     SETTINGS_KEY,
     is_damaged_exif,
@@ -77,6 +77,8 @@ def decode(file: BinaryIO, name: str, max_pixels: int, notes: list[str]) -> Deco
         if orientation >= 5 and decoded.info["dpi"]:
             decoded.info["dpi"] = decoded.info["dpi"][::-1]
     decoded.comment = _comment(image)
+    if note := not_carried(file, image):
+        notes.append(note)
     if any(data.startswith(_EXTENDED_XMP) for _, data in getattr(image, "applist", ())):
         notes.append("extended XMP, what did not fit into one segment of the JPEG: left out")
     transparent = image.info.get("transparency")
