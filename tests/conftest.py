@@ -23,6 +23,12 @@ def pytest_addoption(parser):
     )
 
 
+def pytest_make_parametrize_id(val, argname):
+    """Long bytes are files or profiles, which hold the second in which they were made: xdist's workers, which collect
+    in different seconds, would disagree on the names of the tests, and the whole run end."""
+    return argname if isinstance(val, bytes) and len(val) > 40 else None
+
+
 @pytest.fixture(scope="session")
 def golden_dir(request) -> Path:
     return request.config.getoption("--golden-dir")
