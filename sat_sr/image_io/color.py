@@ -87,7 +87,7 @@ def resize_alpha(alpha: torch.Tensor, size: tuple[int, int], rows: tuple[int, in
     """Transparency resized by Lanczos (a = 3), clipped to its range.
 
     alpha (1, h, w) float32 in [0, 1]; size (W, H) in pixels -> (1, H, W), or only `rows` = (first, end) of it,
-    (1, end-first, W), with the same values: a large output can be made strip by strip.
+    (1, end-first, W), with the same values up to float32 rounding (2e-5): a large output can be made strip by strip.
     """
     height, width = alpha.shape[1:]
     out_width, out_height = size
