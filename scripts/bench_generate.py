@@ -155,16 +155,15 @@ def run_case(args, model, device, size: tuple[int, int], mode: str, budget: int 
     from sat_sr.inference.denoiser import Denoiser
     from sat_sr.inference.memory import weight_bytes
     from sat_sr.inference.planner import make_plan
+    from sat_sr.inference.workload import Workload
     from sat_sr.model.attention_kernels import choose_kernel
     from sat_sr.model.counts import flops
 
     config = model.config
     kernel, _ = choose_kernel(args.kernel, device, model.dtype, config.head_dim, config.tokens_per_block)
-    plan = make_plan(
-        config, size, mode=mode, block_batch=args.block_batch, offload=args.offload, budget=budget,
-        device=str(device), dtype=model.dtype, kernel=kernel,
-    )  # fmt: skip
-    work = flops(config, plan.schedule.grid)
+    work = Workload(config, size, device=str(device), dtype=model.dtype, kernel=kernel)
+    plan = make_plan(work, mode=mode, block_batch=args.block_batch, offload=args.offload, budget=budget)
+    operations = flops(config, work.grid)
     x, lr_upsampled = (torch.randn(1, 3, *size).clamp_(-1, 1) for _ in range(2))
     lr = lr_upsampled[..., ::4, ::4].contiguous()
     clip = torch.randn(1, config.vector_dim) if config.vector_dim else None
@@ -173,7 +172,7 @@ def run_case(args, model, device, size: tuple[int, int], mode: str, budget: int 
     clock = time.process_time if args.cpu_time else time.perf_counter
     synchronize = functools.partial(torch.cuda.synchronize, device) if device.type == "cuda" else lambda: None
     peaks, seconds = [matrix_peak(device, model.dtype, clock, synchronize)], []
-    weights = weight_bytes(config, model.dtype.itemsize, plan.offload)
+    weights, _ = weight_bytes(work, plan.offload)
     with growth(device) as memory:
         denoised = denoiser(x, 1.0)
     measured = memory() - (weights if device.type == "cuda" else denoised.nbytes)
@@ -195,10 +194,10 @@ def run_case(args, model, device, size: tuple[int, int], mode: str, budget: int 
         "compiled": args.compile,
         "seconds": statistics.median(seconds),
         "all_seconds": seconds,
-        "tflop": work / 1e12,
-        "gflops": work / statistics.median(seconds) / 1e9,
+        "tflop": operations / 1e12,
+        "gflops": operations / statistics.median(seconds) / 1e9,
         "peak_gflops": peaks,
-        "share": work / statistics.median(seconds) / 1e9 / statistics.mean(peaks),
+        "share": operations / statistics.median(seconds) / 1e9 / statistics.mean(peaks),
         "stock_seconds": stock,
         "of_stock": statistics.median(stock) / statistics.median(seconds),
         "weights_mib": weights / MIB,

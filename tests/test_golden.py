@@ -16,6 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from sat_sr.config import InfDiTConfig
+from sat_sr.inference.workload import Workload
 
 
 class Case:
@@ -75,7 +76,7 @@ def plans(config, canvas, batch=1):
     from sat_sr.model.attention_kernels import choose_kernel
 
     for mode, block_batch in MODES:
-        yield f"{mode}{block_batch}", make_plan(config, canvas, mode=mode, block_batch=block_batch, batch=batch)
+        yield f"{mode}{block_batch}", make_plan(Workload(config, canvas, batch), mode=mode, block_batch=block_batch)
     kernel, _ = choose_kernel("auto", torch.device("cpu"), torch.float32, config.head_dim, config.tokens_per_block)
     auto = functools.partial(make_plan, config, canvas, mode="auto", batch=batch, kernel=kernel)
     least = min(plan.device_bytes for plan in (auto(), *auto().fallbacks))

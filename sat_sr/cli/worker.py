@@ -155,7 +155,7 @@ class Worker:
         return Canvas.of(target, block, target=target, margin=self.settings.margin(block)).size
 
     def _job(self, source: Size, target: Size) -> Job:
-        held = self.upscaler.held() if "upscaler" in vars(self) else {}
+        held = self.upscaler.weights.held() if "upscaler" in vars(self) else {}
         shared = {"on_host": self.local_ranks, "on_device": self.on_device}
         budget = measure_budget(self.device, memory=self.args.memory, **held, **shared)
         if self.ranks:  # they plan the same, or refuse the same: one that plans otherwise would be waited for

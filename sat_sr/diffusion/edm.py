@@ -71,6 +71,24 @@ def sample_training_sigmas(
     return (normal * p_std + p_mean).exp().clamp_min(minimum)
 
 
+def stratified_training_sigmas(
+    batch: int,
+    generator: torch.Generator | None = None,
+    device: torch.device | str = "cpu",
+    p_mean: float = -1.0,
+    p_std: float = 1.4,
+    minimum: float = 1e-3,
+) -> torch.Tensor:
+    """As `sample_training_sigmas`, but one from each of `batch` equally likely ranges, in random order: (batch,).
+
+    Each sample alone has the same distribution; a batch covers all noise levels, so the loss varies less.
+    """
+    uniform = (torch.arange(batch, device=device) + torch.rand(batch, generator=generator, device=device)) / batch
+    uniform = uniform[torch.randperm(batch, generator=generator, device=device)]
+    normal = torch.special.ndtri(uniform.clamp(1e-6, 1 - 1e-6))
+    return (normal * p_std + p_mean).exp().clamp_min(minimum)
+
+
 def denoise(
     model,
     x: torch.Tensor,

@@ -32,7 +32,7 @@ from sat_sr.inference.placement import Placement
 from sat_sr.inference.planner import Plan
 from sat_sr.inference.schedule import Group
 from sat_sr.inference.transfer import Copy, make_transfer
-from sat_sr.inference.weights import DeviceWeights, HostWeights
+from sat_sr.inference.weights import Weights
 from sat_sr.model.adaln import GroupContext
 from sat_sr.model.inf_dit import InfDiT
 from sat_sr.model.lr_cross_attention import group_lr
@@ -43,7 +43,7 @@ logger = logging.getLogger(__name__)
 class Denoiser:
     """D(x; sigma) over a canvas, or over the part of it that the plan's schedule names.
 
-    model           the network; its weights are moved to where the plan wants them
+    model           the network
     plan            schedule, kernel and places
     lr              (B, 3, H/4, W/4) float32, of the whole canvas
     lr_upsampled    (B, 3, H, W) float32 in [-1, 1], of the part and what it shares
@@ -56,6 +56,7 @@ class Denoiser:
                     turn (`placement`); the canvas has as large a margin as the largest
     overlap         pixel rows and columns of the part before that x, lr_upsampled and what is returned begin with:
                     the largest offset across the walk where neighbours compute a part before, else none
+    weights         of the model, which are moved to where the plan wants them; whoever gives them releases them
 
     Before a call whose offset is not a multiple of LR_FACTOR it must be given its LR condition (`set_condition`).
 
@@ -79,6 +80,7 @@ class Denoiser:
         compiled: bool = False,
         offsets: Sequence[int] = (0,),
         overlap: tuple[int, int] = (0, 0),
+        weights: Weights | None = None,
     ):
         b, schedule = model.config.image_block_size, plan.schedule
         canvas = lr.new_empty(len(lr), 3, schedule.grid[0] * b, schedule.grid[1] * b, device="meta")
@@ -95,7 +97,8 @@ class Denoiser:
         self._lr = lr  # of the call that runs, on its grid
         self._next_lr: torch.Tensor | None = None  # of the next call, by `set_condition`
         self._ready = False
-        self._transfer = self._weights = self._frontiers = self._hidden = None
+        self._weights = weights or Weights(model, self.device)
+        self._transfer = self._frontiers = self._hidden = None
 
     @property
     def next_offset(self) -> int:
@@ -132,10 +135,7 @@ class Denoiser:
         plan, schedule, config = self.plan, self.plan.schedule, self.model.config
         on_device = {"device": self.device, "dtype": self.model.dtype}
         transfer = self._transfer = make_transfer(self.device)
-        if plan.offload == "all":
-            self._weights = HostWeights(self.model, self.device, transfer)
-        else:
-            self._weights = DeviceWeights(self.model, self.device)
+        self._weights.place(plan.offload)
 
         batch, tokens = len(self.lr_upsampled), config.tokens_per_block
         keys = (config.num_layers, (batch, config.num_attention_heads, tokens, config.head_dim))
@@ -258,9 +258,8 @@ class Denoiser:
         self._ready = False
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)  # copies still run from and to what is given back
-        if self._weights:
-            self._weights.release()
-        self._transfer = self._weights = self._frontiers = self._hidden = None
+        self._weights.release()
+        self._transfer = self._frontiers = self._hidden = None
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         if self.neighbours:  # they have sent and received parts of this call

@@ -13,6 +13,7 @@ from sat_sr.inference.choices import BLOCK_BATCH
 from sat_sr.inference.memory import canvas_bytes
 from sat_sr.inference.planner import Plan, make_plan
 from sat_sr.inference.ranks import Ranks
+from sat_sr.inference.workload import Workload
 from sat_sr.model.attention_kernels import choose_kernel
 from sat_sr.model.counts import flops
 from sat_sr.sampling import SamplingSettings
@@ -65,30 +66,22 @@ def make_job(
     settings, device = settings or SamplingSettings(), torch.device(device)
     block = config.image_block_size
     canvas = Canvas.of(source, block, scale=scale, target=target, margin=settings.margin(block))
-    grid = (canvas.size[0] // block, canvas.size[1] // block)
-    parts = ranks.parts(grid) if ranks else [range(max(grid))]
+    kernel, _ = choose_kernel(kernel, device, dtype, config.head_dim, config.tokens_per_block)
+    work = Workload(config, canvas.size, batch, str(device), dtype, kernel, settings.sampler)
+    parts = ranks.parts(work.grid) if ranks else [range(max(work.grid))]
     on_device = on_host = None
     if budget:
-        pictures = max(
-            canvas_bytes(canvas.size, batch, settings.sampler, len(part) / max(grid), gathers=part.start == 0)
-            for part in parts
-        )
+        pictures = max(canvas_bytes(work, part) for part in parts)
         on_device = budget.for_network(pictures, "{1}x{0}".format(*canvas.target))
         on_host = None if budget.device is None else budget.host
     plan = make_plan(
-        config,
-        canvas.size,
+        work,
         mode=mode,
         block_batch=block_batch,
         offload=offload,
         budget=on_device,
         host_budget=on_host,
-        batch=batch,
-        device=str(device),
-        dtype=dtype,
-        kernel=choose_kernel(kernel, device, dtype, config.head_dim, config.tokens_per_block)[0],
-        sampler=settings.sampler,
-        part=ranks.part(grid) if ranks else None,
+        part=ranks.part(work.grid) if ranks else None,
         deciding=max(parts, key=len) if ranks else None,
     )
-    return Job(canvas, plan, settings, settings.network_calls * batch * flops(config, grid))
+    return Job(canvas, plan, settings, settings.network_calls * batch * flops(config, work.grid))

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import sys
 
-from sat_sr.config import LR_FACTOR, InfDiTConfig
+from sat_sr.config import LR_FACTOR
 from sat_sr.inference.frontier import kept_lines
 from sat_sr.inference.schedule import Schedule
 from sat_sr.inference.workload import Workload
@@ -30,12 +30,13 @@ CANVASES = {"heun": 4, "euler": 4, "dpmpp_2m": 5, "unipc": 6}
 CANVASES_HELD = int(sys.version_info < (3, 11))
 
 
-def weight_bytes(config: InfDiTConfig, itemsize: int, offload: str) -> int:
-    """Weights on the device."""
-    parameters = parameter_count(config)
-    if offload == "all":
-        parameters -= (config.num_layers - 2) * layer_parameter_count(config)
-    return parameters * itemsize
+def weight_bytes(work: Workload, offload: str) -> tuple[int, int]:
+    """Weights on the device and on the host."""
+    weights, layer = (count(work.config) * work.itemsize for count in (parameter_count, layer_parameter_count))
+    if offload != "all":
+        return weights, 0
+    layers = work.config.num_layers * layer
+    return weights - layers + 2 * layer, layers
 
 
 def hidden_bytes(work: Workload, schedule: Schedule) -> int:
@@ -111,14 +112,14 @@ def group_bytes(work: Workload, schedule: Schedule) -> int:
     return halo + rotary + max(hidden + max(project, attend, cross, mlp, decode), embed)
 
 
-def canvas_bytes(canvas: tuple[int, int], batch: int, sampler: str, share: float = 1.0, *, gathers: bool = True) -> int:
+def canvas_bytes(work: Workload, part: range) -> int:
     """Float32 pictures on the host during a run: those of the canvas' size, and the LR condition.
 
-    canvas   (H, W) pixels
-    sampler  name in CANVASES
-    share    0..1, of the canvas that is computed here, when several processes do it
-    gathers  whether this process gets the whole canvas in the end
+    part  block rows or columns that are computed here, see `Schedule`; where the first are, the whole canvas is put
+          together in the end
     """
-    picture = batch * 3 * canvas[0] * canvas[1] * 4
-    part = int(picture * share)
-    return max((CANVASES[sampler] + CANVASES_HELD) * part, gathers * (picture + part)) + picture // LR_FACTOR**2
+    height, width = work.canvas
+    picture = work.batch * 3 * height * width * 4
+    own = picture * len(part) // max(work.grid)
+    gathered = picture + own if part.start == 0 else 0
+    return max((CANVASES[work.sampler] + CANVASES_HELD) * own, gathered) + picture // LR_FACTOR**2

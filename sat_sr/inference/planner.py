@@ -21,7 +21,7 @@ from sat_sr.inference.memory import WORKSPACE, canvas_bytes, group_bytes, kept_b
 from sat_sr.inference.schedule import Order, Schedule
 from sat_sr.inference.workload import Workload
 from sat_sr.model.attention_kernels import LARGE_BLOCK
-from sat_sr.model.counts import flops, parameter_count
+from sat_sr.model.counts import flops
 
 # Tokens that keep a device busy: larger groups gain nothing. Large blocks are taken one by one on a CPU, and by `ar`.
 BUSY_TOKENS = {"cuda": 16384, "mps": 4096, "cpu": 4096}
@@ -58,31 +58,23 @@ class Plan:
 
 
 def make_plan(
-    config: InfDiTConfig,
-    canvas: tuple[int, int],
+    work: Workload,
     *,
     mode: str = "auto",
     block_batch: int = BLOCK_BATCH,
     offload: str = "auto",
     budget: int | None = None,
     host_budget: int | None = None,
-    batch: int = 1,
-    device: str = "cpu",
-    dtype: torch.dtype = torch.float32,
-    kernel: str = "merge",
-    sampler: str = "heun",
     part: range | None = None,
     deciding: range | None = None,
 ) -> Plan:
     """Choose the schedule of a canvas: the fastest that fits.
 
-    canvas       (H, W) pixels, multiples of the block side
     mode         "full", "ar" (one block at a time, or a square of 4096 tokens where blocks are small), "ar2" (up to
                  block_batch² blocks), "auto" (whatever fits)
     offload      what lives on the host: "none", "state", "all", or "auto" (as little as fits)
     budget       bytes of device memory that may be used, weights included; None: no limit
     host_budget  bytes of the host's that pictures and what is offloaded may take; None: no limit
-    device       "cpu", "cuda", "cuda:1", "mps"
     part         block rows or columns computed by this process, see `Schedule`
     deciding     the largest part of all processes that share the canvas: what is chosen for it all of them do, as lines
                  of keys and values on the host cannot be handed to a device. There are no fallbacks then
@@ -90,18 +82,17 @@ def make_plan(
     Raises ValueError for an unknown mode or offload, a block_batch below 1, or an offload from a device without memory
     of its own; MemoryError when nothing fits.
     """
-    kind = torch.device(device).type
+    kind = torch.device(work.device).type
     if kind not in BUSY_TOKENS:
-        raise ValueError(f"device {device}: there are plans for {', '.join(BUSY_TOKENS)}")
+        raise ValueError(f"device {work.device}: there are plans for {', '.join(BUSY_TOKENS)}")
     own_memory = kind == "cuda"
-    _check(mode, block_batch, offload, device if not own_memory else None)
-    work = Workload(config, canvas, batch, device, dtype, kernel, sampler)
+    _check(mode, block_batch, offload, work.device if not own_memory else None)
 
     def plan(order: Order, group: tuple[int, int], offload: str, part: range | None) -> Plan:
         return _planned(work, Schedule(work.grid, group, order, part), offload)
 
     orders: tuple[Order, ...] = {"auto": ("layer", "block"), "full": ("layer",)}.get(mode, ("block",))
-    largest = block_batch if mode == "ar2" else busy_side(config, batch, "cpu" if mode == "ar" else device)
+    largest = block_batch if mode == "ar2" else busy_side(work.config, work.batch, "cpu" if mode == "ar" else kind)
     offloads = ("none",) if not own_memory else OFFLOADS if offload == "auto" else (offload,)
     groups = [(side, side) for side in range(1, largest + 1)]
     decides = deciding or part
@@ -114,7 +105,7 @@ def make_plan(
     on_device = [p for p in candidates if budget is None or p.device_bytes <= budget]
     fitting = [p for p in on_device if host_budget is None or p.host_bytes <= host_budget]
     if not fitting:
-        raise MemoryError(_what_is_missing(canvas, mode, on_device, candidates, budget, host_budget))
+        raise MemoryError(_what_is_missing(work.canvas, mode, on_device, candidates, budget, host_budget))
     chosen, fallbacks = fitting[0], []
     if deciding:
         return plan(chosen.schedule.order, chosen.schedule.group, chosen.offload, part)
@@ -134,13 +125,11 @@ def busy_side(config: InfDiTConfig, batch: int, device: str) -> int:
 
 def _planned(work: Workload, schedule: Schedule, offload: str) -> Plan:
     """A schedule with what it takes, on the device and on the host."""
+    weights, weights_on_host = weight_bytes(work, offload)
     kept, kept_on_host = kept_bytes(work, schedule, offload)
-    weights = weight_bytes(work.config, work.itemsize, offload)
     workspace = WORKSPACE.get(torch.device(work.device).type, 0)
     on_device = weights + kept + group_bytes(work, schedule) + workspace
-    share = schedule.blocks / math.prod(schedule.grid)
-    canvases = canvas_bytes(work.canvas, work.batch, work.sampler, share, gathers=schedule.part.start == 0)
-    on_host = canvases + kept_on_host + (parameter_count(work.config) * work.itemsize - weights)
+    on_host = canvas_bytes(work, schedule.part) + kept_on_host + weights_on_host
     return Plan(schedule, work.kernel, work.device, offload, on_device, on_host)
 
 

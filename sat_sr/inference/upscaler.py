@@ -11,7 +11,6 @@ memory (`planner`, `denoiser`).
 from __future__ import annotations
 
 import gc
-from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,6 +32,7 @@ from sat_sr.inference.moving_grid import MovingGrid
 from sat_sr.inference.noise import position_noise
 from sat_sr.inference.pixels import Pixels, to_tensor
 from sat_sr.inference.ranks import Ranks
+from sat_sr.inference.weights import Weights
 from sat_sr.sampling import SamplingSettings
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 class Upscaler:
     """A network with everything around it.
 
-    model     the network; its weights are moved to where the first plan wants them
+    model     the network; its weights are moved to where each plan wants them
     device    where it computes; None: where its weights are
     clip      image tower, (B, 3, h, w) in [-1, 1] -> (B, V), for a model that has a CLIP input
     defaults  settings used where a call gives none
@@ -66,6 +66,7 @@ class Upscaler:
             raise ValueError(f"the model has vector_dim {model.config.vector_dim} and {wanted}")
         self.model, self.clip = model.eval().requires_grad_(False), clip
         self.device = torch.device(device or model.device)
+        self.weights = Weights(self.model, self.device)
         self.defaults, self.fast = defaults or SamplingSettings(), fast
         self.compiled = compiled
 
@@ -108,7 +109,7 @@ class Upscaler:
 
     def close(self) -> None:
         """Give the weights back; the upscaler cannot be used afterwards."""
-        self.model = self.clip = None
+        self.model = self.clip = self.weights = None
         gc.collect()  # SAT's hooks and mixins refer to each other
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -162,18 +163,11 @@ class Upscaler:
         )
         return restore(self.run(tensor, job, seed=seed, callback=callback))
 
-    def held(self) -> dict[str, int]:
-        """Bytes that the weights have taken already, as `measure_budget` wants them."""
-        places = Counter()
-        for parameter in self.model.parameters():
-            places[parameter.device.type] += parameter.nbytes
-        return {"held": places[self.device.type], "held_on_host": places["cpu"]}
-
     def prepare(self, source: tuple[int, int], *, memory: int | None = None, **choices) -> Job:
         """`make_job` for this model on its device. source (height, width); memory as in a call; choices: the others."""
         if self.model is None:
             raise ValueError("this upscaler is closed and has given its weights back: make a new one")
-        budget = measure_budget(self.device, memory=memory, **self.held())
+        budget = measure_budget(self.device, memory=memory, **self.weights.held())
         if ranks := choices.get("ranks"):
             budget = ranks.all_reduce_min(budget)
         defaults = {"settings": self.defaults, "device": self.device, "dtype": self.model.dtype, "budget": budget}
@@ -216,9 +210,13 @@ class Upscaler:
             compiled=self.compiled,
             offsets=offsets,
             overlap=part.overlap,
+            weights=self.weights,
         )
         denoise = _compose(network, image, lr_upsampled, job, part)
-        sample = _sample(denoise, network, lr_upsampled, job, part, seed, callback)
+        try:
+            sample = _sample(denoise, network, lr_upsampled, job, part, seed, callback)
+        finally:
+            self.weights.release()
         if neighbours:
             neighbours.finish()
         denoise = network = lr_upsampled = None  # the first of several ranks needs the room for the others' parts

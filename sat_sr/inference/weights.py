@@ -2,66 +2,97 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from typing import TYPE_CHECKING
+
 import torch
 from torch import nn
 
 from sat_sr.inference.fetch_ahead import FetchAhead
-from sat_sr.inference.transfer import Copy, Transfer
-from sat_sr.model.inf_dit import InfDiT
+from sat_sr.inference.transfer import Copy, Transfer, make_transfer
+
+if TYPE_CHECKING:
+    from sat_sr.model.inf_dit import InfDiT  # imports SAT, which takes seconds
 
 
-class DeviceWeights:
-    """All weights on the device."""
+class Weights:
+    """The weights of a network, where the plans of one picture after another want them.
+
+    On the host go the Linears of the layers, and everything else stays on the device. The parameters of the layer in
+    use then point at one of two buffers on the device, those of the others at the host. The host's memory is
+    page-locked, which takes long: it is kept until a plan wants the weights on the device.
+    """
 
     def __init__(self, model: InfDiT, device: torch.device):
-        model.to(device)
+        self._model, self._device = model, device
+        self._layers: list[list[nn.Parameter]] = []
+        self._transfer: Transfer | None = None  # whose memory the host's is
+        self._host: list[torch.Tensor] = []
+        self._ahead: FetchAhead | None = None
+        self._in_use: int | None = None
+
+    def place(self, offload: str) -> None:
+        """Move them to where a plan wants them. Raises MemoryError or, on a device, torch.OutOfMemoryError."""
+        self.release()
+        if offload != "all":
+            self._model.to(self._device)
+            self._transfer, self._host = None, []
+            return
+        self._layers = [_linears(self._model, layer) for layer in range(self._model.config.num_layers)]
+        if not self._are_on_host():
+            self._move_to_host()
+        streamed = {id(p) for parameters in self._layers for p in parameters}
+        for tensor in (*self._model.parameters(), *self._model.buffers()):
+            if id(tensor) not in streamed:
+                tensor.data = tensor.data.to(self._device)
+        self._ahead = FetchAhead(self._host[0].numel(), device=self._device, dtype=self._model.dtype)
 
     def use(self, layer: int) -> None:
         """The weights of a layer are wanted now."""
-
-    def release(self) -> None:
-        """They are about to be moved to another place."""
-
-
-class HostWeights:
-    """The Linears of the layers on the host, everything else on the device.
-
-    The parameters of the layer in use point at one of two buffers on the device, those of the others at the host.
-    """
-
-    def __init__(self, model: InfDiT, device: torch.device, transfer: Transfer):
-        self._transfer = transfer
-        self._parameters = [_linears(model, layer) for layer in range(model.config.num_layers)]
-        size = sum(p.numel() for p in self._parameters[0])
-        self._host: list[torch.Tensor] = []
-        for parameters in self._parameters:  # layer by layer: what held the weights before is given back on the way
-            flat = transfer.host_memory((size,), model.dtype)
-            for parameter, place in zip(parameters, _split(flat, parameters), strict=True):
-                place.copy_(parameter.data)
-                parameter.data = place
-            self._host.append(flat)
-        streamed = {id(p) for parameters in self._parameters for p in parameters}
-        for tensor in (*model.parameters(), *model.buffers()):
-            if id(tensor) not in streamed:
-                tensor.data = tensor.data.to(device)
-        self._ahead = FetchAhead(size, device=device, dtype=model.dtype)
-        self._in_use: int | None = None
-
-    def use(self, layer: int) -> None:
-        if layer == self._in_use:
+        if self._ahead is None or layer == self._in_use:
             return
-        self.release()
-        self._point(layer, self._ahead.take(layer, (layer + 1) % len(self._parameters), self._fetch))
+        self._point_at_host()
+        self._point(layer, self._ahead.take(layer, (layer + 1) % len(self._layers), self._fetch))
         self._in_use = layer
 
     def release(self) -> None:
-        """All layers point at the host: nothing but this object holds the buffers."""
+        """Give the buffers on the device back: the picture is done, or another place is wanted."""
+        self._point_at_host()
+        self._ahead = None
+
+    def held(self) -> dict[str, int]:
+        """Bytes that they have taken, as `measure_budget` wants them."""
+        places = Counter()
+        for parameter in self._model.parameters():
+            places[parameter.device.type] += parameter.nbytes
+        return {"held": places[self._device.type], "held_on_host": places["cpu"]}
+
+    def _are_on_host(self) -> bool:
+        """Whether they are still where they were moved to: the model is not ours alone."""
+        return bool(self._host) and all(
+            parameter.data_ptr() == place.data_ptr()
+            for parameters, flat in zip(self._layers, self._host, strict=True)
+            for parameter, place in zip(parameters, _split(flat, parameters), strict=True)
+        )
+
+    def _move_to_host(self) -> None:
+        self._host, self._transfer = [], None
+        host, transfer = [], make_transfer(self._device)
+        for parameters in self._layers:  # layer by layer: what held the weights before is given back on the way
+            flat = transfer.host_memory((sum(p.numel() for p in parameters),), self._model.dtype)
+            for parameter, place in zip(parameters, _split(flat, parameters), strict=True):
+                place.copy_(parameter.data)
+                parameter.data = place
+            host.append(flat)
+        self._host, self._transfer = host, transfer
+
+    def _point_at_host(self) -> None:
         if self._in_use is not None:
             self._point(self._in_use, self._host[self._in_use])
             self._in_use = None
 
     def _point(self, layer: int, flat: torch.Tensor) -> None:
-        for parameter, place in zip(self._parameters[layer], _split(flat, self._parameters[layer]), strict=True):
+        for parameter, place in zip(self._layers[layer], _split(flat, self._layers[layer]), strict=True):
             parameter.data = place
 
     def _fetch(self, layer: int, buffer: torch.Tensor) -> tuple[torch.Tensor, Copy]:

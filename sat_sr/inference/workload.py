@@ -24,11 +24,11 @@ class Workload:
 
     config: InfDiTConfig
     canvas: tuple[int, int]
-    batch: int
-    device: str
-    dtype: torch.dtype
-    kernel: str
-    sampler: str
+    batch: int = 1
+    device: str = "cpu"
+    dtype: torch.dtype = torch.float32
+    kernel: str = "merge"
+    sampler: str = "heun"
 
     @property
     def grid(self) -> tuple[int, int]:

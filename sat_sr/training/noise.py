@@ -8,31 +8,13 @@ import random
 import torch
 
 from sat_sr.config import InfDiTConfig
-from sat_sr.diffusion.edm import sample_training_sigmas
+from sat_sr.diffusion.edm import sample_training_sigmas, stratified_training_sigmas
 
 
 def mix_seed(*parts: int | str) -> int:
     """A 63-bit seed from several values; near values give unrelated seeds."""
     digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
-
-
-def stratified_sigmas(
-    batch: int,
-    generator: torch.Generator,
-    device: torch.device | str,
-    p_mean: float,
-    p_std: float,
-    minimum: float = 1e-3,
-) -> torch.Tensor:
-    """As `sample_training_sigmas`, but one from each of `batch` equally likely ranges, in random order: (batch,).
-
-    Each sample alone has the same distribution; a batch covers all noise levels, so the loss varies less.
-    """
-    uniform = (torch.arange(batch, device=device) + torch.rand(batch, generator=generator, device=device)) / batch
-    uniform = uniform[torch.randperm(batch, generator=generator, device=device)]
-    normal = torch.special.ndtri(uniform.clamp(1e-6, 1 - 1e-6))
-    return (normal * p_std + p_mean).exp().clamp_min(minimum)
 
 
 class TrainingNoise:
@@ -43,7 +25,7 @@ class TrainingNoise:
     ) -> None:
         self._seed, self._rank, self._device = seed, rank, device
         self._p_mean, self._p_std = p_mean, p_std
-        self._sigmas = stratified_sigmas if stratified else sample_training_sigmas
+        self._sigmas = stratified_training_sigmas if stratified else sample_training_sigmas
         self._generator = torch.Generator(device)
         self._offsets = random.Random()
 

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import math
+from statistics import NormalDist
 
 import numpy as np
 import pytest
 import torch
 
-from sat_sr.diffusion.edm import denoise, edm_loss, karras_sigmas, precondition, sample_training_sigmas
+from sat_sr.diffusion.edm import (
+    denoise,
+    edm_loss,
+    karras_sigmas,
+    precondition,
+    sample_training_sigmas,
+    stratified_training_sigmas,
+)
 from sat_sr.training.error_norm import ErrorNorm
 
 SIGMAS = np.array([0.001, 0.002, 0.37, 0.5, 1.0, 12.5, 40.0, 80.0])
@@ -86,6 +94,16 @@ def test_training_sigmas_are_log_normal_and_clipped():
     assert clipped.min().item() == pytest.approx(0.3)
     # One half lies below the median exp(-1) = 0.37, P(ln sigma < ln 0.3) = Phi((ln 0.3 + 1)/1.4) = 0.442.
     assert (clipped == clipped.min()).float().mean().item() == pytest.approx(0.442, abs=0.06)
+
+
+def test_stratified_sigmas_have_one_in_each_of_equally_likely_ranges():
+    normal, batch = NormalDist(-1.0, 1.4), 16
+    generator = torch.Generator().manual_seed(0)
+    batches = [stratified_training_sigmas(batch, generator) for _ in range(500)]
+    for sigmas in batches:
+        assert sorted(int(batch * normal.cdf(math.log(sigma))) for sigma in sigmas) == list(range(batch))
+    first = torch.stack([sigmas[0] for sigmas in batches]).log()  # one sample alone: as if it were not stratified
+    assert abs(float(first.mean()) + 1) < 0.2 and abs(float(first.std()) - 1.4) < 0.15
 
 
 def test_denoise_is_equation_7_and_scales_all_six_channels():

@@ -39,6 +39,17 @@ def upscaler(tiny_model):
     return Upscaler(tiny_model, defaults=SETTINGS)
 
 
+@pytest.fixture
+def use_transfer(monkeypatch):
+    """(make) -> None: what copies between host and device, of a picture's state and of the weights."""
+
+    def use(make):
+        for module in ("denoiser", "weights"):
+            monkeypatch.setattr(f"sat_sr.inference.{module}.make_transfer", make)
+
+    return use
+
+
 class LiveBytes(TorchDispatchMode):
     """Counts the bytes of all tensors that are made inside and still alive.
 

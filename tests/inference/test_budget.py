@@ -10,6 +10,7 @@ from sat_sr.inference import budget as budget_module
 from sat_sr.inference.budget import Budget, measure_budget
 from sat_sr.inference.job import make_job
 from sat_sr.inference.planner import make_plan
+from sat_sr.inference.workload import Workload
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 GIB = 1 << 30
@@ -56,15 +57,15 @@ def test_no_memory_is_no_limit_that_can_be_kept(machine, device, memory):
 
 def test_nothing_is_offloaded_into_memory_that_the_host_has_not():
     """4096 x 4096 on a card of 4.3 GiB: the fastest plan leaves the hidden state, 2.5 GiB, to the host."""
-    cuda = {"device": "cuda", "dtype": torch.bfloat16, "budget": int(4.3 * GIB)}
-    free = make_plan(OFFICIAL, (4096, 4096), **cuda)
+    work, budget = Workload(OFFICIAL, (4096, 4096), device="cuda", dtype=torch.bfloat16), int(4.3 * GIB)
+    free = make_plan(work, budget=budget)
     assert free.offload == "state" and free.host_bytes > 3 * GIB
-    tight = make_plan(OFFICIAL, (4096, 4096), **cuda, host_budget=2 * GIB)
+    tight = make_plan(work, budget=budget, host_budget=2 * GIB)
     assert tight.host_bytes <= 2 * GIB and tight.device_bytes <= 4.3 * GIB
     assert tight.fallbacks and all(plan.host_bytes <= 2 * GIB for plan in tight.fallbacks)
     message = r"needs about .* of the host's memory with its state there, 2\.0 GiB may be used: ask for a smaller size"
     with pytest.raises(MemoryError, match=message):
-        make_plan(OFFICIAL, (4096, 4096), offload="state", **cuda, host_budget=2 * GIB)
+        make_plan(work, offload="state", budget=budget, host_budget=2 * GIB)
 
 
 def test_a_job_hands_both_on():

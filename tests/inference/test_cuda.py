@@ -15,6 +15,7 @@ from sat_sr.inference.denoiser import Denoiser
 from sat_sr.inference.memory import WORKSPACE
 from sat_sr.inference.planner import Plan, make_plan
 from sat_sr.inference.schedule import Schedule
+from sat_sr.inference.workload import Workload
 from sat_sr.model.attention_kernels import KERNELS, choose_kernel
 from sat_sr.model.block_attention import clamped_halo
 
@@ -184,9 +185,8 @@ def test_prediction_of_the_peak(official, offload):
     before = torch.cuda.memory_allocated()
     model, canvas = official(4, device="cpu" if offload == "all" else "cuda"), (2048, 2048)
     kernel, _ = choose_kernel("auto", torch.device("cuda"), torch.bfloat16, OFFICIAL.head_dim)
-    plan = make_plan(
-        model.config, canvas, mode="full", offload=offload, device="cuda", dtype=torch.bfloat16, kernel=kernel
-    )
+    work = Workload(model.config, canvas, device="cuda", dtype=torch.bfloat16, kernel=kernel)
+    plan = make_plan(work, mode="full", offload=offload)
     x, *rest = conditions(canvas)
     denoiser = Denoiser(model, plan, *rest)
     with measured("cuda") as cost:

@@ -16,6 +16,7 @@ from sat_sr.inference.denoiser import Denoiser
 from sat_sr.inference.out_of_memory import is_out_of_memory
 from sat_sr.inference.planner import Plan, make_plan
 from sat_sr.inference.schedule import Schedule
+from sat_sr.inference.workload import Workload
 from sat_sr.model import adaln
 
 SIGMA = 1.7
@@ -193,7 +194,8 @@ def test_other_errors_are_not_taken_for_memory(model, make_inputs, monkeypatch):
 
 def test_fallbacks_of_a_plan_are_ever_smaller(model):
     for mode in ("auto", "full", "ar", "ar2"):
-        plan = make_plan(model.config, (512, 768), mode=mode, block_batch=4, device="cuda", dtype=torch.bfloat16)
+        work = Workload(model.config, (512, 768), device="cuda", dtype=torch.bfloat16)
+        plan = make_plan(work, mode=mode, block_batch=4)
         sizes = [p.device_bytes for p in (plan, *plan.fallbacks)]
         assert sizes == sorted(set(sizes), reverse=True) and len(sizes) > 1
         assert plan.offload == "none" and plan.fallbacks[-1].offload == "all"

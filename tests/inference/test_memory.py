@@ -16,6 +16,7 @@ from sat_sr.config import PRESETS, InfDiTConfig
 from sat_sr.inference.memory import WORKSPACE, weight_bytes
 from sat_sr.inference.planner import make_plan
 from sat_sr.inference.transfer import Done, Transfer
+from sat_sr.inference.workload import Workload
 from sat_sr.model.counts import flops, layer_parameter_count, parameter_count
 
 SMALL = InfDiTConfig(
@@ -44,7 +45,7 @@ def test_predicted_peak_of_a_network_call(make_model, live_bytes, shape, dtype):
     batches = itertools.cycle([1, 1, 2])
     for grid, (mode, block_batch), kernel in itertools.product(GRIDS, MODES, ["merge", "sdpa"]):
         batch, size = next(batches), tuple(side * config.image_block_size for side in grid)
-        plan = make_plan(config, size, mode=mode, block_batch=block_batch, kernel=kernel, dtype=dtype, batch=batch)
+        plan = make_plan(Workload(config, size, batch, dtype=dtype, kernel=kernel), mode=mode, block_batch=block_batch)
         x, lr = torch.randn(batch, 3, *size), torch.randn(batch, 3, *(side // 4 for side in size))
         denoiser = Denoiser(model, plan, lr, x)
         with live_bytes() as live:
@@ -77,7 +78,9 @@ class MetaTransfer(Transfer):
         ("ar", 1, (2, 4), "none"), ("ar", 1, (4, 2), "state"),
     ],
 )  # fmt: skip
-def test_predicted_peak_of_the_official_model_on_a_gpu(live_bytes, monkeypatch, mode, block_batch, grid, offload):
+def test_predicted_peak_of_the_official_model_on_a_gpu(
+    live_bytes, monkeypatch, use_transfer, mode, block_batch, grid, offload
+):
     """Official layers in bfloat16, as planned for CUDA, by tensors that have sizes and no memory. Three of 28 layers:
     the others add to weights and frontier what these do, and time."""
     from sat_sr.inference import denoiser as denoiser_module
@@ -87,19 +90,20 @@ def test_predicted_peak_of_the_official_model_on_a_gpu(live_bytes, monkeypatch, 
 
     config, bfloat16 = dataclasses.replace(PRESETS["official"], num_layers=3), torch.bfloat16
     size = tuple(side * config.image_block_size for side in grid)
-    plan = make_plan(config, size, mode=mode, block_batch=block_batch, offload=offload, device="cuda", dtype=bfloat16)
+    work = Workload(config, size, device="cuda", dtype=bfloat16)
+    plan = make_plan(work, mode=mode, block_batch=block_batch, offload=offload)
     x, lr = (torch.empty(1, 3, size[0] // n, size[1] // n, device="meta") for n in (1, 4))
     model = InfDiT(config, device="meta", dtype=bfloat16).requires_grad_(False)
     clip = torch.empty(1, config.vector_dim, device="meta")
     denoiser = denoiser_module.Denoiser(model, dataclasses.replace(plan, device="meta"), lr, x, clip)
     live = live_bytes(meta=True)
-    monkeypatch.setattr(denoiser_module, "make_transfer", lambda device: MetaTransfer(live))
+    use_transfer(lambda device: MetaTransfer(live))
     monkeypatch.setattr(denoiser_module, "bool", lambda finite: True, raising=False)  # nothing is there to be looked at
     # Which kernel PyTorch takes depends on the device: here it would be one that makes all scores.
     monkeypatch.setattr(lr_cross_attention, "attend", lambda *qkv: attend_with_lse(*qkv)[0])
     with live:
         denoised = denoiser(x, 1.0)
-    weights = weight_bytes(config, bfloat16.itemsize, offload)
+    weights, _ = weight_bytes(work, offload)
     if offload == "all":  # two layers of them are made during the call
         weights -= 2 * layer_parameter_count(config) * bfloat16.itemsize
     predicted = plan.device_bytes - WORKSPACE["cuda"] - weights
@@ -160,7 +164,7 @@ def test_operations_of_a_network_call(make_model, monkeypatch, grid):
 
     config = dataclasses.replace(SMALL, num_layers=6)
     size = tuple(side * config.image_block_size for side in grid)
-    plan = make_plan(config, size, mode="full", kernel="sdpa")
+    plan = make_plan(Workload(config, size, kernel="sdpa"), mode="full")
     x, lr = torch.randn(1, 3, *size), torch.randn(1, 3, *(side // 4 for side in size))
     denoiser = Denoiser(make_model(config), plan, lr, x)
     monkeypatch.setattr(mkldnn, "enabled", False)  # its products are not counted
@@ -182,12 +186,12 @@ def test_operations_of_a_network_call(make_model, monkeypatch, grid):
 @pytest.mark.parametrize("size", [(256, 256), (512, 128), (128, 1024)])
 def test_the_largest_groups_that_fit_are_taken(size):
     """In whatever memory some groups fit in one of the orders, `auto` takes groups that are at least as large."""
-    config = PRESETS["mini"]
+    work = Workload(PRESETS["mini"], size)
     for fixed in (
-        *(make_plan(config, size, mode="ar2", block_batch=side) for side in (1, 2, 3, 4)),
-        make_plan(config, size, mode="full"),
+        *(make_plan(work, mode="ar2", block_batch=side) for side in (1, 2, 3, 4)),
+        make_plan(work, mode="full"),
     ):
-        auto = make_plan(config, size, budget=fixed.device_bytes)
+        auto = make_plan(work, budget=fixed.device_bytes)
         assert auto.device_bytes <= fixed.device_bytes
         assert math.prod(auto.schedule.group) >= math.prod(fixed.schedule.group)
 
@@ -195,15 +199,13 @@ def test_the_largest_groups_that_fit_are_taken(size):
 @pytest.mark.parametrize("mode", ["auto", "full", "ar"])
 def test_all_parts_of_a_canvas_are_planned_alike(mode):
     """In less and less memory, three ranks with 5, 5 and 6 of 16 block rows: plans fit and keep lines alike."""
-    config, cuda = PRESETS["official"], {"device": "cuda", "dtype": torch.bfloat16}
-    parts, size = [range(0, 5), range(5, 10), range(10, 16)], (2048, 2048)
-    largest = make_plan(config, size, mode=mode, offload="none", part=parts[2], **cuda).device_bytes
+    work = Workload(PRESETS["official"], (2048, 2048), device="cuda", dtype=torch.bfloat16)
+    parts = [range(0, 5), range(5, 10), range(10, 16)]
+    largest = make_plan(work, mode=mode, offload="none", part=parts[2]).device_bytes
     seen = set()
     for percent in range(100, 35, -2):
         budget = largest * percent // 100
-        plans = [
-            make_plan(config, size, mode=mode, budget=budget, part=part, deciding=parts[2], **cuda) for part in parts
-        ]
+        plans = [make_plan(work, mode=mode, budget=budget, part=part, deciding=parts[2]) for part in parts]
         assert [plan.schedule.part for plan in plans] == parts
         assert max(plan.device_bytes for plan in plans) <= budget
         kinds = {(plan.schedule.order, plan.offload) for plan in plans}
@@ -215,20 +217,20 @@ def test_all_parts_of_a_canvas_are_planned_alike(mode):
 def test_what_a_gpu_is_planned_to_hold():
     """The official model in bfloat16: 16384² in 8 GiB, and one block at a time whatever the width."""
     config, cuda = PRESETS["official"], {"device": "cuda", "dtype": torch.bfloat16}
-    large = make_plan(config, (16384, 16384), budget=8 << 30, **cuda)
+    large = make_plan(Workload(config, (16384, 16384), **cuda), budget=8 << 30)
     assert large.device_bytes <= 8 << 30 and math.prod(large.schedule.group) == 16  # groups that keep a GPU busy
-    narrow, wide = (make_plan(config, (1024, w), mode="ar", offload="none", **cuda) for w in (2048, 1 << 20))
+    works = [Workload(config, (1024, width), **cuda) for width in (2048, 1 << 20)]
+    narrow, wide = (make_plan(work, mode="ar", offload="none") for work in works)
     assert wide.device_bytes == narrow.device_bytes
 
 
 def test_a_budget_is_kept_or_refused():
     """Less memory, a smaller plan; below the smallest it is said what is needed."""
-    config, size = PRESETS["official"], (4096, 4096)
+    work = Workload(PRESETS["official"], (4096, 4096), device="cuda", dtype=torch.bfloat16)
     previous = math.inf
-    cuda = {"device": "cuda", "dtype": torch.bfloat16}
     for budget in (64 << 30, 4 << 30, 2 << 30, 1 << 30):
-        plan = make_plan(config, size, budget=budget, **cuda)
+        plan = make_plan(work, budget=budget)
         assert plan.device_bytes <= min(budget, previous)
         previous = plan.device_bytes
     with pytest.raises(MemoryError, match=r"canvas 4096x4096 in mode auto needs about .* 128\.0 MiB may be used"):
-        make_plan(config, size, budget=128 << 20, **cuda)
+        make_plan(work, budget=128 << 20)

@@ -17,7 +17,6 @@ import pytest
 import torch
 
 from sat_sr.config import InfDiTConfig
-from sat_sr.inference import denoiser as denoiser_module
 from sat_sr.inference.denoiser import Denoiser
 from sat_sr.inference.fetch_ahead import FetchAhead
 from sat_sr.inference.host_pages import page_memory
@@ -25,6 +24,7 @@ from sat_sr.inference.memory import weight_bytes
 from sat_sr.inference.planner import Plan, make_plan
 from sat_sr.inference.schedule import Schedule
 from sat_sr.inference.transfer import Transfer, _unlock
+from sat_sr.inference.workload import Workload
 from sat_sr.model import adaln
 from sat_sr.model.counts import layer_parameter_count, parameter_count
 
@@ -96,9 +96,9 @@ class LateCopy:
 
 
 @pytest.fixture(params=[EarlyTransfer, LateTransfer])
-def transfer(request, monkeypatch):
+def transfer(request, use_transfer):
     made = request.param()
-    monkeypatch.setattr(denoiser_module, "make_transfer", lambda device: made)
+    use_transfer(lambda device: made)
     return made
 
 
@@ -137,7 +137,7 @@ def test_state_is_copied_between_layers_alone(make_model, make_inputs, transfer)
 
 
 @pytest.mark.parametrize("order", ["layer", "block"])
-def test_device_memory_does_not_grow_with_the_canvas(make_model, make_inputs, live_bytes, monkeypatch, order):
+def test_device_memory_does_not_grow_with_the_canvas(make_model, make_inputs, live_bytes, use_transfer, order):
     """The device has one group of the state in use, one arriving, one leaving; and layer-major a line of one layer."""
     model = make_model(SMALL)
 
@@ -148,7 +148,7 @@ def test_device_memory_does_not_grow_with_the_canvas(make_model, make_inputs, li
                 live.forget(memory.untyped_storage())
                 return memory
 
-        monkeypatch.setattr(denoiser_module, "make_transfer", lambda device: CountedTransfer())
+        use_transfer(lambda device: CountedTransfer())
         x, *conditions = make_inputs(SMALL, grid)
         with live_bytes() as live:
             denoised = Denoiser(model, plan_of(grid, (1, 1), order, offload), *conditions)(x, SIGMA)
@@ -179,13 +179,14 @@ def test_device_has_two_layers_of_weights(make_model, make_inputs, transfer):
     denoiser(x, SIGMA)
     assert seen
     resident = parameter_count(config) - config.num_layers * layer_parameter_count(config)
-    assert weight_bytes(config, 4, "all") == 4 * (resident + 2 * layer_parameter_count(config))
+    layer = 4 * layer_parameter_count(config)
+    assert weight_bytes(Workload(config, (16, 16)), "all") == (4 * resident + 2 * layer, config.num_layers * layer)
     for name, parameter in model.named_parameters():
         assert torch.equal(parameter, before[name]), name
 
 
 @pytest.mark.parametrize("order", ["layer", "block"])
-def test_weights_that_are_streamed_never_fill_the_device(make_model, make_inputs, live_bytes, monkeypatch, order):
+def test_weights_that_are_streamed_never_fill_the_device(make_model, make_inputs, live_bytes, use_transfer, order):
     """From the first moment, when the weights still lie on the host: two layers of them, whatever the depth."""
     peaks = {}
     for layers in (3, 6):
@@ -199,7 +200,7 @@ def test_weights_that_are_streamed_never_fill_the_device(make_model, make_inputs
                     live.forget(memory.untyped_storage())
                     return memory
 
-            monkeypatch.setattr(denoiser_module, "make_transfer", lambda device, made=CountedTransfer: made())
+            use_transfer(lambda device, made=CountedTransfer: made())
             model = make_model(config)
             with live_bytes() as live:
                 Denoiser(model, plan_of((2, 2), (1, 1), order, offload), *conditions)(x, SIGMA)
@@ -211,7 +212,7 @@ def test_weights_that_are_streamed_never_fill_the_device(make_model, make_inputs
 
 
 @pytest.mark.parametrize("order", ["layer", "block"])
-def test_what_ran_out_is_given_back_at_once(make_model, make_inputs, live_bytes, monkeypatch, order):
+def test_what_ran_out_is_given_back_at_once(make_model, make_inputs, live_bytes, monkeypatch, use_transfer, order):
     """In the middle of a call with everything streamed: before the smaller plan takes anything, nothing is left on the
     device but what was there before the call, and no garbage collector was needed for that."""
 
@@ -235,7 +236,7 @@ def test_what_ran_out_is_given_back_at_once(make_model, make_inputs, live_bytes,
             raise torch.OutOfMemoryError("out of memory")
         return compute(*arguments)
 
-    monkeypatch.setattr(denoiser_module, "make_transfer", lambda device: CountedTransfer())
+    use_transfer(lambda device: CountedTransfer())
     monkeypatch.setattr(Denoiser, "_step_down", watched)
     monkeypatch.setattr(adaln, "mlp", runs_out)
     model = make_model(SMALL)
@@ -317,10 +318,10 @@ def test_fetch_ahead_never_fills_the_buffer_in_use():
 
 def test_offload_is_chosen_as_memory_gets_short():
     """4096 x 4096 in bfloat16 on a GPU: the fastest plan that fits, and none that does not."""
-    config, canvas = InfDiTConfig(), (4096, 4096)
+    canvas = {"config": InfDiTConfig(), "canvas": (4096, 4096)}
 
     def plan(budget, **choices):
-        return make_plan(config, canvas, budget=budget, device="cuda", dtype=torch.bfloat16, **choices)
+        return make_plan(Workload(**canvas, device="cuda", dtype=torch.bfloat16), budget=budget, **choices)
 
     gib = 2**30
     assert plan(None).offload == plan(int(5.5 * gib)).offload == "none"
@@ -337,4 +338,4 @@ def test_offload_is_chosen_as_memory_gets_short():
     with pytest.raises(ValueError, match="unknown offload 'disk': choose one of auto, none, state, all"):
         plan(None, offload="disk")
     with pytest.raises(ValueError, match="needs a CUDA device: cpu shares the host's memory"):
-        make_plan(config, canvas, offload="state")
+        make_plan(Workload(**canvas), offload="state")

@@ -21,6 +21,7 @@ from sat_sr.inference.job import make_job
 from sat_sr.inference.noise import position_noise
 from sat_sr.inference.planner import make_plan
 from sat_sr.inference.upscaler import Upscaler
+from sat_sr.inference.workload import Workload
 from sat_sr.model.counts import parameter_count
 
 
@@ -57,7 +58,7 @@ PICTURES = int((4 + 1 / 16) * 3 * 48 * 80 * 4)
 @pytest.fixture
 def least():
     """Bytes of the smallest plan for 48 x 80 pixels, pictures included."""
-    plans = (make_plan(CONFIG, (48, 80), mode=mode, kernel="sdpa") for mode in ("ar2", "full"))
+    plans = (make_plan(Workload(CONFIG, (48, 80), kernel="sdpa"), mode=mode) for mode in ("ar2", "full"))
     return PICTURES + min(plan.device_bytes for plan in plans)
 
 

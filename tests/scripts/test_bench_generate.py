@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from sat_sr.config import InfDiTConfig
+from sat_sr.inference.workload import Workload
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "bench_generate.py"
 SIZES = ["--num-layers", "2", "--hidden-size", "32", "--num-attention-heads", "2"]
@@ -42,7 +43,7 @@ def test_figures_and_ratios(tmp_path):
         assert c["share"] == pytest.approx(c["gflops"] / (sum(c["peak_gflops"]) / 2))
         assert c["of_stock"] == pytest.approx(sorted(c["stock_seconds"])[1] / c["seconds"])
         assert 0 < c["of_stock"] < 1, "the whole takes longer than its parts"
-        plan = make_plan(config, (32, 64), mode=c["mode"], kernel=c["kernel"])
+        plan = make_plan(Workload(config, (32, 64), kernel=c["kernel"]), mode=c["mode"])
         assert c["predicted_mib"] * 2**20 == pytest.approx(plan.device_bytes - 4 * parameter_count(config))
     rows = [line for line in result.stdout.splitlines() if line.startswith("| 32×64")]
     assert len(rows) == 2 and len({row.count("|") for row in rows}) == 1
