@@ -163,7 +163,8 @@ def make_parser() -> _Parser:
         "together (the default for one picture), or share the list (the default for several)")  # fmt: skip
     add("--compile", action="store_true", help="fuse the layers' small operations (torch.compile): slower to start, "
         "meant for GPUs")  # fmt: skip
-    add("--memory", type=memory_size, metavar="SIZE", help="memory to use, like 8GiB (default: most of what is free)")
+    add("--memory", type=memory_size, metavar="SIZE", help="memory to use, like 8GiB: the GPU's or, without one, the "
+        "host's, for the program too (default: most of what is free)")  # fmt: skip
     add("--estimate", action="store_true", help="print sizes, plan, memory and TFLOP, then exit")
 
     add = parser.add_argument_group("output").add_argument

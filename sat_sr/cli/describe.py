@@ -4,17 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
+from sat_sr.byte_sizes import format_bytes
 from sat_sr.cli.target import by
 from sat_sr.cli.work import Work, dtype_name
 from sat_sr.cli.worker import Worker
-from sat_sr.inference.byte_sizes import format_bytes
+from sat_sr.inference.budget import PROGRAM_BYTES
 from sat_sr.model.counts import parameter_count
-
-# Python, PyTorch, SAT and the kernels that a first network call loads, resident on the host: docs/memory.md. A PyTorch
-# built for CUDA is larger, whether there is a GPU or not.
-PROGRAM_BYTES = (990 if torch.version.cuda else 570) << 20
 
 
 def introduction(worker: Worker) -> str:
