@@ -99,6 +99,10 @@ class Worker:
         """The weights, now: what comes next is measured."""
         _ = self.upscaler
 
+    def clip_notes(self) -> tuple[str, ...]:
+        """What was assumed about the CLIP tower, once it is loaded."""
+        return () if self.upscaler.clip is None else self.upscaler.clip.notes
+
     def notes(self) -> list[str]:
         """What the weights and the flags about them do not agree on, and what is odd about the choices."""
         notes = list(self.checkpoint.notes)
