@@ -68,6 +68,7 @@ class Worker:
             args.kernel, self.device, self.dtype, self.config.head_dim, self.config.tokens_per_block
         )
         self.settings = self._settings(default_settings(self.checkpoint, args.fast))
+        self.clip_model = args.clip_model or DEFAULT_CLIP
         self.trim = Trim(args.lr_size, args.crop_size, args.round)
         self.mode, self.block_batch = args.inference_type, args.block_batch or BLOCK_BATCH
         self.ranks: Ranks | None = None  # that compute every picture together with this one
@@ -83,7 +84,7 @@ class Worker:
                 self.checkpoint,
                 str(self.device),
                 self.dtype,
-                self.args.clip_model or DEFAULT_CLIP,
+                self.clip_model,
                 compiled=self.args.compile,
             )
         except (ValueError, OSError) as error:
