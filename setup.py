@@ -9,6 +9,7 @@ ROOT = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "sat_sr/__init__.py").read_text())[1]
 
 EXTRAS = {
+    "train": [],  # nothing beyond what every installation has: kept so that "sat-sr[train]" can be asked for
     "eval": ["scikit-image>=0.22", "scipy>=1.11", "stlpips_pytorch>=0.0.2"],
     "dev": [
         "pytest>=8",

@@ -113,7 +113,7 @@ def measure(args: argparse.Namespace) -> Iterator[dict]:
     """What --json writes, after each case."""
     import torch
 
-    from sat_sr.inference.byte_sizes import parse_bytes
+    from sat_sr.byte_sizes import parse_bytes
     from sat_sr.inference.devices import default_dtype, resolve_device
     from sat_sr.model.counts import parameter_count
 

@@ -36,7 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
     data.add_argument(
         "--degradation",
         default="none",
-        metavar="none|mild|strong",
+        metavar="none|mild|strong|clean",
         help="what makes the inputs: antialiased bicubic alone (default), or a Real-ESRGAN preset or mixture",
     )
     data.add_argument("--limit", type=int, metavar="N", help="use N pictures, spread over the folder")

@@ -216,7 +216,7 @@ def check_installation(site: Path) -> None:
     (metadata,) = packages.glob("sat_sr-*.dist-info/METADATA")
     fields = [line.partition(": ")[::2] for line in metadata.read_text().partition("\n\n")[0].splitlines()]
     assert ("Requires-Python", ">=3.10") in fields
-    assert {value for field, value in fields if field == "Provides-Extra"} == {"eval", "dev"}
+    assert {value for field, value in fields if field == "Provides-Extra"} == {"train", "eval", "dev"}
     required = {re.split(r"[^\w-]", value)[0] for field, value in fields if field == "Requires-Dist"}
     assert {"torch", "tensorboardX"} <= required and not required & {"torchvision", "flash-attn", "flash_attn", "apex"}
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ DEFAULT_CLIP = "laion/CLIP-ViT-L-14-DataComp.XL-s13B-b90K"
 _WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin", "model.safetensors", "pytorch_model.bin")
 _OPENCLIP_CONFIG, _TRANSFORMERS_CONFIG = "open_clip_config.json", "config.json"
 _HEAD_WIDTH = 64  # of every ViT-B and ViT-L, where no configuration tells
+_SECONDS = 5  # for the hub to answer whether it has a file
 
 
 def load_clip(
@@ -29,7 +31,8 @@ def load_clip(
     """The CLIP image tower from a local file, a local folder, or a repository of the hub.
 
     source  a weights file, a folder with one of OpenCLIP's or transformers' usual names in it, or a hub id; what is in
-            the local Hugging Face cache is taken without asking the network
+            the local Hugging Face cache is taken without asking the network. The configuration beside the weights
+            tells the width of the heads; where there is none it is assumed, and the tower's `notes` say so
     dtype   of the parameters; None: as in the file
 
     Raises FileNotFoundError that says what to download and where to put it, and ValueError for something else.
@@ -38,8 +41,6 @@ def load_clip(
     weights = next((path for name in _WEIGHTS if (path := find(name))), None)
     if weights is None:
         raise FileNotFoundError(f"{source} has no CLIP weights: one of {', '.join(_WEIGHTS)} is wanted there")
-    openclip = weights.name.startswith("open_clip_")
-    head_width = _head_width(find(_OPENCLIP_CONFIG if openclip else _TRANSFORMERS_CONFIG), openclip)
     tensors = read_safetensors(weights)[0] if is_safetensors(weights) else read_pt(weights)
     check_values(weights)
     if not isinstance(tensors, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
@@ -47,29 +48,42 @@ def load_clip(
 
     from sat_sr.model.clip import CLIPImageEncoder  # imports transformers, which takes seconds
 
-    in_openclip_names = any(name.startswith("visual.") for name in tensors)
-    build = CLIPImageEncoder.from_openclip if in_openclip_names else CLIPImageEncoder.from_transformers
+    openclip = any(name.startswith("visual.") for name in tensors)
+    described_in = _OPENCLIP_CONFIG if openclip else _TRANSFORMERS_CONFIG
+    config = find(described_in)
+    build = CLIPImageEncoder.from_openclip if openclip else CLIPImageEncoder.from_transformers
+    head_width = _head_width(config, openclip) if config else _HEAD_WIDTH
     try:
-        return build(tensors, head_width=head_width).to(device=device, dtype=dtype)
+        encoder = build(tensors, head_width=head_width).to(device=device, dtype=dtype)
     except ValueError as error:
         raise ValueError(f"{weights}: {error}; the default is {DEFAULT_CLIP}") from None
+    if not config:
+        encoder.notes = (f"{weights} has no {described_in} beside it: attention heads of {_HEAD_WIDTH} are assumed",)
+    return encoder
 
 
 def _finder(source: str | Path) -> Callable[[str], Path | None]:
     """A function from a file's name to its path in the source, None where the source has no such file."""
     path = Path(source).expanduser()
     if path.is_file():
-        return lambda name: path if name in _WEIGHTS else None
+        return lambda name: path if name in _WEIGHTS else _file_in(path.parent, name)
     if path.is_dir():
-        return lambda name: path / name if (path / name).is_file() else None
+        return lambda name: _file_in(path, name)
     if str(source).count("/") != 1 or str(source).startswith((".", "~", "/")):
         raise FileNotFoundError(f"{source}: no such file or folder, and no hub id like {DEFAULT_CLIP} either")
     return _hub_finder(str(source))
 
 
+def _file_in(folder: Path, name: str) -> Path | None:
+    return folder / name if (folder / name).is_file() else None
+
+
 def _hub_finder(repository: str) -> Callable[[str], Path | None]:
-    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    # What the library's client raises without a connection: OSError with requests, a kind of its own with httpx.
+    client_errors = (OSError, *HfHubHTTPError.__bases__)
 
     def cached(name: str) -> Path | None:
         path = try_to_load_from_cache(repository, name)
@@ -77,13 +91,18 @@ def _hub_finder(repository: str) -> Callable[[str], Path | None]:
 
     def download(name: str) -> Path | None:
         try:
-            return Path(hf_hub_download(repository, name))
+            with _without_warnings():
+                # Asked once: the download would ask again and again, with pauses.
+                get_hf_file_metadata(hf_hub_url(repository, name), timeout=_SECONDS)
+                return Path(hf_hub_download(repository, name))
         except LocalEntryNotFoundError:
             reason = "the hub cannot be reached"
         except EntryNotFoundError:
             return None
         except HfHubHTTPError as error:
             reason = f"the hub answered {error.response.status_code}"
+        except client_errors as error:
+            reason = f"the hub cannot be reached ({error})"
         raise FileNotFoundError(
             f"the CLIP image tower {repository} is not in the local Hugging Face cache and {reason}: download "
             f"{_WEIGHTS[0]} or {_WEIGHTS[1]} from https://huggingface.co/{repository} where there is a network, "
@@ -99,13 +118,24 @@ def _hub_finder(repository: str) -> Callable[[str], Path | None]:
     return cached if in_cache else download
 
 
-def _head_width(path: Path | None, openclip: bool) -> int:
+@contextlib.contextmanager
+def _without_warnings() -> Iterator[None]:
+    """The hub's library warns of what an error says in the end."""
+    from huggingface_hub.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
+def _head_width(path: Path, openclip: bool) -> int:
     """Width of an attention head by the configuration beside the weights.
 
     Raises ValueError for a tower with the quick GELU of OpenAI's models: Inf-DiT's has the exact one.
     """
-    if path is None:
-        return _HEAD_WIDTH
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

@@ -256,6 +256,10 @@ def _parameters_by_dtype(tensors: Mapping[str, Tensor]) -> dict[torch.dtype, int
 
 
 def _describe(tensors: Mapping[str, Tensor]) -> str:
-    counts = _parameters_by_dtype(tensors)
-    dtypes = " and ".join(str(dtype).removeprefix("torch.") for dtype in counts)
-    return f"{sum(counts.values()):,} parameters in {len(tensors)} tensors, {dtypes}"
+    count = sum(_parameters_by_dtype(tensors).values())
+    return f"{count:,} parameters in {len(tensors)} tensors, {stored_types(tensors)}"
+
+
+def stored_types(tensors: Mapping[str, Tensor]) -> str:
+    """'bfloat16', or 'bfloat16 and float32'."""
+    return " and ".join(str(dtype).removeprefix("torch.") for dtype in _parameters_by_dtype(tensors))

@@ -43,7 +43,10 @@ SETTLED: Settled = {
     "mode": ("inference", "train_text2image_sr.py does the other one"),
     "experiment_name": (None, "--out-dir names the folder of the outputs"),
     "inference_batch_size": (None, "pictures are computed one after the other"),
-    "no_concat": (True, "what it switched off is not there"),
+    "no_concat": (
+        False,
+        "it drops the neighbours' keys in the release, for debugging; here they always count",
+    ),
     "random_position": (True, "it is a matter of training"),
 }
 
@@ -163,7 +166,8 @@ def make_parser() -> _Parser:
         "together (the default for one picture), or share the list (the default for several)")  # fmt: skip
     add("--compile", action="store_true", help="fuse the layers' small operations (torch.compile): slower to start, "
         "meant for GPUs")  # fmt: skip
-    add("--memory", type=memory_size, metavar="SIZE", help="memory to use, like 8GiB (default: most of what is free)")
+    add("--memory", type=memory_size, metavar="SIZE", help="memory to use, like 8GiB: the GPU's or, without one, the "
+        "host's, for the program too (default: most of what is free)")  # fmt: skip
     add("--estimate", action="store_true", help="print sizes, plan, memory and TFLOP, then exit")
 
     add = parser.add_argument_group("output").add_argument
@@ -218,11 +222,14 @@ def _flags_of(stored: Mapping[str, Any], given: argparse.Namespace) -> list[str]
 def _settled(args: argparse.Namespace) -> list[str]:
     """What to say about the flags that decide nothing. They are taken out of args."""
     given, wrong = take_settled(args, SETTLED)
+    idle = [flag(name) for name in given if name not in wrong]
     ignored = [
-        f"{flag(name)} {value} is ignored: for this network it is always {SETTLED[name][0]}"
+        f"{flag(name)} is ignored: {SETTLED[name][1]}"
+        if value is True
+        else f"{flag(name)} {value} is ignored: for this network it is always {SETTLED[name][0]}"
         for name, value in wrong.items()
     ]
-    return [f"accepted for compatibility, without effect: {', '.join(map(flag, given))}"] * bool(given) + ignored
+    return [f"accepted for compatibility, without effect: {', '.join(idle)}"] * bool(idle) + ignored
 
 
 def _target(args: argparse.Namespace) -> Target:

@@ -55,6 +55,10 @@ class Console:
             self._said.add(text)
             self._print(f"note: {f'{about}: ' if about else ''}{text}", sys.stderr)
 
+    def notes(self, texts: Iterable[str], about: str = "") -> None:
+        for text in texts:
+            self.note(text, about)
+
     def error(self, text: str) -> None:
         self._print(f"error: {text}", sys.stderr)
 

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
+from sat_sr.byte_sizes import format_bytes
+from sat_sr.checkpoint.reading import stored_types
 from sat_sr.cli.target import by
 from sat_sr.cli.work import Work, dtype_name
 from sat_sr.cli.worker import Worker
-from sat_sr.inference.byte_sizes import format_bytes
+from sat_sr.inference.budget import PROGRAM_BYTES
 from sat_sr.model.counts import parameter_count
-
-# Python, PyTorch, SAT and the kernels that a first network call loads, resident on the host: docs/memory.md. A PyTorch
-# built for CUDA is larger, whether there is a GPU or not.
-PROGRAM_BYTES = (990 if torch.version.cuda else 570) << 20
 
 
 def introduction(worker: Worker) -> str:
-    """The network and where it runs."""
+    """What was found in the weights, and where the network runs."""
+    checkpoint, count = worker.checkpoint, parameter_count(worker.config)
+    parameters = f"{count / 1e6:.1f} M" if count >= 1e6 else f"{count:,}"
+    tower = "no CLIP input"
+    if checkpoint.clip_tensors:
+        tower = f"its own CLIP tower in {stored_types(checkpoint.clip_tensors)}"
+    elif worker.config.vector_dim:
+        tower = f"no CLIP tower in the file, that of {worker.clip_model} is used"
     return (
-        f"network {worker.checkpoint.path} ({parameter_count(worker.config) / 1e6:.1f} M parameters), "
+        f"network {checkpoint.path} ({checkpoint.kind}, {parameters} parameters stored in "
+        f"{stored_types(checkpoint.tensors)}, {tower}), "
         f"{dtype_name(worker.dtype)} on {worker.device}, kernel {worker.kernel} ({worker.kernel_reason})"
     )
 

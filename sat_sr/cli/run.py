@@ -55,8 +55,7 @@ class Run:
         self.results = Results(self.console, self.sharing)
 
     def run(self) -> int:
-        for note in self.args.notes:
-            self.console.note(note)
+        self.console.notes(self.args.notes)
         code = exit_codes.DONE
         try:
             if self.args.inputs:
@@ -133,8 +132,7 @@ class Run:
             raise CannotRun(str(error)) from error
         share_cores(process.local_world_size)
         self.console.line(introduction(worker))
-        for note in worker.notes():
-            self.console.note(note)
+        self.console.notes(worker.notes())
         if self.stored is not None and self.stored.get("checkpoint") != worker.checkpoint_hash:
             self.console.note(
                 f"{args.from_picture} was made with other weights ({self.stored.get('network')}): the picture "
@@ -220,9 +218,7 @@ class Run:
 
     def _do(self, worker: Worker, output: Output, act: Callable[[Worker, Output], None]) -> None:
         entry, console = output.entry, self.console
-        for note in (entry.note, output.note if not output.skip or output.left_out else None):
-            if note:
-                console.note(note)
+        console.notes(filter(None, (entry.note, output.note if not output.skip or output.left_out else None)))
         if output.error:
             self.results.fail(entry, output.error)
         elif output.skip:
@@ -243,9 +239,9 @@ class Run:
         picture, origin = self.sharing.agree(lambda: (entry.read(self.args.max_pixels), entry.origin()), report)
         picture, work, notes = self.sharing.agree(lambda: worker.prepare(picture, output.path), report)
         console.line(describe(worker, entry.name, work))
-        for note in notes:
-            console.note(note, entry.name)
+        console.notes(notes, entry.name)
         self.sharing.all_run(worker.load)
+        console.notes(worker.clip_notes())
         # From here on ranks that compute the picture together wait for one another.
         with self._failures(entry, of_all=False):
             try:
@@ -273,8 +269,7 @@ class Run:
                 notes.append(f"{output.path} has appeared meanwhile: written to {path}")
             else:
                 notes += [note for note in added if note not in notes]
-                for note in notes:
-                    self.console.note(note, output.entry.name)
+                self.console.notes(notes, output.entry.name)
                 return path
 
     def _estimate(self, worker: Worker, output: Output) -> None:

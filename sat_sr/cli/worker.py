@@ -68,6 +68,7 @@ class Worker:
             args.kernel, self.device, self.dtype, self.config.head_dim, self.config.tokens_per_block
         )
         self.settings = self._settings(default_settings(self.checkpoint, args.fast))
+        self.clip_model = args.clip_model or DEFAULT_CLIP
         self.trim = Trim(args.lr_size, args.crop_size, args.round)
         self.mode, self.block_batch = args.inference_type, args.block_batch or BLOCK_BATCH
         self.ranks: Ranks | None = None  # that compute every picture together with this one
@@ -83,7 +84,7 @@ class Worker:
                 self.checkpoint,
                 str(self.device),
                 self.dtype,
-                self.args.clip_model or DEFAULT_CLIP,
+                self.clip_model,
                 compiled=self.args.compile,
             )
         except (ValueError, OSError) as error:
@@ -98,6 +99,10 @@ class Worker:
     def load(self) -> None:
         """The weights, now: what comes next is measured."""
         _ = self.upscaler
+
+    def clip_notes(self) -> tuple[str, ...]:
+        """What was assumed about the CLIP tower, once it is loaded."""
+        return () if self.upscaler.clip is None else self.upscaler.clip.notes
 
     def notes(self) -> list[str]:
         """What the weights and the flags about them do not agree on, and what is odd about the choices."""

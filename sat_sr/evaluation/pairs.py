@@ -64,7 +64,10 @@ class Pairs:
             raise ValueError(f"scale {scale:g}: must be more than 1")
         if limit is not None and limit < 1:
             raise ValueError(f"limit {limit}: must be at least 1")
-        self.mixture = None if degradation == "none" else parse_degradation(degradation)
+        try:
+            self.mixture = None if degradation == "none" else parse_degradation(degradation)
+        except ValueError as error:
+            raise ValueError(f"{error}; or none, antialiased bicubic alone") from None
         if self.mixture and scale != LR_FACTOR:
             raise ValueError(
                 f"degradation {degradation} at scale {scale:g}: it is defined for scale {LR_FACTOR} only; "

@@ -3,4 +3,4 @@
 MODES = ("auto", "full", "ar2", "ar")  # `planner`
 OFFLOADS = ("none", "state", "all")  # `planner`; also "auto"
 KERNELS = ("sdpa", "merge", "flash", "flex", "cudnn")  # `model.attention_kernels`; also "auto"
-BLOCK_BATCH = 4  # the release's default for ar2
+BLOCK_BATCH = 4  # what the release's launcher gives ar2; its program alone takes 1

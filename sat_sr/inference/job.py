@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from sat_sr.config import InfDiTConfig
-from sat_sr.inference.budget import Budget
+from sat_sr.inference.budget import PROGRAM_BYTES, Budget
 from sat_sr.inference.canvas import Canvas
 from sat_sr.inference.choices import BLOCK_BATCH
 from sat_sr.inference.memory import canvas_bytes
@@ -69,18 +69,20 @@ def make_job(
     kernel, _ = choose_kernel(kernel, device, dtype, config.head_dim, config.tokens_per_block)
     work = Workload(config, canvas.size, batch, str(device), dtype, kernel, settings.sampler)
     parts = ranks.parts(work.grid) if ranks else [range(max(work.grid))]
-    on_device = on_host = None
+    limits = {}
     if budget:
         pictures = max(canvas_bytes(work, part) for part in parts)
-        on_device = budget.for_network(pictures, "{1}x{0}".format(*canvas.target))
-        on_host = None if budget.device is None else budget.host
+        budget.check_pictures(pictures, "{1}x{0}".format(*canvas.target))
+        if budget.device is None:
+            limits = {"budget": budget.host, "besides": PROGRAM_BYTES + pictures}
+        else:
+            limits = {"budget": budget.device, "host_budget": budget.host - PROGRAM_BYTES}
     plan = make_plan(
         work,
         mode=mode,
         block_batch=block_batch,
         offload=offload,
-        budget=on_device,
-        host_budget=on_host,
+        **limits,
         part=ranks.part(work.grid) if ranks else None,
         deciding=max(parts, key=len) if ranks else None,
     )

@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from sat_sr.byte_sizes import format_bytes
 from sat_sr.config import InfDiTConfig
-from sat_sr.inference.byte_sizes import format_bytes
 from sat_sr.inference.choices import BLOCK_BATCH, MODES, OFFLOADS
 from sat_sr.inference.memory import WORKSPACE, canvas_bytes, group_bytes, kept_bytes, traffic_bytes, weight_bytes
 from sat_sr.inference.schedule import Order, Schedule
@@ -64,6 +64,7 @@ def make_plan(
     block_batch: int = BLOCK_BATCH,
     offload: str = "auto",
     budget: int | None = None,
+    besides: int = 0,
     host_budget: int | None = None,
     part: range | None = None,
     deciding: range | None = None,
@@ -74,6 +75,7 @@ def make_plan(
                  block_batch² blocks), "auto" (whatever fits)
     offload      what lives on the host: "none", "state", "all", or "auto" (as little as fits)
     budget       bytes of device memory that may be used, weights included; None: no limit
+    besides      bytes of that for other things, where the device takes the host's memory: the program, pictures
     host_budget  bytes of the host's that pictures and what is offloaded may take; None: no limit
     part         block rows or columns computed by this process, see `Schedule`
     deciding     the largest part of all processes that share the canvas: what is chosen for it all of them do, as lines
@@ -102,10 +104,10 @@ def make_plan(
     wanted = Schedule(work.grid, (largest, largest), "block", decides)
     candidates = [p for p in plans if p.schedule == wanted] if mode == "ar2" else plans
 
-    on_device = [p for p in candidates if budget is None or p.device_bytes <= budget]
+    on_device = [p for p in candidates if budget is None or besides + p.device_bytes <= budget]
     fitting = [p for p in on_device if host_budget is None or p.host_bytes <= host_budget]
     if not fitting:
-        raise MemoryError(_what_is_missing(work.canvas, mode, on_device, candidates, budget, host_budget))
+        raise MemoryError(_what_is_missing(work.canvas, mode, on_device, candidates, budget, besides, host_budget))
     chosen, fallbacks = fitting[0], []
     if deciding:
         return plan(chosen.schedule.order, chosen.schedule.group, chosen.offload, part)
@@ -166,6 +168,7 @@ def _what_is_missing(
     on_device: list[Plan],
     candidates: list[Plan],
     budget: int | None,
+    besides: int,
     host_budget: int | None,
 ) -> str:
     """Why no candidate fits, not even those that fit the device, and the way out."""
@@ -177,6 +180,10 @@ def _what_is_missing(
             f"{name} needs about {format_bytes(least.host_bytes)} of the host's memory{moved}, "
             f"{format_bytes(host_budget)} may be used: ask for a smaller size, upscale parts, or close other programs"
         )
-    least = min(candidates, key=lambda plan: plan.device_bytes)
-    way_out = "raise --memory" if mode == "auto" else "use --inference_type auto, or raise --memory"
-    return f"{name} needs about {format_bytes(least.device_bytes)}, {format_bytes(budget)} may be used: {way_out}"
+    least = besides + min(plan.device_bytes for plan in candidates)
+    shared = ", the program and pictures included" if besides else ""
+    smaller = "use --inference_type auto, " if mode != "auto" else "ask for a smaller size, " if besides else ""
+    return (
+        f"{name} needs about {format_bytes(least, up=True)}{shared}, {format_bytes(budget)} may be used: "
+        f"{smaller}{'or ' if smaller else ''}raise --memory"
+    )

@@ -140,7 +140,7 @@ class Upscaler:
                    memory
         offload    what lives on the host instead of the device: "none", "state", "all", or "auto" (as little as fits)
         memory     bytes that may be used, weights included: of the device, or, where that has no memory of its own, of
-                   the host, pictures included; None: most of what is free
+                   the host for the whole process, pictures and program included; None: most of what is free
         kernel     of attention: name in `model.attention_kernels.KERNELS`, or "auto"
         callback   called after each step with (step, steps, current picture (B, 3, H, W) in [-1, 1])
         settings   fields of SamplingSettings; what is not given is the checkpoint's default

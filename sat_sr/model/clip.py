@@ -66,7 +66,10 @@ class CLIPImageEncoder(nn.Module):
     """Low-resolution image to a CLIP embedding of unit length. Frozen: its parameters want no gradient.
 
     tower  transformers' image tower with its projection
+    Attribute notes: what was assumed about it, a line each.
     """
+
+    notes: tuple[str, ...] = ()
 
     def __init__(self, tower: CLIPVisionModelWithProjection) -> None:
         super().__init__()

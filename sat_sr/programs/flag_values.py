@@ -7,7 +7,7 @@ import re
 from argparse import ArgumentTypeError
 from collections.abc import Callable
 
-from sat_sr.inference.byte_sizes import parse_bytes
+from sat_sr.byte_sizes import parse_bytes
 
 
 def integer(least: int, most: int = 10**18) -> Callable[[str], int]:

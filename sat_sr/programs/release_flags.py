@@ -6,6 +6,7 @@ Such a flag has one value that is true of this network: other values contradict 
 from __future__ import annotations
 
 import argparse
+import textwrap
 from collections.abc import Iterable, Mapping
 
 # Name -> the one value, and why there is no other.
@@ -53,15 +54,25 @@ def spelt(names: Iterable[str]) -> str:
     return ", ".join(flag(name)[2:] for name in names)
 
 
+class _Help(argparse.HelpFormatter):
+    """Does not break the names of flags at their hyphens."""
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return "\n".join(indent + line for line in self._split_lines(text, width - len(indent)))
+
+
 def help_layout(prog: str) -> argparse.HelpFormatter:
     """--help in 79 columns, however wide the terminal."""
-    return argparse.HelpFormatter(prog, max_help_position=27, width=79)
+    return _Help(prog, max_help_position=27, width=79)
 
 
 def add_settled(group: argparse._ArgumentGroup, settled: Settled) -> None:
     """Have argparse take the flags, without a word in --help."""
     for name, (only, _) in settled.items():
-        if only is True:
+        if isinstance(only, bool):
             group.add_argument(flag(name), action="store_true", default=None, help=argparse.SUPPRESS)
         else:
             group.add_argument(flag(name), type=str if only is None else type(only), help=argparse.SUPPRESS)

@@ -96,7 +96,8 @@ class Trainer:
                 f"{shards} shard(s) for {self.batches.streams} data workers: each of them reads all, in an order of "
                 "its own; with as many shards or more, a pass would read each sample once"
             )
-        self.log.line(note)
+        for line in (note, *(self.clip.notes if self.clip else ())):
+            self.log.line(line)
         self.noise = TrainingNoise(
             self.seed, self.rank, device, settings.p_mean, settings.p_std, settings.sigma_sampling == "stratified"
         )

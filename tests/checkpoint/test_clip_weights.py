@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.server
 import json
+import os
 import socket
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -12,7 +18,8 @@ import torch
 
 from sat_sr.checkpoint.clip_weights import load_clip
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "clip_image_encoder.safetensors"
+ROOT = Path(__file__).parents[2]
+GOLDEN = ROOT / "tests" / "golden" / "clip_image_encoder.safetensors"
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +72,23 @@ def test_clip_from_a_transformers_folder(tmp_path, tower):
     check_tower(load_clip(tmp_path))
 
 
+@pytest.mark.parametrize("name", ["open_clip_model.safetensors", "mine.safetensors"])
+def test_clip_from_a_file_is_told_by_the_configuration_beside_it(tmp_path, tower, name):
+    safetensors.torch.save_file(tower, tmp_path / name)
+    # Heads of 64, by default, would be one in this tower of 64: another embedding, from the same weights.
+    assumed = load_clip(tmp_path / name)
+    assert assumed.tower.config.num_attention_heads == 1
+    (note,) = assumed.notes
+    assert note == f"{tmp_path / name} has no open_clip_config.json beside it: attention heads of 64 are assumed"
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(TINY))
+    told = load_clip(tmp_path / name)
+    check_tower(told)
+    assert told.notes == ()
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": {"quick_gelu": True, "vision_cfg": {}}}))
+    with pytest.raises(ValueError, match="quick GELU"):
+        load_clip(tmp_path / name)
+
+
 def test_clip_from_the_hub_cache_asks_no_network(no_network, tower):
     repository = no_network / "models--someone--tiny-clip"
     snapshot = repository / "snapshots" / "0123456789abcdef0123456789abcdef01234567"
@@ -84,6 +108,39 @@ def test_clip_offline_says_what_to_fetch_and_where_to_put_it(no_network, monkeyp
     repository = source[0] if source else "laion/CLIP-ViT-L-14-DataComp.XL-s13B-b90K"  # the release's
     for part in ("open_clip_pytorch_model.bin", f"https://huggingface.co/{repository}", "--clip-model"):
         assert part in str(error.value)
+
+
+@contextlib.contextmanager
+def hub_that_is_down():
+    """Its address, and the requests that it has refused so far."""
+    asked = []
+
+    class Refuse(http.server.BaseHTTPRequestHandler):
+        def do_HEAD(self):
+            asked.append(self.path)
+            self.send_error(503)
+
+        def log_message(self, *args):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Refuse) as server:
+        threading.Thread(target=server.serve_forever).start()
+        yield f"http://127.0.0.1:{server.server_port}", asked
+        server.shutdown()
+
+
+@pytest.mark.parametrize(("down", "reason"), [(True, "the hub answered 503"), (False, "the hub cannot be reached")])
+def test_a_hub_that_does_not_answer_is_asked_once_and_all_that_is_said_is_the_sentence(tmp_path, down, reason):
+    code = "from sat_sr.checkpoint.clip_weights import load_clip as load; load('nobody/no-such-clip')"
+    with hub_that_is_down() as (address, asked):
+        environment = {**os.environ, "HF_ENDPOINT": address if down else "http://127.0.0.1:9", "HF_HOME": str(tmp_path)}
+        environment.pop("HF_HUB_OFFLINE", None)
+        run = subprocess.run([sys.executable, "-c", code], env=environment, cwd=ROOT, capture_output=True, text=True)
+    assert len(asked) == int(down)
+    before, _, said = run.stderr.rpartition("FileNotFoundError: ")
+    assert reason in said and "--clip-model" in said
+    assert before.startswith("Traceback") and "Retry" not in run.stderr and "thrown" not in run.stderr
+    assert run.stdout == ""
 
 
 def test_clip_weights_with_a_flipped_bit_are_refused(tmp_path, tower):

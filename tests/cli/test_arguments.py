@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -177,6 +178,19 @@ def test_help_and_errors_come_before_torch():
         )
         assert result.returncode == expected, result.stderr
         assert "AssertionError" not in result.stderr
+
+
+def test_the_neighbours_keys_are_not_dropped_and_it_is_told_what_the_flag_did():
+    notes = parse_arguments(["--no_concat", "--nogate"]).notes
+    told = "it drops the neighbours' keys in the release, for debugging; here they always count"
+    assert f"--no-concat is ignored: {told}" in notes
+    assert "accepted for compatibility, without effect: --nogate" in notes
+
+
+@pytest.mark.parametrize("program", ["generate_sr_big.py", "train_text2image_sr.py"])
+def test_help_breaks_no_name_of_a_flag(program):
+    run = subprocess.run([sys.executable, ROOT / program, "--help"], capture_output=True, text=True, check=True)
+    assert "max-sequence-length" in run.stdout and not re.search(r"\w-\n", run.stdout)
 
 
 def test_help_is_grouped_and_fits_80_columns(monkeypatch):

@@ -18,6 +18,7 @@ from PIL import Image
 
 from sat_sr.checkpoint import save_safetensors
 from sat_sr.cli.arguments import make_parser
+from sat_sr.inference.budget import PROGRAM_BYTES
 
 ONE_BLOCK = ["--inference_type", "ar2", "--block_batch", "1"]  # at a time
 
@@ -162,17 +163,17 @@ def test_a_size_below_the_picture_is_refused_with_a_hint(cli, picture):
 
 
 def test_a_pass_that_does_not_fit_is_told_with_its_number(cli, picture):
-    outcome = cli(picture("a.png"), "--infer_sr_scale", "16", "--memory", "200KiB")
+    outcome = cli(picture("a.png"), "--infer_sr_scale", "16", "--memory", str(PROGRAM_BYTES + (200 << 10)))
     assert outcome.code == 1
-    assert_one_sentence(outcome.err, "a.png: pass 2 of 2, to 96x80 needs about")
+    assert_one_sentence(outcome.err, "a.png: pass 2 of 2, to canvas 96x80 in mode auto needs about")
     assert os.listdir("samples") == []
 
 
 def test_a_budget_too_small_for_a_block(cli, picture):
-    outcome = cli(picture("a.png"), "--memory", "20KiB")
+    outcome = cli(picture("a.png"), "--memory", "20MiB")
     assert outcome.code == 1
-    assert_one_sentence(outcome.err, "20.0 KiB")
-    outcome = cli("a.png", "--memory", "90KiB", "--inference_type", "full")
+    assert_one_sentence(outcome.err, "20.0 MiB")
+    outcome = cli("a.png", "--memory", str(PROGRAM_BYTES + (90 << 10)), "--inference_type", "full")
     assert outcome.code == 1
     assert_one_sentence(outcome.err, "use --inference_type auto, or raise --memory")
     assert os.listdir("samples") == []

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sat_sr.cli.describe import PROGRAM_BYTES
+from sat_sr.inference.budget import PROGRAM_BYTES
 
 
 def test_an_estimate_needs_no_weights(cli, picture, monkeypatch):

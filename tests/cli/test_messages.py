@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import os
+from pathlib import Path
 
 import pytest
+import safetensors.torch
+import torch
 from PIL import Image
 
+from sat_sr.checkpoint import save_safetensors
 from sat_sr.cli.console import Console
+from sat_sr.model.layout import parameter_shapes
 
 
 def test_json_is_one_object_a_picture_and_nothing_else(cli, picture):
@@ -75,6 +81,41 @@ def test_notes_are_said_once(cli, picture):
     assert "--clip-model is not used" in cli(pictures[0], "--clip-model", "x").err
     assert err.count("--block-batch acts with --inference-type ar2 only") == 1
     assert err.count("so it is done in 2 passes") == 1
+
+
+def test_what_was_found_in_the_weights_is_said(cli, picture, network, upscaler):
+    config = dataclasses.replace(upscaler.model.config, vector_dim=24)
+    weights = {name: torch.zeros(shape, dtype=torch.bfloat16) for name, shape in parameter_shapes(config).items()}
+    recorded = safetensors.torch.load_file(Path(__file__).parents[1] / "golden" / "clip_image_encoder.safetensors")
+    prefix = "weights.image_encoder.model."
+    tower = {n.removeprefix(prefix): tensor for n, tensor in recorded.items() if n.startswith(prefix + "visual.")}
+    count = sum(tensor.numel() for tensor in weights.values())
+    save_safetensors("own.safetensors", weights, config, clip=tower)
+    save_safetensors("none.safetensors", weights, config)
+    safetensors.torch.save_file(tower, "tower.safetensors")
+
+    def told(weights, *flags):
+        outcome = cli("a.png", f"--network={weights}", *flags, load=True)
+        assert outcome.code == 0, outcome.err
+        return outcome.out.splitlines()[0].partition("), ")[0], outcome.err
+
+    picture("a.png")
+    for weights, flags, clip in (
+        ("own.safetensors", [], "its own CLIP tower in float32"),
+        (
+            "none.safetensors",
+            [],
+            "no CLIP tower in the file, that of laion/CLIP-ViT-L-14-DataComp.XL-s13B-b90K is used",
+        ),
+        ("none.safetensors", ["--clip-model=mine"], "no CLIP tower in the file, that of mine is used"),
+    ):
+        line = f"network {weights} (safetensors, {count:,} parameters stored in bfloat16, {clip}"
+        assert told(weights, "--estimate", *flags) == (line, "")
+    assert told(network, "--estimate")[0].endswith("parameters stored in float32, no CLIP input")
+    assert (
+        "tower.safetensors has no open_clip_config.json beside it"
+        in told("none.safetensors", "--clip-model=tower.safetensors")[1]
+    )
 
 
 def test_a_terminal_obeys_no_file_name(cli, picture, monkeypatch):

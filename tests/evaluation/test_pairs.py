@@ -75,7 +75,11 @@ def test_spread_reaches_over_the_whole_list():
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"scale": 0.5}, "must be more than 1"), ({"limit": 0}, "at least 1"), ({"degradation": "wild"}, "unknown")],
+    [
+        ({"scale": 0.5}, "must be more than 1"),
+        ({"limit": 0}, "at least 1"),
+        ({"degradation": "strng"}, "clean; or none, antialiased bicubic"),
+    ],
 )
 def test_wrong_values(folder, options, message):
     with pytest.raises(ValueError, match=message):

@@ -122,6 +122,7 @@ def command_line(rank: int, world: int, folder: str) -> int:
     worker.Worker.plan = tell
     if rank:
         budget.free_bytes = lambda device: (318 + 16 * CANVASES_HELD) << 10
+        budget.resident_bytes = lambda: budget.PROGRAM_BYTES + (1 << 30)
     picture = [f"{folder}/small.png", "--infer-sr-scale", "6", "-o", f"{folder}/{world}.png"]
     settings = ["--seed", "7", "--sampler", "euler", "--num-steps", "2", "--device", "cpu"]
     code = main.main([*picture, *settings, "--network", f"{folder}/1.safetensors"])

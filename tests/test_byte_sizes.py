@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sat_sr.inference.byte_sizes import format_bytes, parse_bytes
+from sat_sr.byte_sizes import format_bytes, parse_bytes
 
 
 @pytest.mark.parametrize(
@@ -32,3 +32,8 @@ def test_memory_that_cannot_be_read_shows_the_forms(text):
 )
 def test_memory_as_it_is_shown(count, text):
     assert format_bytes(count) == text
+
+
+@pytest.mark.parametrize("count", [1023, (1 << 30) + 1, 1_234_567_890, 597_754_112])
+def test_what_is_shown_rounded_up_is_enough_when_it_is_typed(count):
+    assert 0 <= parse_bytes(format_bytes(count, up=True)) - count < count * 0.1

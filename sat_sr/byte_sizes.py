@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 
@@ -14,11 +15,13 @@ def parse_bytes(text: str) -> int:
     return count
 
 
-def format_bytes(count: int) -> str:
-    """1234567890 -> '1.1 GiB'."""
+def format_bytes(count: int, *, up: bool = False) -> str:
+    """1234567890 -> '1.1 GiB', or '1.2 GiB' up: what is at least as much."""
     value = float(count)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if value < 1024:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if value < 1024 or unit == "TiB":
+            break
         value /= 1024
-    return f"{value:.1f} TiB"
+    if unit == "B":
+        return f"{value:.0f} B"
+    return f"{math.ceil(value * 10) / 10 if up else value:.1f} {unit}"
