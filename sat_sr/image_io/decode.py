@@ -1,6 +1,7 @@
 """Picture file -> samples as stored, at full depth.
 
 Pillow decodes everything, but hands out 16-bit colour cut to 8 bits: those are put together in png.py and own_tiff.py.
+What it makes of JPEG 2000 is put right in jpeg_2000.py.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from PIL import ExifTags, Image, TiffImagePlugin
 from sat_sr.image_io.color import cmyk_to_srgb, lab_to_srgb
 from sat_sr.image_io.decoding_errors import DECODING_ERRORS
 from sat_sr.image_io.embedded import not_carried, overlooked
+from sat_sr.image_io.jpeg_2000 import decode_jpeg_2000
 from sat_sr.image_io.metadata import (
     SETTINGS_KEY,
     is_damaged_exif,
@@ -24,7 +26,7 @@ from sat_sr.image_io.metadata import (
     utf8_as_ascii,
 )
 from sat_sr.image_io.own_tiff import TIFF_HEADERS, decode_own_tiff, exif_of, open_own_tiff
-from sat_sr.image_io.picture import FIRST_ONLY, READ_FORMATS, Decoded, PictureError, check_size
+from sat_sr.image_io.picture import BESIDE, FIRST_ONLY, PALETTE, READ_FORMATS, Decoded, PictureError, check_size
 from sat_sr.image_io.png import correct_transparent_level, decode_deep_png, png_color_chunks, png_without_pixels
 
 _PPM_HEADER = re.compile(rb"P[2356]\s+(?:#[^\n]*\n\s*)*\d+\s+\d+\s+(?P<maximum>\d{1,5})\s")
@@ -60,7 +62,9 @@ def decode(file: BinaryIO, name: str, max_pixels: int, notes: list[str]) -> Deco
     decoded = Decoded(np.empty(0), "rgb", image.format or "", orientation, exif=exif)
     if image.format == "PNG":
         decoded.color_chunks = png_color_chunks(file)
-    if image.format == "PNG" and bits == 16 and head[25] != 0:
+    if image.format == "JPEG2000":
+        decoded.samples, decoded.mode_kind, decoded.premultiplied = decode_jpeg_2000(file, image, name, notes)
+    elif image.format == "PNG" and bits == 16 and head[25] != 0:
         decoded.samples = decode_deep_png(file, head[25])
         image.load()  # the text chunks behind the pixels
     else:
@@ -155,8 +159,6 @@ def _samples(image: Image.Image, bits: int, name: str, notes: list[str]) -> tupl
     if mode.startswith("I;16"):
         samples = np.asarray(image).astype(np.uint16)[..., None]
         if 0 < bits < 16:
-            if image.format == "JPEG2000":  # these Pillow shifts to the upper end of the 16 bits
-                samples >>= 16 - bits
             top = 2**bits - 1
             samples = ((samples.astype(np.uint32) * 65535 + top // 2) // top).astype(np.uint16)
         return samples, "grey"
@@ -173,7 +175,7 @@ def _samples(image: Image.Image, bits: int, name: str, notes: list[str]) -> tupl
         kind, image = "lab", lab_to_srgb(image, notes)
     elif mode in ("P", "PA"):
         kind, image = "palette", image.convert("RGBA" if transparent or mode == "PA" else "RGB")
-        notes.append("palette colours: written as full RGB")
+        notes.append(PALETTE)
     elif mode in ("1", "L", "LA", "La"):
         image = image.convert("LA" if transparent or mode in ("LA", "La") else "L")
     else:
@@ -186,7 +188,7 @@ def _note_tiff_losses(image: TiffImagePlugin.TiffImageFile, decoded: Decoded, no
     """What Pillow leaves out of a TIFF: channels beyond those of the mode."""
     taken = 4 if decoded.mode_kind == "cmyk" else decoded.samples.shape[2]
     if (beside := image.tag_v2.get(TiffImagePlugin.SAMPLESPERPIXEL, 1) - taken) > 0:
-        notes.append(f"{beside} channel(s) beside colour and transparency: left out")
+        notes.append(BESIDE.format(beside))
 
 
 def _bits_stored(image: Image.Image, head: bytes) -> int:
@@ -198,8 +200,6 @@ def _bits_stored(image: Image.Image, head: bytes) -> int:
     if image.format == "AVIF" and (at := head.find(b"av1C")) >= 0 and len(head) > at + 6:
         flags = head[at + 6]  # seq_tier, high_bitdepth, twelve_bit, … (AV1-ISOBMFF 2.3.3)
         return (12 if flags & 0x20 else 10) if flags & 0x40 else 8
-    if image.format == "JPEG2000" and (at := head.find(b"\xff\x4f\xff\x51")) >= 0 and len(head) > at + 42:
-        return (head[at + 42] & 0x7F) + 1  # Ssiz (T.800 A.5.1)
     if image.format == "PPM" and (header := _PPM_HEADER.match(head)):
         return int(header["maximum"]).bit_length()
     return 0

@@ -17,7 +17,7 @@ from PIL import Image, TiffTags
 from PIL import TiffImagePlugin as Tag
 
 from sat_sr.image_io.metadata import parse_exif, resolution_of
-from sat_sr.image_io.picture import FIRST_ONLY, Decoded, check_size
+from sat_sr.image_io.picture import BESIDE, FIRST_ONLY, Decoded, check_size
 
 TIFF_HEADERS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 # None, LZW, deflate (two numbers), packbits, LZMA, Zstandard: codecs of plain bytes
@@ -114,7 +114,7 @@ def decode_own_tiff(
     extra = (*directory.values_of(Tag.EXTRASAMPLES), *[0] * samples_per_pixel)[: samples_per_pixel - colors]
     has_alpha = bool(extra) and (extra[0] in (1, 2) or Tag.EXTRASAMPLES not in directory)
     if len(extra) > has_alpha:
-        notes.append(f"{len(extra) - has_alpha} channel(s) beside colour and transparency: left out")
+        notes.append(BESIDE.format(len(extra) - has_alpha))
     samples = samples[..., : colors + has_alpha]
 
     exif = exif_of(file, directory)

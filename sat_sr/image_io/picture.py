@@ -27,7 +27,9 @@ WRITE_FORMATS = {
 }  # fmt: skip
 FORMAT_CHOICES = {"png": ".png", "jpg": ".jpg", "webp": ".webp", "tiff": ".tiff"}
 
-FIRST_ONLY = "more than one picture in the file (animation, pages): only the first is used"  # a note of both decoders
+FIRST_ONLY = "more than one picture in the file (animation, pages): only the first is used"  # notes of several decoders
+BESIDE = "{} channel(s) beside colour and transparency: left out"
+PALETTE = "palette colours: written as full RGB"
 DEFAULT_MAX_PIXELS = 1 << 28  # 16384 × 16384: 3 GiB of float32 pixels
 
 
