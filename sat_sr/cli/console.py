@@ -24,6 +24,7 @@ from sat_sr.programs.streams import leave
 
 _BAR_COLUMNS = 40  # of a picture's bar, without the name
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))}
+_NAMES = 20  # of pictures that a note is about, beside the first
 _LOG_SECONDS = 60  # between two lines about progress where no terminal shows a bar
 
 
@@ -41,7 +42,7 @@ class Console:
         self.quiet, self.json, self.prefix = quiet, json, prefix
         self.bars = bars and not (quiet or json)
         self.lost = False
-        self._said: set[str] = set()
+        self._said: dict[str, dict[str, None]] = {}  # note -> the pictures that it is about, in order
         self._list: ListBar | None = None
 
     def line(self, text: str) -> None:
@@ -50,14 +51,31 @@ class Console:
             self._print(text, sys.stdout)
 
     def note(self, text: str, about: str = "") -> None:
-        """What was substituted, skipped or ignored: said once in a run, with the first picture it is about."""
-        if not (self.quiet or self.json or text in self._said):
-            self._said.add(text)
+        """What was substituted, skipped or ignored: said once in a run, with the first picture it is about; the others
+        are named at the end, see `notes_gathered`."""
+        if self.quiet or self.json:
+            return
+        if text not in self._said:
+            self._said[text] = {about: None}
             self._print(f"note: {f'{about}: ' if about else ''}{text}", sys.stderr)
+        self._said[text][about] = None
 
     def notes(self, texts: Iterable[str], about: str = "") -> None:
         for text in texts:
             self.note(text, about)
+
+    @contextlib.contextmanager
+    def notes_gathered(self) -> Iterator[None]:
+        """Names at the end, however it ends, the pictures that a note of the body is about besides the one it named."""
+        try:
+            yield
+        finally:
+            for text, (first, *others) in self._said.items():
+                if others:
+                    more = len(others) - _NAMES
+                    left = f" and {more} more (--json has the notes of each)" if more > 0 else ""
+                    self._print(f"note: also {', '.join(others[:_NAMES])}{left}: {text}", sys.stderr)
+                    self._said[text] = {first: None}
 
     def error(self, text: str) -> None:
         self._print(f"error: {text}", sys.stderr)

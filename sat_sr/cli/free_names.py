@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sat_sr.cli.entry import Entry
+from sat_sr.image_io.picture import PictureError
 
 
 class Name(NamedTuple):
@@ -126,6 +127,16 @@ def next_free(path: Path) -> Path:
 def key_of(path: str | os.PathLike) -> str:
     """Equal for paths that name one file; also for those that would on a file system that ignores case."""
     return os.path.realpath(path).casefold()
+
+
+def stored_in(path: Path) -> Mapping[str, object] | None:
+    """The settings in a finished output; None for a file of another kind."""
+    from sat_sr.image_io import read_settings  # late, for torch's sake
+
+    try:
+        return read_settings(path)
+    except PictureError:
+        return None
 
 
 def source_in(stored: Mapping[str, object] | None) -> object:

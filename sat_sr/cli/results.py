@@ -80,6 +80,11 @@ class Results:
         if self.sharing.together and not of_all:  # the others would wait for this one
             raise SystemExit(exit_codes.FAILED)
 
+    def left(self, entry: Entry, reason: str) -> None:
+        """A picture that the run ends before; `reason` is told once, and with --json for each."""
+        if self.sharing.reports:
+            self.console.record({"status": "failed", "input": entry.name, "error": reason})
+
     def report_left(self) -> None:
         """What a rank that cannot go on leaves of its share: the others do theirs."""
         process = self.sharing.process

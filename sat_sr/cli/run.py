@@ -20,7 +20,7 @@ from sat_sr.cli.console import Console
 from sat_sr.cli.entry import Entry
 from sat_sr.cli.errors import CannotRun, reason_of
 from sat_sr.cli.find_network import find_network
-from sat_sr.cli.free_names import next_free, source_in
+from sat_sr.cli.free_names import next_free, source_in, stored_in
 from sat_sr.cli.inputs import expand_inputs
 from sat_sr.cli.outputs import Output, into_writable_folders, plan_outputs
 from sat_sr.cli.results import Results
@@ -184,21 +184,11 @@ class Run:
                 values={"seed": worker.seed, "sampler": settings.sampler, "steps": settings.num_steps},
                 fields_of=worker.name_fields,
                 existing=existing or ("error" if args.output else "number"),
-                stored_in=self._stored_in,
+                stored_in=stored_in,
                 taken=self.results.made,
             )
         except ValueError as error:
             raise CannotRun(str(error)) from error
-
-    @staticmethod
-    def _stored_in(path: Path) -> Mapping[str, Any] | None:
-        """The settings in a finished output; None for a file of another kind."""
-        from sat_sr.image_io import read_settings
-
-        try:
-            return read_settings(path)
-        except PictureError:
-            return None
 
     def _do_all(self, worker: Worker, plan: list[Output]) -> None:
         try:
@@ -211,10 +201,22 @@ class Run:
             outputs += [output for output in plan if output.left_out]
         self.results.due = len(outputs)
         costs = (0 if output.error or output.skip else worker.cost(output.entry) for output in outputs)
-        with self.console.list_progress(len(outputs), costs) as advance:
-            for output in outputs:
-                self._do(worker, output, self._upscale)
+        with self.console.list_progress(len(outputs), costs) as advance, self.console.notes_gathered():
+            for number, output in enumerate(outputs):
+                try:
+                    self._do(worker, output, self._upscale)
+                except CannotRun as error:
+                    self._leave(worker, outputs[number:], str(error))
+                    raise
                 advance()
+
+    def _leave(self, worker: Worker, outputs: list[Output], reason: str) -> None:
+        """What a run that ends before them tells of pictures."""
+        for output in outputs:
+            if output.skip:
+                self._skip(worker, output)
+            else:
+                self.results.left(output.entry, output.error or reason)
 
     def _do(self, worker: Worker, output: Output, act: Callable[[Worker, Output], None]) -> None:
         entry, console = output.entry, self.console
@@ -263,7 +265,7 @@ class Run:
             try:
                 added = worker.write(path, rgb, picture, origin, replace=output.replaces)
             except NameTaken:
-                if self.args.skip_existing and source_in(self._stored_in(path)) in (None, origin):
+                if self.args.skip_existing and source_in(stored_in(path)) in (None, origin):
                     raise
                 path = next_free(output.wanted or output.path)
                 notes.append(f"{output.path} has appeared meanwhile: written to {path}")

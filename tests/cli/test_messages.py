@@ -80,7 +80,41 @@ def test_notes_are_said_once(cli, picture):
     assert err.count("--hidden-size 1280: the weights have 16, which is used") == 1
     assert "--clip-model is not used" in cli(pictures[0], "--clip-model", "x").err
     assert err.count("--block-batch acts with --inference-type ar2 only") == 1
-    assert err.count("so it is done in 2 passes") == 1
+    assert err.count("so it is done in 2 passes") == 2  # with the first picture, and with the names of the others
+
+
+@pytest.mark.parametrize("count", [3, 30])
+def test_a_note_about_several_pictures_is_said_with_the_first_and_the_others_are_named_at_the_end(cli, picture, count):
+    names = [f"{number:02}.png" for number in range(count)]
+    for name in names:
+        Image.new("P", (6, 5)).save(name)
+    err = cli(*names, picture("rgb.png"), "nothere.png").err.splitlines()
+    text = "palette colours: written as full RGB"
+    said = [line for line in err if text in line]
+    shown = ", ".join(names[1:21]) + (" and 9 more (--json has the notes of each)" if count == 30 else "")
+    assert said == [f"note: 00.png: {text}", f"note: also {shown}: {text}"]
+
+
+def test_names_of_pictures_that_share_a_note_are_told_in_every_round_of_asking(cli, monkeypatch):
+    for name in "abc":
+        Image.new("P", (6, 5)).save(f"{name}.png")
+    monkeypatch.setattr("sys.stdin", io.StringIO("a.png\nb.png\nc.png\n"))
+    told = [line.partition(": palette")[0] for line in cli().err.splitlines() if "palette" in line]
+    assert told == ["note: a.png", "note: also b.png", "note: also c.png"]
+
+
+def test_json_tells_each_picture_that_a_run_ends_before(cli, picture, upscaler):
+    """The network wants a CLIP tower that is not there: found out with the first picture."""
+    config = dataclasses.replace(upscaler.model.config, vector_dim=24)
+    weights = {name: torch.zeros(shape) for name, shape in parameter_shapes(config).items()}
+    save_safetensors("clip.safetensors", weights, config)
+    paths = [picture(name) for name in ("a.png", "b.png")]
+    outcome = cli("nothere.png", *paths, "--network=clip.safetensors", "--clip-model=./none", "--json", load=True)
+    assert outcome.code == 2 and outcome.err.count("./none: no such file or folder") == 1
+    first, *others = map(json.loads, outcome.out.splitlines())
+    assert "not there" in first["error"] and first["input"] == "nothere.png"
+    assert [(each["status"], each["input"]) for each in others] == [("failed", str(path)) for path in paths]
+    assert all("./none: no such file or folder" in each["error"] for each in others)
 
 
 def test_what_was_found_in_the_weights_is_said(cli, picture, network, upscaler):

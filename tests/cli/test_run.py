@@ -195,6 +195,7 @@ def test_a_suffix_that_does_not_say_the_format_is_not_kept_and_it_is_told(cli):
     assert [line for line in outcome.err.splitlines() if "suffix" in line] == [  # what is true of several is said once
         "note: b.mpo: JPEG by its contents, but not by its suffix: PNG instead",
         "note: d.jpg: PNG by its contents, but not by its suffix: JPEG instead",
+        "note: also c: JPEG by its contents, but not by its suffix: PNG instead",
     ]
     for name, format in (("a_sr.jpg", "JPEG"), ("b_sr.png", "PNG"), ("c_sr.png", "PNG"), ("d_sr.jpg", "JPEG")):
         assert Image.open(f"samples/{name}").format == format
