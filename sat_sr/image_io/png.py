@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 _PNG_COLOR_CHUNKS = (b"cHRM", b"gAMA", b"sRGB", b"cICP", b"mDCV", b"cLLI")  # the last two: of HDR
-_TOPS = {"L;2": 3, "L;4": 15}  # white, by Pillow's names of grey PNGs of 2 and 4 bits
+_TOPS = {"1": 1, "L;2": 3, "L;4": 15}  # white, by Pillow's names of grey PNGs of 1, 2 and 4 bits
 _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 _PNG_PIXEL_CHUNKS = (b"IDAT", b"acTL", b"fcTL", b"fdAT")  # the last three: animation
 
@@ -38,8 +38,8 @@ def decode_deep_png(file: BinaryIO, color_type: int) -> np.ndarray:
 def correct_transparent_level(image: Image.Image) -> None:
     """Brings the transparent level of a grey PNG, not loaded yet, to the 8 bits that Pillow brings its samples to.
 
-    Pillow leaves that of 2 or 4 bits as stored: another level would be transparent. Other kinds of picture stay as
-    they are.
+    Pillow leaves that of 2 or 4 bits as stored, its earlier versions that of 1 bit, too: another level would be transparent. Other
+    kinds of picture stay as they are.
     """
     raw_mode = image.tile[0].args if image.format == "PNG" and image.tile else None
     level = image.info.get("transparency")
