@@ -38,8 +38,8 @@ def decode_deep_png(file: BinaryIO, color_type: int) -> np.ndarray:
 def correct_transparent_level(image: Image.Image) -> None:
     """Brings the transparent level of a grey PNG, not loaded yet, to the 8 bits that Pillow brings its samples to.
 
-    Pillow leaves that of 2 or 4 bits as stored, its earlier versions that of 1 bit, too: another level would be transparent. Other
-    kinds of picture stay as they are.
+    Pillow leaves that of 2 or 4 bits as stored, its earlier versions that of 1 bit, too: another level would be
+    transparent. Other kinds of picture stay as they are.
     """
     raw_mode = image.tile[0].args if image.format == "PNG" and image.tile else None
     level = image.info.get("transparency")
