@@ -25,9 +25,10 @@ from sat_sr.image_io.metadata import (
     settings_of,
     utf8_as_ascii,
 )
-from sat_sr.image_io.own_tiff import TIFF_HEADERS, decode_own_tiff, exif_of, open_own_tiff
+from sat_sr.image_io.own_tiff import decode_own_tiff, is_own
 from sat_sr.image_io.picture import BESIDE, FIRST_ONLY, PALETTE, READ_FORMATS, Decoded, PictureError, check_size
 from sat_sr.image_io.png import correct_transparent_level, decode_deep_png, png_color_chunks, png_without_pixels
+from sat_sr.image_io.tiff_directory import check_kind, check_tile, exif_of, note_pages, read_directory
 
 _PPM_HEADER = re.compile(rb"P[2356]\s+(?:#[^\n]*\n\s*)*\d+\s+\d+\s+(?P<maximum>\d{1,5})\s")
 _EXTENDED_XMP = b"http://ns.adobe.com/xmp/extension/\0"  # start of a JPEG's APP1 segments with it
@@ -45,12 +46,15 @@ def decode(file: BinaryIO, name: str, max_pixels: int, notes: list[str]) -> Deco
 
     Raises PictureError for what is not accepted, and whatever Pillow raises on damaged data.
     """
-    own_tiff = open_own_tiff(file)
-    if own_tiff is not None:
-        return decode_own_tiff(file, own_tiff, name, max_pixels, notes)
+    directory = read_directory(file)
+    if directory is not None and is_own(directory):
+        return decode_own_tiff(file, directory, name, max_pixels, notes)
     image = open_image(file)
     check_size(image.size, name, max_pixels)
-    if getattr(image, "is_animated", False):
+    if directory is not None:
+        check_tile(directory, name, max_pixels)
+        note_pages(directory, notes)
+    elif getattr(image, "is_animated", False):
         notes.append(FIRST_ONLY)
     stored = _stored_exif(image)
     if (raw := image.info.get("exif")) and is_damaged_exif(raw, stored):
@@ -112,10 +116,25 @@ def _resolution(image: Image.Image, stored: Image.Exif) -> tuple | None:
 
 
 def open_image(file: BinaryIO) -> Image.Image:
-    """Reads the header. Only formats on our list: Pillow's EPS reader, for one, would start Ghostscript."""
-    file.seek(0)
+    """Reads the header. Only formats on our list: Pillow's EPS reader, for one, would start Ghostscript.
+
+    Raises NotImplementedError for a TIFF of a kind that is not read.
+    """
     Image.init()
-    image = Image.open(file, formats=[name for name in READ_FORMATS if name in Image.OPEN])
+    directory = read_directory(file)
+    if directory is not None:
+        check_kind(directory)
+    file.seek(0)
+    try:
+        image = Image.open(file, formats=[name for name in READ_FORMATS if name in Image.OPEN])
+    except Image.UnidentifiedImageError as error:
+        if directory is None:
+            raise
+        raise NotImplementedError(directory) from error
+    if directory is not None:
+        image.seek(directory.page)
+        # Pillow would turn the picture by its XMP where this tag is missing, which means upright.
+        image.getexif()[ExifTags.Base.Orientation] = directory.get(ExifTags.Base.Orientation, 1)
     image.info |= overlooked(file, image.format)
     correct_transparent_level(image)
     return image
@@ -123,12 +142,14 @@ def open_image(file: BinaryIO) -> Image.Image:
 
 def read_header(file: BinaryIO, name: str) -> Header:
     """What can be known without decoding the pixels. PictureError for settings that are damaged."""
-    own_tiff = open_own_tiff(file)
-    if own_tiff is not None:
-        exif, size, text = exif_of(file, own_tiff), own_tiff.size, None
+    text, directory = None, read_directory(file)
+    if directory is not None:
+        if not is_own(directory):
+            open_image(file)  # kinds that are not read
+        exif, size = exif_of(file, directory), directory.size
     else:
         image = open_image(file)
-        text, size = None, image.size
+        size = image.size
         if image.format == "PNG":
             with contextlib.suppress(*DECODING_ERRORS):  # chunks behind the pixels may be damaged
                 image = open_image(png_without_pixels(file))
@@ -137,14 +158,8 @@ def read_header(file: BinaryIO, name: str) -> Header:
         else:
             exif = image.getexif()
     settings = settings_of(text, exif, name)
-    _, orientation = parse_exif(exif, [], is_tiff=_is_tiff(file))
-    if orientation >= 5 and (own_tiff is not None or not _is_tiff(file)):  # Pillow turns TIFF itself
-        size = size[::-1]
-    return Header(size, settings)
-
-
-def _is_tiff(file: BinaryIO) -> bool:
-    return _head(file, 4) in TIFF_HEADERS
+    _, orientation = parse_exif(exif, [], is_tiff=directory is not None)
+    return Header(size[::-1] if orientation >= 5 else size, settings)
 
 
 def _head(file: BinaryIO, count: int) -> bytes:
@@ -162,11 +177,8 @@ def _samples(image: Image.Image, bits: int, name: str, notes: list[str]) -> tupl
             top = 2**bits - 1
             samples = ((samples.astype(np.uint32) * 65535 + top // 2) // top).astype(np.uint16)
         return samples, "grey"
-    if mode == "I":  # grey PNM above 8 bits, signed or 32-bit TIFF
-        samples = np.asarray(image)
-        if samples.min() < 0 or samples.max() > 65535 or image.format == "TIFF":
-            raise PictureError(f"{name} has signed or 32-bit samples, which is not a picture format: save it as 16-bit")
-        return samples.astype(np.uint16)[..., None], "grey"
+    if mode == "I":  # grey PNM above 8 bits
+        return np.asarray(image).astype(np.uint16)[..., None], "grey"
     if mode == "F":
         raise PictureError(f"{name} has floating-point samples without a known range: save it as 16-bit PNG or TIFF")
     if mode == "CMYK":

@@ -1,8 +1,9 @@
-"""TIFF that Pillow does not read as it is: of 16 bits, and of 8 bits with the channels stored apart.
+"""TIFF that Pillow does not read as it is: of 16 bits; of 8 with the channels apart, or with some beside the colours.
 
-Pillow cuts 16-bit colour to 8 bits; of channels stored apart it takes no alpha beside grey and no more than four. Here
-the strips or tiles are presented to it as a grey 8-bit picture as many bytes wide as a row has, so that it undoes the
-compression and nothing else; samples and predictor are put together here.
+Pillow cuts 16-bit colour to 8 bits. Of channels stored apart it takes no alpha beside grey and no more than four, and
+mistakes those of Lab. Premultiplied colours it makes straight by truncation, and it knows few combinations of channels
+beside the colours. Here the strips or tiles are presented to it as a grey 8-bit picture as many bytes wide as a row
+has, so that it undoes the compression and nothing else; samples and predictor are put together here.
 The library tifffile would be the natural choice, but without its companion imagecodecs (30 MB of codecs) it does not
 read LZW, which editors and scanners write, nor, before Python 3.14, Zstandard.
 """
@@ -16,106 +17,65 @@ import numpy as np
 from PIL import Image, TiffTags
 from PIL import TiffImagePlugin as Tag
 
+from sat_sr.image_io.color import cmyk_to_srgb, lab_to_srgb
 from sat_sr.image_io.metadata import parse_exif, resolution_of
-from sat_sr.image_io.picture import BESIDE, FIRST_ONLY, Decoded, check_size
+from sat_sr.image_io.picture import BESIDE, Decoded, check_size
+from sat_sr.image_io.tiff_directory import Directory, check_tile, exif_of, note_pages
 
-TIFF_HEADERS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 # None, LZW, deflate (two numbers), packbits, LZMA, Zstandard: codecs of plain bytes
 _BYTE_CODECS = {1, 5, 8, 32946, 32773, 34925, 50000}
+_PREDICTING_CODECS = _BYTE_CODECS - {1, 32773}  # beside the others the tag means nothing, and libtiff ignores it
+_GREY, _RGB, _CMYK, _LAB = "grey", "rgb", "cmyk", "lab"
+_KINDS = {0: (_GREY, 1), 1: (_GREY, 1), 2: (_RGB, 3), 5: (_CMYK, 4), 8: (_LAB, 3)}  # photometric: mode_kind, colours
+_UNSPECIFIED, _PREMULTIPLIED, _STRAIGHT = 0, 1, 2  # what a sample beyond the colours is
 
 
-class Directory(Tag.ImageFileDirectory_v2):
-    """The first directory of a TIFF; `big`: of a BigTIFF."""
-
-    big = False
-
-    @property
-    def dtype(self) -> np.dtype:
-        """Of the samples, in the file's byte order."""
-        bits = self.value(Tag.BITSPERSAMPLE)
-        return np.dtype(f"{'>' if self.prefix == b'MM' else '<'}u{bits // 8}")
-
-    @property
-    def separate(self) -> bool:
-        """Whether each channel is stored for itself."""
-        return self.value(Tag.PLANAR_CONFIGURATION, 1) == 2
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(width, height) in pixels as stored."""
-        return self.value(Tag.IMAGEWIDTH), self.value(Tag.IMAGELENGTH)
-
-    def values_of(self, tag: int, default: tuple = ()) -> tuple:
-        """All values of a tag, always as a tuple."""
-        value = self.get(tag, default)
-        return value if isinstance(value, tuple) else (value,)
-
-    def value(self, tag: int, default: int | None = None) -> int:
-        """The first value of a tag. Raises ValueError when it is missing and there is no default, or not an integer."""
-        values = self.values_of(tag, () if default is None else (default,))
-        if not values or not isinstance(values[0], int):
-            raise ValueError(f"TIFF tag {TiffTags.lookup(tag).name} is missing or no number")
-        return values[0]
-
-
-def open_own_tiff(file: BinaryIO) -> Directory | None:
-    """The directory, if this is a TIFF of unsigned grey or RGB samples that is read here and not by Pillow."""
-    file.seek(0)
-    header = file.read(16)
-    if header[:4] not in TIFF_HEADERS:
-        return None
-    big = b"+" in header[2:4]
-    if big and header.startswith(b"MM"):
-        raise NotImplementedError("big-endian BigTIFF")  # Pillow has no parser for it
-    directory = Directory(header if big else header[:8])
-    directory.big = big
-    file.seek(directory.next)
-    directory.load(file)
-    bits = set(directory.values_of(Tag.BITSPERSAMPLE))
-    apart = bits == {8} and directory.separate and directory.value(Tag.COMPRESSION, 1) in _BYTE_CODECS
-    own = (
-        (bits == {16} or apart)
-        and set(directory.values_of(Tag.SAMPLEFORMAT, (1,))) == {1}
-        and directory.value(Tag.PHOTOMETRIC_INTERPRETATION, -1) in (0, 1, 2)
-    )
-    return directory if own else None
-
-
-def exif_of(file: BinaryIO, directory: Directory) -> Image.Exif:
-    """The directory as EXIF, with the directories below it; they are read from `file` when they are asked for."""
-    exif = Image.Exif()
-    exif.bigtiff, exif.endian = directory.big, ">" if directory.prefix == b"MM" else "<"
-    exif.load_from_fp(file, directory.offset)
-    return exif
+def is_own(directory: Directory) -> bool:
+    """Whether the picture is read here and not by Pillow: which see above."""
+    bits, photometric = set(directory.values_of(Tag.BITSPERSAMPLE)), directory.photometric
+    if set(directory.values_of(Tag.SAMPLEFORMAT, (1,))) != {1} or photometric not in _KINDS:
+        return False
+    if bits == {16}:
+        return photometric != 8
+    extra = {_UNSPECIFIED, _PREMULTIPLIED, _STRAIGHT}.intersection(directory.values_of(Tag.EXTRASAMPLES))
+    return bits == {8} and bool(directory.separate or extra) and directory.compression in _BYTE_CODECS
 
 
 def decode_own_tiff(
     file: BinaryIO, directory: Directory, name: str, max_pixels: int, notes: list[str]
 ) -> Decoded:  # fmt: skip
-    """Samples and what is stored with them, of a directory that open_own_tiff returned."""
+    """Samples and what is stored with them, of a directory that is_own."""
     width, height = directory.size
     check_size((width, height), name, max_pixels)
-    photometric = directory.value(Tag.PHOTOMETRIC_INTERPRETATION)
-    colors = 3 if photometric == 2 else 1
+    check_tile(directory, name, max_pixels)
+    note_pages(directory, notes)
+    kind, colors = _KINDS[directory.photometric]
     samples_per_pixel = directory.value(Tag.SAMPLESPERPIXEL, 1)
     if not colors <= samples_per_pixel <= 16:
         raise ValueError(f"{samples_per_pixel} samples a pixel for {colors} colours")
-    if directory.next:
-        notes.append(FIRST_ONLY)
 
     planes = samples_per_pixel if directory.separate else 1
     samples = np.concatenate(
         [_decode_plane(file, directory, plane, planes, samples_per_pixel // planes) for plane in range(planes)], axis=2
     )
-    if photometric == 0:  # white is zero
-        samples = np.concatenate([~samples[..., :1], samples[..., 1:]], axis=2)
-
-    # What the samples beyond the colours are: 0 unspecified, 1 premultiplied alpha, 2 straight alpha.
-    extra = (*directory.values_of(Tag.EXTRASAMPLES), *[0] * samples_per_pixel)[: samples_per_pixel - colors]
-    has_alpha = bool(extra) and (extra[0] in (1, 2) or Tag.EXTRASAMPLES not in directory)
-    if len(extra) > has_alpha:
-        notes.append(BESIDE.format(len(extra) - has_alpha))
-    samples = samples[..., : colors + has_alpha]
+    extra = (*directory.values_of(Tag.EXTRASAMPLES), *[_UNSPECIFIED] * samples_per_pixel)[: samples_per_pixel - colors]
+    if extra and Tag.EXTRASAMPLES not in directory:
+        extra = (_STRAIGHT, *extra[1:])
+    alphas = [index for index, meaning in enumerate(extra) if meaning in (_PREMULTIPLIED, _STRAIGHT)][:1]
+    if beside := len(extra) - len(alphas):
+        notes.append(BESIDE.format(beside))
+    alpha = samples[..., [colors + index for index in alphas]]
+    samples = samples[..., :colors]
+    if directory.photometric == 0:  # white is zero
+        samples = ~samples
+    elif kind == _CMYK:
+        samples, alpha = _to_8_bits(samples, notes), _to_8_bits(alpha, [])
+        samples = np.asarray(cmyk_to_srgb(Image.fromarray(samples, "CMYK"), directory.get(Tag.ICCPROFILE), notes))
+    elif kind == _LAB:
+        image = Image.frombytes("LAB", (width, height), samples.tobytes())
+        samples = np.asarray(lab_to_srgb(image, notes))
+    if alphas:
+        samples = np.concatenate([samples, alpha], axis=2)
 
     exif = exif_of(file, directory)
     exif_bytes, orientation = parse_exif(exif, notes, is_tiff=True)
@@ -123,15 +83,26 @@ def decode_own_tiff(
         "icc_profile": directory.get(Tag.ICCPROFILE), "xmp": directory.get(Tag.XMP), "dpi": resolution_of(exif),
     }  # fmt: skip
     return Decoded(
-        samples, "rgb" if colors == 3 else "grey", "TIFF", orientation,
-        premultiplied=has_alpha and extra[0] == 1, exif=exif_bytes, info=info,
+        samples, kind, "TIFF", orientation,
+        premultiplied=[extra[index] for index in alphas] == [_PREMULTIPLIED], exif=exif_bytes, info=info,
     )  # fmt: skip
+
+
+def _to_8_bits(samples: np.ndarray, notes: list[str]) -> np.ndarray:
+    """Rounded, if they have 16."""
+    if samples.dtype == np.uint8:
+        return samples
+    notes.append("16 bits a sample in the file: read at 8")
+    return ((samples.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
 def _decode_plane(file: BinaryIO, directory: Directory, plane: int, planes: int, channels: int) -> np.ndarray:
     """One plane (all samples of a pixel together, or one where they are stored apart) -> (H, W, channels)."""
-    if (codec := directory.value(Tag.COMPRESSION, 1)) not in _BYTE_CODECS:
-        raise NotImplementedError(f"16-bit TIFF of compression {codec}")
+    if (codec := directory.compression) not in _BYTE_CODECS:
+        raise NotImplementedError(directory)
+    predictor = directory.value(Tag.PREDICTOR, 1) if codec in _PREDICTING_CODECS else 1
+    if predictor not in (1, 2):  # 3: of floating-point samples
+        raise NotImplementedError(f"{directory}, predictor {predictor}")
     (width, height), dtype = directory.size, directory.dtype
     tiled = Tag.TILEOFFSETS in directory
     offset_tag, count_tag = (Tag.TILEOFFSETS, Tag.TILEBYTECOUNTS) if tiled else (Tag.STRIPOFFSETS, Tag.STRIPBYTECOUNTS)
@@ -160,7 +131,7 @@ def _decode_plane(file: BinaryIO, directory: Directory, plane: int, planes: int,
     )  # fmt: skip
     native = dtype.newbyteorder("=")
     samples = row_bytes.view(dtype).astype(native).reshape(height, width, channels)
-    if directory.value(Tag.PREDICTOR, 1) == 2:  # differences along the row of each tile; they wrap as intended
+    if predictor == 2:  # differences along the row of each tile; they wrap as intended
         for left in range(0, width, across):
             part = samples[:, left : left + across]
             np.cumsum(part, axis=1, dtype=native, out=part)

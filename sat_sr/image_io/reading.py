@@ -134,7 +134,9 @@ def _decoding(source: Source, notes: list[str]) -> Iterator[tuple[BinaryIO, str]
         except MemoryError as error:
             raise PictureError(f"{name} does not fit into the memory that is free: cut it into parts") from error
         except NotImplementedError as error:
-            raise PictureError(f"{name} is of a kind that is not read ({error}): save it as PNG") from error
+            raise PictureError(
+                f"{name} is of a kind that is not read ({error}): save it as 8- or 16-bit PNG"
+            ) from error
         except (*DECODING_ERRORS, ImageCms.PyCMSError) as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise PictureError(f"{name} is damaged ({reason}): fetch or save it again") from error
