@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from sat_sr.image_io.color import check_profile
+from sat_sr.image_io.color import check_profile, fill_transparent
 from sat_sr.image_io.decoding_errors import EXIF_ERRORS
 
 logger = logging.getLogger(__name__)
@@ -65,25 +65,33 @@ def _from_numpy(image: np.ndarray) -> tuple[torch.Tensor, Callable[[torch.Tensor
 
 
 def _from_pil(image: Image.Image) -> tuple[torch.Tensor, Callable[[torch.Tensor], Image.Image]]:
-    """RGB as it is, L and RGBA restored afterwards (alpha by Lanczos), other modes of 8 bits as RGB.
+    """RGB as it is, L and RGBA restored afterwards (alpha by Lanczos), other modes of 8 bits as RGB, or as RGBA if they
+    have transparency.
 
-    The picture is turned upright as its EXIF says. An ICC profile that fits the output's mode is put into the output's
-    `info`, from where Pillow's `save` takes it; another is left out with a warning.
+    The picture is turned upright as its EXIF says. Colours that nobody sees, under alpha 0, are not used. An ICC
+    profile that fits the output's mode is put into the output's `info`, from where Pillow's `save` takes it; another is
+    left out with a warning.
     """
     if image.mode.startswith(("I", "F")):  # PIL's conversion to RGB would clip at 255
         raise ValueError(
             f"a PIL picture of mode {image.mode}: give a numpy array (h, w, 3), uint16 or float in [0, 1], "
             "or read the file with image_io"
         )
-    if image.mode not in ("RGB", "L", "RGBA"):
-        logger.warning("a picture of mode %s is upscaled as RGB; read files with image_io to keep more", image.mode)
-    image = _upright(image)
-    mode = image.mode if image.mode in ("L", "RGBA") else "RGB"
+    if image.has_transparency_data:
+        mode, kind = "RGBA", f"{image.mode} with transparency"
+    else:
+        mode, kind = "L" if image.mode == "L" else "RGB", image.mode
+    if mode != image.mode:
+        logger.warning("a picture of mode %s is upscaled as %s; read files with image_io to keep more", kind, mode)
+    image = _upright(image).convert(mode)
     notes: list[str] = []
     icc = check_profile(image.info.get("icc_profile"), "grey" if mode == "L" else "rgb", notes)
     for note in notes:
         logger.warning(note)
     tensor, from_array = _from_numpy(np.asarray(image.convert("RGB")))
+    if mode == "RGBA":
+        alpha = torch.from_numpy(np.array(image.getchannel("A")))[None]
+        tensor = fill_transparent(tensor[0], alpha)[None]
 
     def restore(output: torch.Tensor) -> Image.Image:
         picture = Image.fromarray(from_array(output))

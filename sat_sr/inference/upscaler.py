@@ -131,8 +131,9 @@ class Upscaler:
     ) -> Pixels:
         """Upscale one picture or a batch of equal size; the same kind comes back.
 
-        image      PIL image (RGB, L or RGBA; others become RGB), turned upright by its EXIF, with its ICC profile;
-                   numpy (h, w, 3) uint8, uint16 or float in [0, 1]; tensor (3, h, w) or (B, 3, h, w) float in [-1, 1]
+        image      PIL image (RGB, L or RGBA; others become RGB, with transparency RGBA), turned upright by its EXIF,
+                   with its ICC profile; numpy (h, w, 3) uint8, uint16 or float in [0, 1];
+                   tensor (3, h, w) or (B, 3, h, w) float in [-1, 1]
         scale      any number above 0.25 (default 4), or
         size       (width, height) of the output
         seed       0 <= seed < 2**64; the noise depends on it and the place in the picture only

@@ -57,6 +57,53 @@ def test_exif_that_does_not_parse_leaves_the_picture_as_it_is(caplog):
     assert restore(tensor).getpixel((4, 2)) == (9, 99, 199) and "EXIF data does not parse" in caplog.text
 
 
+def _with_transparency(kind: str) -> tuple[Image.Image, np.ndarray]:
+    """A PIL image of a kind, and what it looks like: (H, W, 4) RGBA."""
+    rng = np.random.default_rng(1)
+    grey = rng.integers(0, 4, (5, 7), np.uint8) * 60
+    rgb = grey[..., None] * np.array([1, 1, 1] if kind.startswith("L") else [1, 0, 1], np.uint8)
+    alpha = np.where(grey == 60, 0, 255).astype(np.uint8)
+    if kind in ("LA", "PA", "RGBA"):
+        image = Image.fromarray(np.dstack([rgb, alpha])).convert(kind)
+    elif kind == "L transparency":
+        image = Image.fromarray(grey)
+        image.info["transparency"] = 60
+    elif kind == "RGB transparency":
+        image = Image.fromarray(rgb)
+        image.info["transparency"] = (60, 0, 60)
+    else:
+        image = Image.fromarray(grey // 60)
+        image.putpalette([0, 0, 0, 60, 0, 60, 120, 0, 120, 180, 0, 180])
+        image.info["transparency"] = {"P transparency": 1, "P transparencies": bytes([255, 0, 255, 255])}[kind]
+    return image, np.dstack([rgb, alpha])
+
+
+@pytest.mark.parametrize(
+    "kind", ["RGBA", "LA", "PA", "L transparency", "RGB transparency", "P transparency", "P transparencies"]
+)
+def test_transparency_is_kept_however_pil_stores_it(kind, caplog):
+    image, wanted = _with_transparency(kind)
+    tensor, restore = to_tensor(image)
+    output = restore(tensor)
+    assert output.mode == "RGBA"
+    output, seen = np.asarray(output), wanted[..., 3] > 0
+    np.testing.assert_array_equal(output[..., 3], wanted[..., 3])
+    np.testing.assert_array_equal(output[seen], wanted[seen])
+    assert caplog.messages == (
+        [] if kind == "RGBA" else
+        [f"a picture of mode {image.mode} with transparency is upscaled as RGBA; "
+         "read files with image_io to keep more"]
+    )  # fmt: skip
+
+
+def test_colours_that_nobody_sees_do_not_reach_the_model():
+    pixels = np.full((9, 9, 4), (200, 100, 50, 255), np.uint8)
+    pixels[2:6, 3:8] = (0, 255, 0, 0)
+    tensor, _ = to_tensor(Image.fromarray(pixels))
+    wanted = torch.tensor([200, 100, 50]).view(3, 1, 1) / 127.5 - 1
+    torch.testing.assert_close(tensor[0], wanted.expand(3, 9, 9), rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("mode", "profile", "kept"),
     [
