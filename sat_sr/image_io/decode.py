@@ -1,13 +1,12 @@
 """Picture file -> samples as stored, at full depth.
 
-Pillow decodes everything, but hands out 16-bit colour cut to 8 bits: those are put together in png.py and own_tiff.py.
-What it makes of JPEG 2000 is put right in jpeg_2000.py.
+Pillow decodes everything, but hands out 16-bit colour cut to 8 bits: those are put together in png.py, ppm.py and
+own_tiff.py. What it makes of JPEG 2000 is put right in jpeg_2000.py.
 """
 
 from __future__ import annotations
 
 import contextlib
-import re
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
@@ -28,9 +27,9 @@ from sat_sr.image_io.metadata import (
 from sat_sr.image_io.own_tiff import decode_own_tiff, is_own
 from sat_sr.image_io.picture import BESIDE, FIRST_ONLY, PALETTE, READ_FORMATS, Decoded, PictureError, check_size
 from sat_sr.image_io.png import correct_transparent_level, decode_deep_png, png_color_chunks, png_without_pixels
+from sat_sr.image_io.ppm import decode_deep_ppm, ppm_bits, to_16_bits
 from sat_sr.image_io.tiff_directory import check_kind, check_tile, exif_of, note_pages, read_directory
 
-_PPM_HEADER = re.compile(rb"P[2356]\s+(?:#[^\n]*\n\s*)*\d+\s+\d+\s+(?P<maximum>\d{1,5})\s")
 _EXTENDED_XMP = b"http://ns.adobe.com/xmp/extension/\0"  # start of a JPEG's APP1 segments with it
 
 
@@ -71,6 +70,8 @@ def decode(file: BinaryIO, name: str, max_pixels: int, notes: list[str]) -> Deco
     elif image.format == "PNG" and bits == 16 and head[25] != 0:
         decoded.samples = decode_deep_png(file, head[25])
         image.load()  # the text chunks behind the pixels
+    elif image.format == "PPM" and bits > 8 and head.startswith(b"P6"):
+        decoded.samples = decode_deep_ppm(file, head)
     else:
         decoded.samples, decoded.mode_kind = _samples(image, bits, name, notes)
     if image.format == "PNG":
@@ -172,11 +173,7 @@ def _samples(image: Image.Image, bits: int, name: str, notes: list[str]) -> tupl
     kind, mode = "rgb", image.mode
     transparent = "transparency" in image.info
     if mode.startswith("I;16"):
-        samples = np.asarray(image).astype(np.uint16)[..., None]
-        if 0 < bits < 16:
-            top = 2**bits - 1
-            samples = ((samples.astype(np.uint32) * 65535 + top // 2) // top).astype(np.uint16)
-        return samples, "grey"
+        return to_16_bits(np.asarray(image)[..., None], 2 ** (bits or 16) - 1), "grey"
     if mode == "I":  # grey PNM above 8 bits
         return np.asarray(image).astype(np.uint16)[..., None], "grey"
     if mode == "F":
@@ -212,8 +209,8 @@ def _bits_stored(image: Image.Image, head: bytes) -> int:
     if image.format == "AVIF" and (at := head.find(b"av1C")) >= 0 and len(head) > at + 6:
         flags = head[at + 6]  # seq_tier, high_bitdepth, twelve_bit, … (AV1-ISOBMFF 2.3.3)
         return (12 if flags & 0x20 else 10) if flags & 0x40 else 8
-    if image.format == "PPM" and (header := _PPM_HEADER.match(head)):
-        return int(header["maximum"]).bit_length()
+    if image.format == "PPM":
+        return ppm_bits(head)
     return 0
 
 

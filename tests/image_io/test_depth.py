@@ -15,7 +15,7 @@ import torch
 from picture_files import picture_of, png_bytes, random_samples, read_png, samples
 from PIL import Image
 
-from sat_sr.image_io import read_picture, read_settings, write_picture, writing
+from sat_sr.image_io import PictureError, read_picture, read_settings, write_picture, writing
 
 
 @pytest.mark.parametrize(("channels", "color_type"), [(1, 0), (2, 4), (3, 2), (4, 6)])
@@ -145,7 +145,9 @@ def grey_jpeg2000(levels: np.ndarray, bits: int) -> bytes:
     return bytes(data)
 
 
-@pytest.mark.parametrize(("kind", "bits"), [("tiff", 12), ("zip", 12), ("j2k", 12), ("j2k", 10), ("pgm", 12)])
+@pytest.mark.parametrize(
+    ("kind", "bits"), [("tiff", 12), ("zip", 12), ("j2k", 12), ("j2k", 10), ("pgm", 12), ("pgm", 16)]
+)
 def test_grey_between_8_and_16_bits_spans_the_full_range(tmp_path, kind, bits):
     top = 2**bits - 1
     levels = np.linspace(0, top, 37 * 51).astype(int).reshape(37, 51)
@@ -184,12 +186,29 @@ def test_values_are_rounded_and_clipped(tmp_path):
     assert np.asarray(Image.open(tmp_path / "out.png"))[0, :, 0].tolist() == [0, 0, 1, 100, 101, 254, 255, 255]
 
 
+@pytest.mark.parametrize("header", [b"P6 50 37 %d\n", b"P6\n# one\n50 # two\n37\n#three\n%d\n"])
+@pytest.mark.parametrize("top", [1023, 65535])
+def test_ppm_above_8_bits_is_read_in_full(tmp_path, header, top):
+    array = random_samples(3, height=37, width=50) & top
+    (tmp_path / "in.ppm").write_bytes(header % top + array.astype(">u2").tobytes())
+    picture = read_picture(tmp_path / "in.ppm")
+    np.testing.assert_array_equal(samples(picture.rgb, 16), np.round(array / top * 65535))
+    assert picture.bit_depth == 16 and picture.mode_kind == "rgb" and not picture.notes
+
+    (tmp_path / "in.ppm").write_bytes(header % top + array.astype(">u2").tobytes()[:-1])
+    with pytest.raises(PictureError, match="truncated"):
+        read_picture(tmp_path / "in.ppm")
+
+
+def test_ppm_samples_above_its_maximum_are_damage(tmp_path):
+    (tmp_path / "in.ppm").write_bytes(b"P6 1 1 1000\n\x03\xe8\x03\xe9\0\0")
+    with pytest.raises(PictureError, match=r"damaged \(samples up to 1001 where the header says 1000"):
+        read_picture(tmp_path / "in.ppm")
+
+
 def test_depth_that_is_lost_on_reading_is_noted(tmp_path):
-    (tmp_path / "a.ppm").write_bytes(b"P6\n# deep\n2 1\n65535\n" + bytes(range(12)))
-    (tmp_path / "b.pgm").write_bytes(b"P5 2 1 65535\n\x01\x02\xff\xff")
+    (tmp_path / "a.ppm").write_bytes(b"P3\n# plain\n2 # wide\n1\n65535\n 0 1 2 3 4 65535\n")
     assert read_picture(tmp_path / "a.ppm").notes == ["16 bits a sample in the file: read at 8"]
-    deep = read_picture(tmp_path / "b.pgm")
-    assert samples(deep.rgb, 16)[0, :, 0].tolist() == [0x0102, 0xFFFF] and deep.bit_depth == 16 and not deep.notes
     for format in ("AVIF", "JPEG2000", "PPM", "BMP"):
         Image.new("RGB", (32, 32), "red").save(tmp_path / "c", format=format)
         assert read_picture(tmp_path / "c").notes == []
