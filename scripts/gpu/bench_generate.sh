@@ -60,7 +60,7 @@ if [ "$dry" != 1 ]; then
     fi
 fi
 
-"$python" - "$out" "$device" <<'PY'
+"$python" - "$out" <<'PY'
 import json
 import sys
 from pathlib import Path
@@ -70,8 +70,9 @@ import torch
 sys.path.insert(0, ".")
 from sat_sr.config import InfDiTConfig
 from sat_sr.inference.planner import make_plan
+from sat_sr.inference.workload import Workload
 
-out, device = Path(sys.argv[1]), sys.argv[2]
+out = Path(sys.argv[1])
 print()
 heads = ("case", "canvas", "mode", "kernel", "offload", "s a call", "run of 39, s", "of peak", "predicted", "measured GiB")
 print("| " + " | ".join(heads) + " |\n" + "|---" * len(heads) + "|")
@@ -93,9 +94,8 @@ for gib in (8, 16, 24):
     for offload in ("none", "state", "all"):
         for side in range(1024, 65537, 1024):
             try:
-                make_plan(
-                    InfDiTConfig(), (side, side), offload=offload, budget=gib << 30, device="cuda", dtype=torch.bfloat16
-                )
+                work = Workload(InfDiTConfig(), (side, side), device="cuda", dtype=torch.bfloat16)
+                make_plan(work, offload=offload, budget=gib << 30)
             except MemoryError:
                 break
             sides[offload] = side
