@@ -108,7 +108,7 @@ def _to_8_bits(samples: np.ndarray, notes: list[str]) -> np.ndarray:
 def _decode_plane(file: BinaryIO, directory: Directory, plane: int, planes: int, channels: int) -> np.ndarray:
     """One plane (all samples of a pixel together, or one where they are stored apart) -> (H, W, channels)."""
     if (codec := directory.compression) not in _BYTE_CODECS:
-        raise NotImplementedError(directory)
+        raise NotImplementedError(str(directory))
     predictor = directory.value(Tag.PREDICTOR, 1) if codec in _PREDICTING_CODECS else 1
     if predictor not in (1, 2):  # 3: of floating-point samples
         raise NotImplementedError(f"{directory}, predictor {predictor}")

@@ -133,7 +133,7 @@ def check_kind(directory: Directory) -> None:
         or codec == _WEBP
         or (directory.photometric == YCBCR and codec == 1)  # but for what own_tiff.py reads
     ):  # fmt: skip
-        raise NotImplementedError(directory)
+        raise NotImplementedError(str(directory))
 
 
 def check_tile(directory: Directory, name: str, max_pixels: int) -> None:
