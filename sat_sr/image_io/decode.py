@@ -131,7 +131,7 @@ def open_image(file: BinaryIO) -> Image.Image:
     except Image.UnidentifiedImageError as error:
         if directory is None:
             raise
-        raise NotImplementedError(directory) from error
+        raise NotImplementedError(str(directory)) from error
     if directory is not None:
         image.seek(directory.page)
         # Pillow would turn the picture by its XMP where this tag is missing, which means upright.

@@ -84,6 +84,17 @@ def test_kinds_that_are_not_read_are_named_for_what_they_are(tmp_path, array, op
             read(path)
 
 
+def test_a_kind_that_cannot_even_be_named_is_damage(tmp_path):
+    path = write(tmp_path / "in.tif", np.zeros((4, 5), np.int8))
+    content = path.read_bytes()
+    count = struct.pack("<HHI", 277, 3, 1)  # SamplesPerPixel, a number
+    assert content.count(count) == 1
+    path.write_bytes(content.replace(count, struct.pack("<HHI", 277, 2, 1)))  # a text
+    for read in (read_picture, picture_size):
+        with pytest.raises(PictureError, match=r"in.tif is damaged \(TIFF tag SamplesPerPixel is missing or no number"):
+            read(path)
+
+
 def change_tag(path, tag: int, value: int | tuple[int, ...]) -> None:
     """Overwrites what a tag of the first page holds."""
     with tifffile.TiffFile(path, mode="r+b") as tiff:
