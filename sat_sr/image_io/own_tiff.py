@@ -21,7 +21,7 @@ from PIL import TiffImagePlugin as Tag
 from sat_sr.image_io.color import cmyk_to_srgb, lab_to_srgb
 from sat_sr.image_io.metadata import parse_exif, resolution_of
 from sat_sr.image_io.picture import BESIDE, Decoded, check_size
-from sat_sr.image_io.tiff_directory import YCBCR, Directory, check_tile, exif_of, note_pages
+from sat_sr.image_io.tiff_directory import YCBCR, Directory, check_tile, exif_of, note_pages, segments_of
 
 # None, LZW, deflate (two numbers), packbits, LZMA, Zstandard: codecs of plain bytes
 _BYTE_CODECS = {1, 5, 8, 32946, 32773, 34925, 50000}
@@ -114,15 +114,10 @@ def _decode_plane(file: BinaryIO, directory: Directory, plane: int, planes: int,
         raise NotImplementedError(f"{directory}, predictor {predictor}")
     (width, height), dtype = directory.size, directory.dtype
     tiled = Tag.TILEOFFSETS in directory
-    offset_tag, count_tag = (Tag.TILEOFFSETS, Tag.TILEBYTECOUNTS) if tiled else (Tag.STRIPOFFSETS, Tag.STRIPBYTECOUNTS)
-    across = directory.value(Tag.TILEWIDTH) if tiled else width
-    down = min(directory.value(Tag.TILELENGTH) if tiled else directory.value(Tag.ROWSPERSTRIP, height), 1 << 30)
-    if across < 1 or down < 1:
-        raise ValueError(f"TIFF strips or tiles of {across}x{down} px")
-    count = -(-width // across) * -(-height // down)
-    offsets, lengths = directory.values_of(offset_tag), directory.values_of(count_tag)
-    if min(len(offsets), len(lengths)) < count * planes:
-        raise ValueError(f"{min(len(offsets), len(lengths))} strips or tiles where {count * planes} are needed")
+    (across, down), count, offsets = segments_of(directory)
+    lengths = directory.values_of(Tag.TILEBYTECOUNTS if tiled else Tag.STRIPBYTECOUNTS)
+    if len(lengths) < count * planes:
+        raise ValueError(f"lengths of {len(lengths)} strips or tiles where {count * planes} are needed")
 
     segments = []
     end = file.seek(0, io.SEEK_END)

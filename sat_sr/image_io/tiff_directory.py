@@ -144,6 +144,25 @@ def check_tile(directory: Directory, name: str, max_pixels: int) -> None:
             check_size((across, down), f"a tile of {name}", max_pixels)
 
 
+def segments_of(directory: Directory) -> tuple[tuple[int, int], int, tuple]:
+    """(width, height) of a strip or tile, how many of them a plane of samples has, and where those of all planes are.
+
+    Raises ValueError where some are missing: of uncompressed ones Pillow makes black without a word.
+    """
+    width, height = directory.size
+    if Tag.TILEOFFSETS in directory:
+        across, down, tag = directory.value(Tag.TILEWIDTH), directory.value(Tag.TILELENGTH), Tag.TILEOFFSETS
+    else:
+        across, down, tag = width, min(directory.value(Tag.ROWSPERSTRIP, height), 1 << 30), Tag.STRIPOFFSETS
+    if across < 1 or down < 1:
+        raise ValueError(f"TIFF strips or tiles of {across}x{down} px")
+    count, offsets = -(-width // across) * -(-height // down), directory.values_of(tag)
+    planes = directory.value(Tag.SAMPLESPERPIXEL, 1) if directory.separate else 1
+    if len(offsets) < count * planes:
+        raise ValueError(f"{len(offsets)} strips or tiles where {count * planes} are needed")
+    return (across, down), count, offsets
+
+
 def exif_of(file: BinaryIO, directory: Directory) -> Image.Exif:
     """The directory as EXIF, with the directories below it; they are read from `file` when they are asked for."""
     exif = Image.Exif()

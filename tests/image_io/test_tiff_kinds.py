@@ -102,6 +102,16 @@ def change_tag(path, tag: int, value: int | tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize(("options", "there", "wanted"), [({"rowsperstrip": 8}, 3, 6), ({"tile": (16, 16)}, 6, 9)])
+def test_strips_that_are_missing_are_damage_and_not_black(tmp_path, options, there, wanted, dtype):
+    path = write(tmp_path / "in.tif", random_samples(3, dtype, height=24, width=40), photometric="rgb", **options)
+    assert read_picture(path).size == (40, 24)
+    change_tag(path, 257, 48)  # twice as high
+    with pytest.raises(PictureError, match=rf"is damaged \({there} strips or tiles where {wanted} are needed\)"):
+        read_picture(path)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_a_predictor_counts_with_the_codecs_that_have_one(tmp_path, dtype):
     array = random_samples(4, dtype, height=9, width=11)
     options = {"photometric": "rgb", "extrasamples": ["unassalpha"]}
