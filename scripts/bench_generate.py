@@ -10,6 +10,9 @@ ones, measured before and after each case). "of stock" sets against the call wha
 matrix products and attentions alone, on the shapes of the plan's groups and with nothing around them. Memory is what a
 call takes beside the weights and the canvas: predicted, and measured: on CUDA what PyTorch allocated, elsewhere how
 much the process grew in the first call.
+
+--mode, --kernel and --offload take several names: "merge,cudnn". A case that fails is told on standard error and in the
+file of --json; the others are measured, and the exit code is 1.
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ import shlex
 import statistics
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from datetime import date
 from pathlib import Path
@@ -57,7 +61,7 @@ def main() -> int:
         print(f"bench_generate.py: {error}", file=sys.stderr)
         return 1
     print("\n".join(table(report, earlier)))
-    return 0
+    return int(bool(report["failed"]))
 
 
 def parse_args() -> argparse.Namespace:
@@ -69,14 +73,15 @@ def parse_args() -> argparse.Namespace:
     add("--canvas", type=canvas, action="append", metavar="HxW", help="pixels, may be repeated (default: 1024x1024)")
     add("--mode", default="full,ar,ar2,auto", help="one or several of them (default: %(default)s)")
     add("--block-batch", type=int, default=4, help="of ar2 (default: %(default)s, as in generate_sr_big.py)")
-    add("--kernel", default="auto", help="attention kernel (default: %(default)s)")
+    add("--kernel", default="auto", help="attention kernels (default: %(default)s)")
     add("--offload", default="auto", help="what lives on the host: auto, none, state, all (default: %(default)s)")
     add("--memory", help="device memory that may be used, weights included, like 8GiB (default: no limit)")
     add("--compile", action="store_true", help="compile what lies between the matrix products")
     add("--dtype", choices=DTYPES, help="of the network (default: bfloat16 on CUDA, float32 elsewhere)")
     add("--device", default="auto", help="cpu, cuda, cuda:1, mps (default: %(default)s)")
     add("--threads", type=int, help="CPU threads (default: PyTorch's)")
-    add("--repeat", type=int, default=3, metavar="N", help="timed calls, the median counts (default: %(default)s)")
+    add("--repeat", type=int, default=3, metavar="N", help="timed calls, the median counts (default: %(default)s); "
+        "0: the call before them counts, which has to warm up")  # fmt: skip
     add("--cpu-time", action="store_true", help="seconds of process CPU time, for a busy machine (with --threads 1)")
     add("--json", type=Path, metavar="OUT", help="write the figures there")
     add("--against", type=Path, metavar="FILE", help="print ratios to the figures of an earlier --json")
@@ -84,8 +89,10 @@ def parse_args() -> argparse.Namespace:
     args.modes = args.mode.split(",")
     if unknown := [mode for mode in args.modes if mode not in MODES]:
         parser.error(f"--mode {','.join(unknown)}: choose from {', '.join(MODES)}")
-    if args.repeat < 1 or args.block_batch < 1 or (args.threads or 1) < 1:
-        parser.error("--repeat, --block-batch and --threads must be at least 1")
+    if args.block_batch < 1 or (args.threads or 1) < 1:
+        parser.error("--block-batch and --threads must be at least 1")
+    if args.repeat < 0:
+        parser.error("--repeat must be at least 0")
     changes = {name: value for name in SIZES if (value := getattr(args, name)) is not None}
     try:
         args.config = dataclasses.replace(PRESETS[args.preset], **changes)
@@ -126,10 +133,10 @@ def measure(args: argparse.Namespace) -> Iterator[dict]:
     from sat_sr.model.inf_dit import InfDiT  # SAT takes seconds: not before what is asked for is known to be possible
 
     torch.manual_seed(0)
+    # Made on the device, which is faster.
     model = InfDiT(args.config, device=device, dtype=dtype).eval().requires_grad_(False)
-    model.to("cpu")  # made on the device, which is faster; a plan that streams the weights must find them on the host
     block = args.config.image_block_size
-    run_case(args, model, device, (block, block), "full", budget)  # loads libraries
+    run_case(args, model, device, (block, block), "full", "auto", "auto", None)  # loads libraries
     report = {
         "date": date.today().isoformat(),
         "command": shlex.join(["python", "scripts/bench_generate.py", *sys.argv[1:]]),
@@ -142,13 +149,24 @@ def measure(args: argparse.Namespace) -> Iterator[dict]:
         "config": args.config.to_dict(),
         "parameters": parameter_count(args.config),
         "cases": [],
+        "failed": [],
     }
-    for size, mode in itertools.product(args.canvases, args.modes):
-        report["cases"].append(run_case(args, model, device, size, mode, budget))
+    kernels, offloads = args.kernel.split(","), args.offload.split(",")
+    for size, *choices in itertools.product(args.canvases, args.modes, kernels, offloads):
+        try:
+            report["cases"].append(run_case(args, model, device, size, *choices, budget))
+        except Exception as error:  # whatever a kernel or a compiler raises: the other cases are wanted all the same
+            if not isinstance(error, (ValueError, MemoryError)):
+                traceback.print_exc()
+            what = "{}x{}, mode {}, kernel {}, offload {}".format(*size, *choices)
+            report["failed"].append(f"{what}: {error}")
+            print(f"bench_generate.py: {what}: {error}", file=sys.stderr)
         yield report
 
 
-def run_case(args, model, device, size: tuple[int, int], mode: str, budget: int | None) -> dict:
+def run_case(
+    args, model, device, size: tuple[int, int], mode: str, kernel: str, offload: str, budget: int | None
+) -> dict:
     """Plan a canvas, call the network once for its memory and --repeat times for its time."""
     import torch
 
@@ -160,28 +178,36 @@ def run_case(args, model, device, size: tuple[int, int], mode: str, budget: int 
     from sat_sr.model.counts import flops
 
     config = model.config
-    kernel, _ = choose_kernel(args.kernel, device, model.dtype, config.head_dim, config.tokens_per_block)
+    kernel, _ = choose_kernel(kernel, device, model.dtype, config.head_dim, config.tokens_per_block)
     work = Workload(config, size, device=str(device), dtype=model.dtype, kernel=kernel)
-    plan = make_plan(work, mode=mode, block_batch=args.block_batch, offload=args.offload, budget=budget)
+    plan = make_plan(work, mode=mode, block_batch=args.block_batch, offload=offload, budget=budget)
     operations = flops(config, work.grid)
-    x, lr_upsampled = (torch.randn(1, 3, *size).clamp_(-1, 1) for _ in range(2))
+    # A plan that streams the weights must find them on the host: else what they took on the device would count.
+    model.to("cpu")
+    x, lr_upsampled = (torch.randn(1, 3, *size, device=device).clamp_(-1, 1).cpu() for _ in range(2))
     lr = lr_upsampled[..., ::4, ::4].contiguous()
     clip = torch.randn(1, config.vector_dim) if config.vector_dim else None
     denoiser = Denoiser(model, plan, lr, lr_upsampled, clip, compiled=args.compile)
 
     clock = time.process_time if args.cpu_time else time.perf_counter
     synchronize = functools.partial(torch.cuda.synchronize, device) if device.type == "cuda" else lambda: None
-    peaks, seconds = [matrix_peak(device, model.dtype, clock, synchronize)], []
-    weights, _ = weight_bytes(work, plan.offload)
-    with growth(device) as memory:
-        denoised = denoiser(x, 1.0)
-    measured = memory() - (weights if device.type == "cuda" else denoised.nbytes)
-    stock = []
-    for _ in range(args.repeat):
+
+    def call() -> float:
+        """Seconds of a network call."""
         start = clock()
         denoiser(x, 1.0)
         synchronize()
-        seconds.append(clock() - start)
+        return clock() - start
+
+    peaks = [matrix_peak(device, model.dtype, clock, synchronize)]
+    weights, _ = weight_bytes(work, plan.offload)
+    with growth(device) as memory:
+        first = call()
+    measured = memory() - (weights if device.type == "cuda" else x.nbytes)
+    reserved = torch.cuda.max_memory_reserved(device) if device.type == "cuda" else 0
+    seconds, stock = [], []
+    for _ in range(args.repeat or 1):
+        seconds.append(call() if args.repeat else first)
         # In turn with the calls: a machine's speed wanders.
         stock.append(stock_seconds(config, plan, device, model.dtype, clock, synchronize))
     peaks.append(matrix_peak(device, model.dtype, clock, synchronize))
@@ -192,6 +218,7 @@ def run_case(args, model, device, size: tuple[int, int], mode: str, budget: int 
         "offload": plan.offload,
         "kernel": kernel,
         "compiled": args.compile,
+        "first_seconds": first,
         "seconds": statistics.median(seconds),
         "all_seconds": seconds,
         "tflop": operations / 1e12,
@@ -203,6 +230,7 @@ def run_case(args, model, device, size: tuple[int, int], mode: str, budget: int 
         "weights_mib": weights / MIB,
         "predicted_mib": (plan.device_bytes - weights) / MIB,
         "measured_mib": measured / MIB,
+        "reserved_mib": reserved / MIB,  # by PyTorch's allocator on a GPU, weights included
     }
 
 
@@ -261,9 +289,13 @@ def stock_seconds(config: InfDiTConfig, plan, device, dtype, clock, synchronize)
 @contextlib.contextmanager
 def growth(device) -> Iterator[Callable[[], int]]:
     """Gives what tells afterwards how many bytes the body took: of the device, or by how much the process grew."""
+    import torch
+
     from sat_sr.measure import MIB, measured
 
     gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
     before = 0 if device.type == "cuda" else resident_bytes()
     with measured(device) as cost:
         yield lambda: int(cost.peak_mib * MIB) - before

@@ -52,13 +52,24 @@ def test_figures_and_ratios(tmp_path):
     assert rows[1].endswith("| new | new |")
 
 
+def test_a_case_that_fails_does_not_end_the_others(tmp_path):
+    """flex is not for a CPU."""
+    arguments = ["--canvas", "32x32", "--mode", "full", "--kernel", "flex,merge", "--repeat", "0"]
+    result = bench(*SIZES, *arguments, "--json", str(tmp_path / "figures.json"))
+    assert result.returncode == 1 and "Traceback" not in result.stderr
+    report = json.loads((tmp_path / "figures.json").read_text())
+    (case,), (failed,) = report["cases"], report["failed"]
+    assert case["kernel"] == "merge" and case["seconds"] == case["first_seconds"] > 0
+    assert failed.startswith("32x32, mode full, kernel flex, offload auto: kernel 'flex' needs a CUDA device")
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (["--canvas", "30x64", *SIZES], "canvas 30x64: must be whole blocks of 16"),
         (["--canvas", "large"], "write height x width, like 512x4096"),
         (["--mode", "fast"], "--mode fast: choose from auto, full, ar2, ar"),
-        (["--repeat", "0"], "must be at least 1"),
+        (["--repeat", "-1"], "--repeat must be at least 0"),
         (["--hidden-size", "30"], "must be a multiple of 16"),
     ],
 )
