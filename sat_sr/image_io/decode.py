@@ -14,6 +14,7 @@ from PIL import ExifTags, Image, TiffImagePlugin
 
 from sat_sr.image_io.color import cmyk_to_srgb, lab_to_srgb
 from sat_sr.image_io.decoding_errors import DECODING_ERRORS
+from sat_sr.image_io.depth import rescale
 from sat_sr.image_io.embedded import not_carried, overlooked
 from sat_sr.image_io.jpeg_2000 import decode_jpeg_2000
 from sat_sr.image_io.metadata import (
@@ -27,7 +28,7 @@ from sat_sr.image_io.metadata import (
 from sat_sr.image_io.own_tiff import decode_own_tiff, is_own
 from sat_sr.image_io.picture import BESIDE, FIRST_ONLY, PALETTE, READ_FORMATS, Decoded, PictureError, check_size
 from sat_sr.image_io.png import correct_transparent_level, decode_deep_png, png_color_chunks, png_without_pixels
-from sat_sr.image_io.ppm import decode_deep_ppm, ppm_bits, to_16_bits
+from sat_sr.image_io.ppm import decode_deep_ppm, ppm_bits
 from sat_sr.image_io.tiff_directory import check_kind, check_tile, exif_of, note_pages, read_directory, segments_of
 
 _EXTENDED_XMP = b"http://ns.adobe.com/xmp/extension/\0"  # start of a JPEG's APP1 segments with it
@@ -175,7 +176,7 @@ def _samples(image: Image.Image, bits: int, name: str, notes: list[str]) -> tupl
     kind, mode = "rgb", image.mode
     transparent = "transparency" in image.info
     if mode.startswith("I;16"):
-        return to_16_bits(np.asarray(image)[..., None], 2 ** (bits or 16) - 1), "grey"
+        return rescale(np.asarray(image)[..., None], 2 ** (bits or 16) - 1, 65535), "grey"
     if mode == "I":  # grey PNM above 8 bits
         return np.asarray(image).astype(np.uint16)[..., None], "grey"
     if mode == "F":

@@ -15,6 +15,7 @@ from PIL import Image
 
 from sat_sr.image_io.blocks import boxes, part
 from sat_sr.image_io.color import cmyk_to_srgb
+from sat_sr.image_io.depth import rescale
 from sat_sr.image_io.picture import BESIDE, PALETTE, PictureError
 
 _CMYK, _SRGB, _GREY, _SYCC = 12, 16, 17, 18  # EnumCS: T.800 table I.10, T.801 table M.25
@@ -68,8 +69,7 @@ def decode_jpeg_2000(
         table = _table(stored, image, name)
         samples = table[samples[..., 0].clip(max=len(table) - 1)]
     elif not whole:
-        tops = 2 ** np.array(stored.bits, np.uint32) - 1
-        samples = ((samples * np.uint32(2**levels - 1) + tops // 2) // tops).astype(samples.dtype)
+        samples = rescale(samples, 2 ** np.array(stored.bits) - 1, 2**levels - 1)
     kind = "palette" if stored.palette else "grey" if samples.shape[2] <= 2 else "rgb"
     samples, premultiplied = _in_order(samples, stored.channels, name, notes)
     return samples, kind, premultiplied

@@ -19,6 +19,7 @@ from PIL import Image, TiffTags
 from PIL import TiffImagePlugin as Tag
 
 from sat_sr.image_io.color import cmyk_to_srgb, lab_to_srgb
+from sat_sr.image_io.depth import rescale
 from sat_sr.image_io.metadata import parse_exif, resolution_of
 from sat_sr.image_io.picture import BESIDE, Decoded, check_size
 from sat_sr.image_io.tiff_directory import YCBCR, Directory, check_tile, exif_of, note_pages, segments_of
@@ -102,7 +103,7 @@ def _to_8_bits(samples: np.ndarray, notes: list[str]) -> np.ndarray:
     if samples.dtype == np.uint8:
         return samples
     notes.append("16 bits a sample in the file: read at 8")
-    return ((samples.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    return rescale(samples, 65535, 255)
 
 
 def _decode_plane(file: BinaryIO, directory: Directory, plane: int, planes: int, channels: int) -> np.ndarray:

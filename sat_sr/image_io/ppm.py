@@ -7,6 +7,8 @@ from typing import BinaryIO
 
 import numpy as np
 
+from sat_sr.image_io.depth import rescale
+
 _GAP = rb"(?:\s|#[^\n]*\n)+"  # between the parts of the header; a comment may stand in any of them
 _HEADER = re.compile(_GAP.join([rb"P[2356]", rb"(?P<width>\d+)", rb"(?P<height>\d+)", rb"(?P<maximum>\d{1,5})\s"]))
 
@@ -31,11 +33,4 @@ def decode_deep_ppm(file: BinaryIO, head: bytes) -> np.ndarray:
     samples = np.frombuffer(data, ">u2").reshape(height, width, 3)
     if samples.max() > top:
         raise ValueError(f"samples up to {samples.max()} where the header says {top}")
-    return to_16_bits(samples, top)
-
-
-def to_16_bits(samples: np.ndarray, top: int) -> np.ndarray:
-    """Whole numbers from 0 to `top` < 65536 -> uint16 from 0 to 65535, rounded."""
-    if top == 65535:
-        return samples.astype(np.uint16)
-    return ((samples.astype(np.uint32) * 65535 + top // 2) // top).astype(np.uint16)
+    return rescale(samples, top, 65535)

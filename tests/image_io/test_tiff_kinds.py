@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import struct
 
 import numpy as np
 import pytest
@@ -176,6 +175,4 @@ def test_plain_ycbcr_is_read_as_pillow_converts_it(tmp_path):
     array = random_samples(3, np.uint8, height=9, width=11)
     image = Image.frombytes("YCbCr", (11, 9), array.tobytes())
     image.save(tmp_path / "in.tif")
-    head = (tmp_path / "in.tif").read_bytes()[:4]
-    assert head == struct.pack("<2sH", b"II", 42)
     np.testing.assert_array_equal(samples(read_picture(tmp_path / "in.tif").rgb, 8), np.asarray(image.convert("RGB")))
