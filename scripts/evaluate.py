@@ -158,7 +158,7 @@ def evaluate(args: argparse.Namespace, settings: list[dict]) -> int:
     for line in remarks(pairs, left_out):
         print(line)
 
-    bar = tqdm(total=len(pairs) * len(settings) * len(networks), unit="picture", disable=not networks)
+    bar = tqdm(total=len(pairs) * len(settings) * len(networks), unit="picture", disable=None if networks else True)
     evaluation = Evaluation(pairs, Metrics(names, device=device), folder, device=device, say=bar.write)
     with bar:
         runs = evaluation.evaluate(

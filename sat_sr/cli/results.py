@@ -86,9 +86,9 @@ class Results:
             self.console.record({"status": "failed", "input": entry.name, "error": reason})
 
     def report_left(self) -> None:
-        """What a rank that cannot go on leaves of its share: the others do theirs."""
+        """What a rank that cannot go on leaves of its share of a list: the others do theirs."""
         process = self.sharing.process
-        if process.world_size > 1 and (left := self.due - self._total):
+        if process.world_size > 1 and not self.sharing.together and (left := self.due - self._total):
             self.console.error(f"{left} picture(s) of rank {process.rank} are not done")
 
     @property

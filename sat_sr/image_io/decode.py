@@ -28,7 +28,7 @@ from sat_sr.image_io.own_tiff import decode_own_tiff, is_own
 from sat_sr.image_io.picture import BESIDE, FIRST_ONLY, PALETTE, READ_FORMATS, Decoded, PictureError, check_size
 from sat_sr.image_io.png import correct_transparent_level, decode_deep_png, png_color_chunks, png_without_pixels
 from sat_sr.image_io.ppm import decode_deep_ppm, ppm_bits, to_16_bits
-from sat_sr.image_io.tiff_directory import check_kind, check_tile, exif_of, note_pages, read_directory
+from sat_sr.image_io.tiff_directory import check_kind, check_tile, exif_of, note_pages, read_directory, segments_of
 
 _EXTENDED_XMP = b"http://ns.adobe.com/xmp/extension/\0"  # start of a JPEG's APP1 segments with it
 
@@ -52,6 +52,8 @@ def decode(file: BinaryIO, name: str, max_pixels: int, notes: list[str]) -> Deco
     check_size(image.size, name, max_pixels)
     if directory is not None:
         check_tile(directory, name, max_pixels)
+        if directory.compression == 1:  # with others libtiff looks
+            segments_of(directory)
         note_pages(directory, notes)
     elif getattr(image, "is_animated", False):
         notes.append(FIRST_ONLY)
@@ -131,7 +133,7 @@ def open_image(file: BinaryIO) -> Image.Image:
     except Image.UnidentifiedImageError as error:
         if directory is None:
             raise
-        raise NotImplementedError(directory) from error
+        raise NotImplementedError(str(directory)) from error
     if directory is not None:
         image.seek(directory.page)
         # Pillow would turn the picture by its XMP where this tag is missing, which means upright.

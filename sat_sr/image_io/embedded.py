@@ -27,9 +27,10 @@ _GIF_XMP_TRAILER = 258  # bytes, which lead those who take the packet for sub-bl
 
 # Blocks that are the pixels, how they are to be shown or encoded, or, where `image.info` has them, are carried.
 _PIXELS = {
-    # sBIT to sPLT: of the encoding and its palette. tIME: when the pixels were changed last, which is now.
+    # sBIT to sPLT: of the encoding and its palette. iDOT: where Apple's decoder finds the halves of the pixels, in each
+    # of its screenshots. tIME: when the pixels were changed last, which is now.
     "PNG": b"IHDR PLTE IDAT tRNS cHRM gAMA sRGB cICP mDCV cLLI pHYs tEXt zTXt iTXt acTL fcTL fdAT "
-    b"sBIT bKGD hIST sPLT tIME",
+    b"sBIT bKGD hIST sPLT iDOT tIME",
     "WEBP": b"VP8X VP8  VP8L ALPH ANIM ANMF",
     "GIF": b"\xf9 \xfe NETSCAPE2.0 ANIMEXTS1.0",
     "JPEG2000": b"jP ftyp jp2h jp2c rreq free",

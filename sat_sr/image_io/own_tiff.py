@@ -2,8 +2,9 @@
 
 Pillow cuts 16-bit colour to 8 bits. Of channels stored apart it takes no alpha beside grey and no more than four, and
 mistakes those of Lab. Premultiplied colours it makes straight by truncation, and it knows few combinations of channels
-beside the colours. Here the strips or tiles are presented to it as a grey 8-bit picture as many bytes wide as a row
-has, so that it undoes the compression and nothing else; samples and predictor are put together here.
+beside the colours. YCbCr without compression it calls cut off before version 13. Here the strips or tiles are presented
+to it as a grey 8-bit picture as many bytes wide as a row has, so that it undoes the compression and nothing else;
+samples and predictor are put together here.
 The library tifffile would be the natural choice, but without its companion imagecodecs (30 MB of codecs) it does not
 read LZW, which editors and scanners write, nor, before Python 3.14, Zstandard.
 """
@@ -20,13 +21,15 @@ from PIL import TiffImagePlugin as Tag
 from sat_sr.image_io.color import cmyk_to_srgb, lab_to_srgb
 from sat_sr.image_io.metadata import parse_exif, resolution_of
 from sat_sr.image_io.picture import BESIDE, Decoded, check_size
-from sat_sr.image_io.tiff_directory import Directory, check_tile, exif_of, note_pages
+from sat_sr.image_io.tiff_directory import YCBCR, Directory, check_tile, exif_of, note_pages, segments_of
 
 # None, LZW, deflate (two numbers), packbits, LZMA, Zstandard: codecs of plain bytes
 _BYTE_CODECS = {1, 5, 8, 32946, 32773, 34925, 50000}
 _PREDICTING_CODECS = _BYTE_CODECS - {1, 32773}  # beside the others the tag means nothing, and libtiff ignores it
 _GREY, _RGB, _CMYK, _LAB = "grey", "rgb", "cmyk", "lab"
-_KINDS = {0: (_GREY, 1), 1: (_GREY, 1), 2: (_RGB, 3), 5: (_CMYK, 4), 8: (_LAB, 3)}  # photometric: mode_kind, colours
+_KINDS = {  # photometric: mode_kind, colours
+    0: (_GREY, 1), 1: (_GREY, 1), 2: (_RGB, 3), 5: (_CMYK, 4), YCBCR: (_RGB, 3), 8: (_LAB, 3),
+}  # fmt: skip
 _UNSPECIFIED, _PREMULTIPLIED, _STRAIGHT = 0, 1, 2  # what a sample beyond the colours is
 
 
@@ -35,6 +38,9 @@ def is_own(directory: Directory) -> bool:
     bits, photometric = set(directory.values_of(Tag.BITSPERSAMPLE)), directory.photometric
     if set(directory.values_of(Tag.SAMPLEFORMAT, (1,))) != {1} or photometric not in _KINDS:
         return False
+    if photometric == YCBCR:
+        plain = directory.compression == 1 and not directory.separate and directory.subsampling == (1, 1)
+        return plain and bits == {8}
     if bits == {16}:
         return photometric != 8
     extra = {_UNSPECIFIED, _PREMULTIPLIED, _STRAIGHT}.intersection(directory.values_of(Tag.EXTRASAMPLES))
@@ -70,10 +76,13 @@ def decode_own_tiff(
         samples = ~samples
     elif kind == _CMYK:
         samples, alpha = _to_8_bits(samples, notes), _to_8_bits(alpha, [])
-        samples = np.asarray(cmyk_to_srgb(Image.fromarray(samples, "CMYK"), directory.get(Tag.ICCPROFILE), notes))
+        image = Image.frombytes("CMYK", (width, height), samples.tobytes())
+        samples = np.asarray(cmyk_to_srgb(image, directory.get(Tag.ICCPROFILE), notes))
     elif kind == _LAB:
         image = Image.frombytes("LAB", (width, height), samples.tobytes())
         samples = np.asarray(lab_to_srgb(image, notes))
+    elif directory.photometric == YCBCR:
+        samples = np.asarray(Image.frombytes("YCbCr", (width, height), samples.tobytes()).convert("RGB"))
     if alphas:
         samples = np.concatenate([samples, alpha], axis=2)
 
@@ -99,21 +108,16 @@ def _to_8_bits(samples: np.ndarray, notes: list[str]) -> np.ndarray:
 def _decode_plane(file: BinaryIO, directory: Directory, plane: int, planes: int, channels: int) -> np.ndarray:
     """One plane (all samples of a pixel together, or one where they are stored apart) -> (H, W, channels)."""
     if (codec := directory.compression) not in _BYTE_CODECS:
-        raise NotImplementedError(directory)
+        raise NotImplementedError(str(directory))
     predictor = directory.value(Tag.PREDICTOR, 1) if codec in _PREDICTING_CODECS else 1
     if predictor not in (1, 2):  # 3: of floating-point samples
         raise NotImplementedError(f"{directory}, predictor {predictor}")
     (width, height), dtype = directory.size, directory.dtype
     tiled = Tag.TILEOFFSETS in directory
-    offset_tag, count_tag = (Tag.TILEOFFSETS, Tag.TILEBYTECOUNTS) if tiled else (Tag.STRIPOFFSETS, Tag.STRIPBYTECOUNTS)
-    across = directory.value(Tag.TILEWIDTH) if tiled else width
-    down = min(directory.value(Tag.TILELENGTH) if tiled else directory.value(Tag.ROWSPERSTRIP, height), 1 << 30)
-    if across < 1 or down < 1:
-        raise ValueError(f"TIFF strips or tiles of {across}x{down} px")
-    count = -(-width // across) * -(-height // down)
-    offsets, lengths = directory.values_of(offset_tag), directory.values_of(count_tag)
-    if min(len(offsets), len(lengths)) < count * planes:
-        raise ValueError(f"{min(len(offsets), len(lengths))} strips or tiles where {count * planes} are needed")
+    (across, down), count, offsets = segments_of(directory)
+    lengths = directory.values_of(Tag.TILEBYTECOUNTS if tiled else Tag.STRIPBYTECOUNTS)
+    if len(lengths) < count * planes:
+        raise ValueError(f"lengths of {len(lengths)} strips or tiles where {count * planes} are needed")
 
     segments = []
     end = file.seek(0, io.SEEK_END)

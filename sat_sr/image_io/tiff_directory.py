@@ -14,7 +14,7 @@ _HEADERS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _NEW_SUBFILE_TYPE, _REDUCED = 254, 1  # bit 0: a smaller copy of another page (TIFF 6.0, section 8)
 _SUBSAMPLING = 530
 _WEBP = 50001  # which the libtiff in Pillow's own packages does not have
-_YCBCR = 6
+YCBCR = 6
 _FORMATS = {1: "unsigned", 2: "signed", 3: "floating-point", 4: "undefined", 5: "complex integer", 6: "complex"}
 _PHOTOMETRICS = {number: name for name, number in TiffTags.TAGS_V2[Tag.PHOTOMETRIC_INTERPRETATION].enum.items()}
 _BIG_TILE = 1 << 20  # pixels; a smaller tile may well be larger than the picture
@@ -52,6 +52,11 @@ class Directory(Tag.ImageFileDirectory_v2):
         """TIFF's number of the codec."""
         return self.value(Tag.COMPRESSION, 1)
 
+    @property
+    def subsampling(self) -> tuple:
+        """Of the colour differences of YCbCr, across and down."""
+        return self.values_of(_SUBSAMPLING, (2, 2))
+
     def values_of(self, tag: int, default: tuple = ()) -> tuple:
         """All values of a tag, always as a tuple."""
         value = self.get(tag, default)
@@ -75,8 +80,8 @@ class Directory(Tag.ImageFileDirectory_v2):
         ]
         if kinds := self.values_of(Tag.EXTRASAMPLES):
             words.append(f"{len(kinds)} channel(s) beside the colours")
-        if self.photometric == _YCBCR:
-            words.append("subsampling {}x{}".format(*(*self.values_of(_SUBSAMPLING, (2, 2)), "?")[:2]))
+        if self.photometric == YCBCR:
+            words.append("subsampling {}x{}".format(*(*self.subsampling, "?")[:2]))
         return f"TIFF: {', '.join(words)}{', channels apart' if self.separate else ''}"
 
 
@@ -121,15 +126,14 @@ def check_kind(directory: Directory) -> None:
     """Raises NotImplementedError for a kind of picture that Pillow would decode wrongly or call damaged."""
     formats, bits = directory.values_of(Tag.SAMPLEFORMAT, (1,)), directory.values_of(Tag.BITSPERSAMPLE, (1,))
     codec = directory.compression
-    plain_ycbcr = directory.photometric == _YCBCR and codec == 1
     if (
         set(formats) != {1}
         or max(bits) > 16
         or codec not in Tag.COMPRESSION_INFO
         or codec == _WEBP
-        or (plain_ycbcr and (directory.separate or directory.values_of(_SUBSAMPLING, (2, 2)) != (1, 1)))
+        or (directory.photometric == YCBCR and codec == 1)  # but for what own_tiff.py reads
     ):  # fmt: skip
-        raise NotImplementedError(directory)
+        raise NotImplementedError(str(directory))
 
 
 def check_tile(directory: Directory, name: str, max_pixels: int) -> None:
@@ -138,6 +142,25 @@ def check_tile(directory: Directory, name: str, max_pixels: int) -> None:
         across, down = directory.value(Tag.TILEWIDTH), directory.value(Tag.TILELENGTH)
         if across * down > _BIG_TILE:
             check_size((across, down), f"a tile of {name}", max_pixels)
+
+
+def segments_of(directory: Directory) -> tuple[tuple[int, int], int, tuple]:
+    """(width, height) of a strip or tile, how many of them a plane of samples has, and where those of all planes are.
+
+    Raises ValueError where some are missing: of uncompressed ones Pillow makes black without a word.
+    """
+    width, height = directory.size
+    if Tag.TILEOFFSETS in directory:
+        across, down, tag = directory.value(Tag.TILEWIDTH), directory.value(Tag.TILELENGTH), Tag.TILEOFFSETS
+    else:
+        across, down, tag = width, min(directory.value(Tag.ROWSPERSTRIP, height), 1 << 30), Tag.STRIPOFFSETS
+    if across < 1 or down < 1:
+        raise ValueError(f"TIFF strips or tiles of {across}x{down} px")
+    count, offsets = -(-width // across) * -(-height // down), directory.values_of(tag)
+    planes = directory.value(Tag.SAMPLESPERPIXEL, 1) if directory.separate else 1
+    if len(offsets) < count * planes:
+        raise ValueError(f"{len(offsets)} strips or tiles where {count * planes} are needed")
+    return (across, down), count, offsets
 
 
 def exif_of(file: BinaryIO, directory: Directory) -> Image.Exif:

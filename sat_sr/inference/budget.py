@@ -71,7 +71,8 @@ def measure_budget(
 
 
 def _on_host(free: float, held: int) -> int:
-    """The program, and most of what is free beside it; `held`, our weights, is ours as far as it is resident.
+    """The program, and most of what is free beside it; `held`, our weights, is ours as far as it is resident and no
+    mapped file.
 
     What of the program is not loaded yet will be taken from what is free.
     """

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import psutil
 
-# Limit, use, and in memory.stat what of it is page cache that the kernel takes back first; all of them with the groups
-# below.
-_V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-_V2 = ("memory.max", "memory.current", "inactive_file")
+# Limit, use, and in memory.stat what of it is page cache, which the kernel takes back before it kills; all of them with
+# the groups below.
+_V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", ("total_inactive_file", "total_active_file"))
+_V2 = ("memory.max", "memory.current", ("inactive_file", "active_file"))
 
 
 def free_host_bytes(root: Path = Path("/")) -> int:
@@ -26,23 +26,24 @@ def free_host_bytes(root: Path = Path("/")) -> int:
 
 
 def resident_bytes() -> int:
-    """Bytes of the host that this process has now."""
-    return psutil.Process().memory_info().rss
+    """Bytes of the host that this process has now, but for files that are mapped: their pages count as free."""
+    memory = psutil.Process().memory_info()
+    return memory.rss - getattr(memory, "shared", 0)  # Linux tells of these alone
 
 
 def _left_by_limits(root: Path) -> Iterator[int]:
     """What each limit leaves; where there is none, version 2 has "max", version 1 more bytes than any machine."""
-    for folder, (limit, use, reclaimable) in _groups(root):
+    for folder, (limit, use, reclaimables) in _groups(root):
         try:
             most, used = (folder / limit).read_text().strip(), int((folder / use).read_text())
             cache = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
             if most != "max":
-                yield max(0, int(most) - used + int(cache.get(reclaimable, 0)))
+                yield max(0, int(most) - used + sum(int(cache.get(name, 0)) for name in reclaimables))
         except (OSError, ValueError):  # a group above the container, or version 2's root, which has no limit
             continue
 
 
-def _groups(root: Path) -> Iterator[tuple[Path, tuple[str, str, str]]]:
+def _groups(root: Path) -> Iterator[tuple[Path, tuple[str, str, tuple[str, str]]]]:
     """Folders of the groups that this process is in, and of those above, with the names of their files."""
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()

@@ -185,5 +185,5 @@ def _what_is_missing(
     smaller = "use --inference_type auto, " if mode != "auto" else "ask for a smaller size, " if besides else ""
     return (
         f"{name} needs about {format_bytes(least, up=True)}{shared}, {format_bytes(budget)} may be used: "
-        f"{smaller}{'or ' if smaller else ''}raise --memory"
+        f"{smaller}raise --memory, or close other programs"
     )

@@ -175,7 +175,7 @@ def test_a_budget_too_small_for_a_block(cli, picture):
     assert_one_sentence(outcome.err, "20.0 MiB")
     outcome = cli("a.png", "--memory", str(PROGRAM_BYTES + (90 << 10)), "--inference_type", "full")
     assert outcome.code == 1
-    assert_one_sentence(outcome.err, "use --inference_type auto, or raise --memory")
+    assert_one_sentence(outcome.err, "use --inference_type auto, raise --memory, or close other programs")
     assert os.listdir("samples") == []
 
 

@@ -10,6 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+from sat_sr.checkpoint import FORMAT, load
 
 ROOT = Path(__file__).resolve().parents[2]
 # Each rank has its own --network.
@@ -61,3 +64,15 @@ def test_ranks_that_compute_pictures_together_all_end(cli, picture, network, dam
     _, _, of_torchrun = result.stderr.partition("Traceback")
     assert "interrupted" not in result.stderr and "ChildFailedError" in of_torchrun
     assert not Path("samples").exists()
+
+
+def test_ranks_that_compute_pictures_together_leave_none_to_the_others(cli, picture, network, tmp_path):
+    """Damage that is found when the values are read, after they have met."""
+    path = tmp_path / "damaged.pt"
+    torch.save({"module": load(network).tensors, FORMAT: {"config": load(network).config.to_dict()}}, path)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    result = torchrun([path, path], [picture("a.png"), picture("b.png"), "--split-picture"])
+    damage = [f"[{rank}] error: {path} is damaged" for rank in range(2)]
+    assert [line.partition(" (Bad CRC-32")[0] for line in sorted(said(result.stderr))] == damage

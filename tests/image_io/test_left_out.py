@@ -55,7 +55,7 @@ def application(name: bytes, data: bytes) -> bytes:
 GEO, IPTC = (bytes.fromhex(u) for u in ("b14bf8bd083d4b43a5ae8cd7d5a6ce03", "33c7a4d2b81d4723a0baf1a3e097ad38"))
 CASES = {
     "PNG chunks oFFs, caBX: left out": png(
-        (b"oFFs", bytes(9)), (b"caBX", b"c2pa"), (b"tIME", bytes(7)), (b"sBIT", b"888")
+        (b"oFFs", bytes(9)), (b"caBX", b"c2pa"), (b"tIME", bytes(7)), (b"sBIT", b"888"), (b"iDOT", bytes(28))
     ),
     "JPEG segments APP2 FPXR, APP11 JP: left out": jpeg(
         (2, b"FPXR\0\1"), (11, b"JP\0\1"), (11, b"JP\0\1"), (12, b"Ducky\0"), (13, b"Adobe_CM\0")

@@ -84,10 +84,31 @@ def test_kinds_that_are_not_read_are_named_for_what_they_are(tmp_path, array, op
             read(path)
 
 
+def test_a_kind_that_cannot_even_be_named_is_damage(tmp_path):
+    path = write(tmp_path / "in.tif", np.zeros((4, 5), np.int8))
+    content = path.read_bytes()
+    count = struct.pack("<HHI", 277, 3, 1)  # SamplesPerPixel, a number
+    assert content.count(count) == 1
+    path.write_bytes(content.replace(count, struct.pack("<HHI", 277, 2, 1)))  # a text
+    for read in (read_picture, picture_size):
+        with pytest.raises(PictureError, match=r"in.tif is damaged \(TIFF tag SamplesPerPixel is missing or no number"):
+            read(path)
+
+
 def change_tag(path, tag: int, value: int | tuple[int, ...]) -> None:
     """Overwrites what a tag of the first page holds."""
     with tifffile.TiffFile(path, mode="r+b") as tiff:
         tiff.pages[0].tags[tag].overwrite(value)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize(("options", "there", "wanted"), [({"rowsperstrip": 8}, 3, 6), ({"tile": (16, 16)}, 6, 9)])
+def test_strips_that_are_missing_are_damage_and_not_black(tmp_path, options, there, wanted, dtype):
+    path = write(tmp_path / "in.tif", random_samples(3, dtype, height=24, width=40), photometric="rgb", **options)
+    assert read_picture(path).size == (40, 24)
+    change_tag(path, 257, 48)  # twice as high
+    with pytest.raises(PictureError, match=rf"is damaged \({there} strips or tiles where {wanted} are needed\)"):
+        read_picture(path)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import numpy as np
 import psutil
 import pytest
 import torch
@@ -13,8 +14,8 @@ from sat_sr.inference.budget import free_bytes
 
 MIB = 1 << 20
 AVAILABLE = 10000 * MIB
-V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-V2 = ("memory.max", "memory.current", "inactive_file")
+V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_")
+V2 = ("memory.max", "memory.current", "")
 
 
 @pytest.fixture
@@ -28,9 +29,9 @@ def machine(tmp_path, monkeypatch):
         (path / names[0]).write_text(f"{limit if isinstance(limit, str) else limit * MIB}\n")
         (path / names[1]).write_text(f"{use * MIB}\n")
         # Version 1 tells the group's own cache, too, which is not all that counts against its limit.
-        (path / "memory.stat").write_text(
-            f"inactive_file {cache * MIB if names is V2 else 7}\n{names[2]} {cache * MIB}\n"
-        )
+        parts = {"inactive_file": 7, "active_file": 7} if names is V1 else {}
+        parts |= {f"{names[2]}inactive_file": cache * MIB // 4, f"{names[2]}active_file": cache * MIB * 3 // 4}
+        (path / "memory.stat").write_text("".join(f"{name} {value}\n" for name, value in parts.items()))
 
     def belong(*lines):
         (tmp_path / "proc/self").mkdir(parents=True)
@@ -91,3 +92,14 @@ def test_what_cannot_be_read_is_no_limit(machine):
 def test_the_budget_asks_here(monkeypatch):
     monkeypatch.setattr(free_memory, "_left_by_limits", lambda root: [7])
     assert free_bytes(torch.device("cpu")) == 7
+
+
+def test_pages_of_mapped_files_are_not_taken_but_free(tmp_path):
+    """So are the weights of a file that has the network's type: they would be counted twice."""
+    np.ones(64 * MIB, np.uint8).tofile(tmp_path / "weights")
+    before = free_memory.resident_bytes()
+    mapped = np.memmap(tmp_path / "weights", np.uint8, "c")
+    assert mapped.sum(dtype=np.int64) == 64 * MIB  # all of it is resident now
+    assert free_memory.resident_bytes() - before < 8 * MIB
+    copied = mapped.copy()
+    assert free_memory.resident_bytes() - before > 56 * MIB and len(copied) == len(mapped)

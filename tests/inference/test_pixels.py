@@ -63,8 +63,13 @@ def _with_transparency(kind: str) -> tuple[Image.Image, np.ndarray]:
     grey = rng.integers(0, 4, (5, 7), np.uint8) * 60
     rgb = grey[..., None] * np.array([1, 1, 1] if kind.startswith("L") else [1, 0, 1], np.uint8)
     alpha = np.where(grey == 60, 0, 255).astype(np.uint8)
-    if kind in ("LA", "PA", "RGBA"):
+    if kind in ("LA", "RGBA"):
         image = Image.fromarray(np.dstack([rgb, alpha])).convert(kind)
+    elif kind == "PA":  # by hand: Pillow 11 makes other colours, and no alpha
+        image = Image.fromarray(grey // 60)
+        image.putpalette([0, 0, 0, 60, 0, 60, 120, 0, 120, 180, 0, 180])
+        image = image.convert("PA")
+        image.putalpha(Image.fromarray(alpha))
     elif kind == "L transparency":
         image = Image.fromarray(grey)
         image.info["transparency"] = 60
