@@ -2,12 +2,12 @@
 # A training step of the official size on a GPU: 512-px crops, one sample, bf16, AdamW: seconds, share of the peak, GiB; with
 # and without recomputed activations. Pictures are made up, the CLIP input is left out (its weights are not needed).
 #
-#   bash scripts/gpu/bench_train.sh        OUT=folder for bench_train.json and .log; LIMIT=seconds; DRY_RUN=1: tiny sizes
-#                                          on the CPU
+#   bash scripts/gpu/bench_train.sh        OUT=folder for bench_train.json, and .log, which has the figures as they come;
+#                                          LIMIT=seconds; DRY_RUN=1: tiny sizes on the CPU
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 
-side=544 steps=60 interval=20
+side=544 steps=40 interval=20
 sizes=(--preset official --vector-dim 0)
 engine=(--device cuda --precision bf16)
 if [ "$dry" = 1 ]; then
@@ -25,13 +25,17 @@ data=$work/data
 bench() { # NAME flags…
     local name=$1
     shift
-    timeout --kill-after=5 "$(left 10)" "$python" train_text2image_sr.py "${sizes[@]}" "${engine[@]}" \
+    if [ -n "${LIMIT:-}" ] && [ "$(left 25)" -lt 30 ]; then
+        echo "$name: left out, no time" | tee -a "$out/bench_train.log"
+        return
+    fi
+    echo "== $name" >>"$out/bench_train.log"
+    timeout --kill-after=5 "$(left 25)" "$python" train_text2image_sr.py "${sizes[@]}" "${engine[@]}" \
         --train-data ";$data/train" --save "$work/train_$name" --micro-batch-size 1 --train-iters "$steps" \
-        --log-interval "$interval" --save-interval 1000000 --eval-interval 1000000 --num-workers 4 "$@" >"$work/log.txt" 2>&1 || {
-        echo "$name: failed, see $out/bench_train.log"
-        tail -n 3 "$work/log.txt"
+        --log-interval "$interval" --save-interval 1000000 --eval-interval 1000000 --num-workers 4 "$@" >>"$out/bench_train.log" 2>&1 || {
+        echo "$name: failed or stopped, see $out/bench_train.log"
+        tail -n 3 "$out/bench_train.log"
     }
-    { echo "== $name"; cat "$work/log.txt"; } >>"$out/bench_train.log"
     rm -rf "$work/train_$name"/[0-9]*
 }
 

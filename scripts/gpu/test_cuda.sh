@@ -2,30 +2,47 @@
 # The test suite on a machine with a GPU: first what only a GPU can test, then, without the GPU, everything else: that the
 # PyTorch of this machine does on its CPU what the tests expect.
 #
-#   bash scripts/gpu/test_cuda.sh          OUT=folder for the reports; LIMIT=seconds; DRY_RUN=1: a few tests on the CPU
+#   bash scripts/gpu/test_cuda.sh [PART]…  cuda, all (default: both)
+#                                          OUT=folder for the reports; LIMIT=seconds; DRY_RUN=1: a few tests on the CPU
 set -euo pipefail
 needs=pytest
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 
+parts=("$@")
+[ $# -gt 0 ] || parts=(cuda all)
+
 run() { # NAME pytest-arguments…
     local name=$1
     shift
-    timeout --signal=INT "$(left 10)" "$python" -m pytest -q -p no:cacheprovider --junitxml "$out/$name.xml" "$@" 2>&1 |
-        tee "$out/$name.log" | tail -n 15 || true # what failed is in the table
+    timeout --signal=INT --kill-after=5 "$(left 10)" "$python" -m pytest -v -p no:cacheprovider --durations=10 \
+        --junitxml "$out/$name.xml" "$@" 2>&1 | tee "$out/$name.log" | tail -n 15 || # what failed is in the table
+        [ "${PIPESTATUS[0]}" -ne 124 ] || echo "$name: cut short, only the tests that ended are counted"
 }
 
-if [ "$dry" = 1 ]; then
-    run cuda tests/inference/test_cuda.py
-    run all tests/inference/test_schedule.py
-else
-    mapfile -t files < <(grep -rl --include='test_*.py' 'mark\.cuda' tests)
-    run cuda -m cuda "${files[@]}"
-    parallel=()
-    "$python" -c 'import xdist' 2>/dev/null && parallel=(-n "$(($(nproc) / 2))" --dist loadfile)
-    OMP_NUM_THREADS=2 CUDA_VISIBLE_DEVICES= run all -m "not slurm and not cuda" "${parallel[@]}" tests
-fi
+parallel() { # WORKERS load|loadfile: pytest's flags for them, if it has the means
+    ! "$python" -c 'import xdist' 2>/dev/null || echo "-n $1 --dist $2"
+}
 
-"$python" - "$out" <<'PY'
+for part in "${parts[@]}"; do
+    rm -f "$out/$part".{xml,log}
+    # shellcheck disable=SC2046  # no flags, or four
+    case $part-$dry in
+    cuda-1) run cuda tests/inference/test_cuda.py ;;
+    all-1) run all tests/inference/test_schedule.py ;;
+    cuda-*)
+        mapfile -t files < <(grep -rl --include='test_*.py' 'mark\.cuda' tests)
+        # Most of the time is the compiler's, on the host.
+        TORCHINDUCTOR_COMPILE_THREADS=4 OMP_NUM_THREADS=2 run cuda -m cuda $(parallel 4 load) "${files[@]}"
+        ;;
+    all-*)
+        OMP_NUM_THREADS=2 CUDA_VISIBLE_DEVICES= run all -m "not slurm and not cuda" \
+            $(parallel "$(($(nproc) / 2))" loadfile) tests
+        ;;
+    *) stop "there is no part $part" ;;
+    esac
+done
+
+"$python" - "$out" "${parts[@]}" <<'PY'
 import sys
 import xml.etree.ElementTree as xml
 from pathlib import Path
@@ -36,7 +53,7 @@ gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
 print(f"\n{gpu}, torch {torch.__version__}")
 print(f"{'tests':8} {'passed':>7} {'failed':>7} {'skipped':>8} {'seconds':>8}")
 wrong = 0
-for name in ("cuda", "all"):
+for name in sys.argv[2:]:
     path = Path(sys.argv[1]) / f"{name}.xml"
     if not path.exists():
         print(f"{name:8} did not end, see {path.with_suffix('.log')}")
