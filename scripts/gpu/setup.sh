@@ -33,7 +33,7 @@ imports() { # sets `said` to what Python says when something is missing
 }
 
 if [ -n "${WHEELS:-}" ]; then
-    packages=${XDG_CACHE_HOME:-${HOME:-/tmp}/.cache}/sat_sr_packages
+    packages=${XDG_CACHE_HOME:-${HOME:-$PWD}/.cache}/sat_sr_packages
     export PYTHONPATH=$packages${PYTHONPATH:+:$PYTHONPATH}
     # PyTorch and what belongs to it stay those that see the GPU; sat_sr is this checkout.
     imports || find "$WHEELS" -name '*.whl' ! -name 'torch-*' ! -name 'triton-*' ! -name 'nvidia_*' ! -name 'sat_sr-*' -print0 |
